@@ -1,0 +1,2 @@
+//! Reading keepalived.conf.
+pub mod model;

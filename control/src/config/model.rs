@@ -1,0 +1,259 @@
+//! What a configuration means once it has been read: valid by construction, no text left to interpret.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+/// Everything that one file (with its includes) says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    pub global: Global,
+    pub instances: Vec<VrrpInstance>,
+    pub services: Vec<VirtualServer>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Global {
+    /// Name of this node in logs; the hostname where absent.
+    pub router_id: Option<String>,
+}
+
+/// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Vrid(u8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VridError {
+    #[error("a virtual_router_id is 1 to 255, not {got}")]
+    OutOfRange { got: i64 },
+}
+
+impl Vrid {
+    pub fn new(got: i64) -> Result<Self, VridError> {
+        match u8::try_from(got) {
+            Ok(0) | Err(_) => Err(VridError::OutOfRange { got }),
+            Ok(vrid) => Ok(Self(vrid)),
+        }
+    }
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Configured VRRP priority, 1..=255; 255 = owner of the addresses (RFC 9568 5.2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Priority(u8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PriorityError {
+    #[error("a priority is at least 1, not {got} (0 means \"I resign\" on the wire)")]
+    TooSmall { got: i64 },
+    #[error("a priority is at most 255, not {got}")]
+    TooLarge { got: i64 },
+}
+
+impl Priority {
+    pub const OWNER: Self = Self(255);
+    pub const DEFAULT: Self = Self(100);
+
+    pub fn new(got: i64) -> Result<Self, PriorityError> {
+        match u8::try_from(got) {
+            Ok(0) => Err(PriorityError::TooSmall { got }),
+            Ok(priority) => Ok(Self(priority)),
+            Err(_) if got < 0 => Err(PriorityError::TooSmall { got }),
+            Err(_) => Err(PriorityError::TooLarge { got }),
+        }
+    }
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+    pub fn is_owner(self) -> bool {
+        self == Self::OWNER
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Version {
+    #[default]
+    V2,
+    V3,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VrrpInstance {
+    pub name: String,
+    pub interface: String,
+    pub vrid: Vrid,
+    pub priority: Priority,
+    pub version: Version,
+    /// v2: whole seconds 1..=255; v3: 10 ms..=40.95 s in steps of 10 ms.
+    pub advert_interval: Duration,
+    /// `state MASTER` (with priority 255 the node is master at once).
+    pub start_as_master: bool,
+    /// `unicast_src_ip` or `mcast_src_ip`; the interface's primary address where absent.
+    pub source: Option<Ipv4Addr>,
+    /// `unicast_peer`; empty = multicast.
+    pub peers: Vec<Ipv4Addr>,
+    pub authentication: Authentication,
+    pub preempt: Preempt,
+    /// `virtual_ipaddress`, in the order of the file: the order of the advert.
+    pub addresses: Vec<VirtualAddress>,
+    pub garp: Garp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Authentication {
+    #[default]
+    None,
+    /// Zero padded, VRRPv2 only (RFC 2338 5.3.6).
+    Pass([u8; 8]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Preempt {
+    #[default]
+    Immediate,
+    /// `preempt_delay`: how long a lower-priority master is tolerated first.
+    After(Duration),
+    /// `nopreempt`.
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualAddress {
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// `dev`; the instance's interface where absent.
+    pub device: Option<String>,
+    pub label: Option<String>,
+    pub broadcast: Option<Ipv4Addr>,
+    /// `scope`, as the kernel numbers it (0 = global).
+    pub scope: u8,
+}
+
+/// Gratuitous ARP schedule.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Garp {
+    /// Frames of one burst, per address.
+    pub repeat: u32,
+    /// Second burst after becoming master; zero = none.
+    pub delay: Duration,
+    /// Period of the refresh while master; zero = none.
+    pub refresh: Duration,
+    pub refresh_repeat: u32,
+}
+
+impl Default for Garp {
+    fn default() -> Self {
+        Self { repeat: 5, delay: Duration::from_secs(5), refresh: Duration::ZERO, refresh_repeat: 1 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// The scheduler by the word in the file. `mh`, `sh` and `dh` are themselves; the others run as weighted
+/// Maglev over the whole flow until they exist (the reader says so).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scheduler {
+    Rr,
+    Wrr,
+    Lc,
+    #[default]
+    Wlc,
+    Lblc,
+    Lblcr,
+    Sh,
+    Mh,
+    Dh,
+    Fo,
+    Ovf,
+    Sed,
+    Nq,
+    Twos,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Only the MAC is rewritten; the real server has the VIP on lo.
+    Direct,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub scheduler: Scheduler,
+    /// `mh-port`, `sh-port`: the source port takes part in the hash.
+    pub hash_port: bool,
+    pub forwarding: Forwarding,
+    pub reals: Vec<RealServer>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RealServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// 0 = quiesced: no new flows.
+    pub weight: u16,
+    /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.
+    pub inhibit_on_failure: bool,
+    /// All must succeed; none = always up.
+    pub checks: Vec<Check>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    pub kind: CheckKind,
+    /// `connect_ip`, `connect_port`; the real server's own where absent.
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// `bindto`.
+    pub bind: Option<Ipv4Addr>,
+    pub timing: CheckTiming,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CheckTiming {
+    pub delay_loop: Duration,
+    pub connect_timeout: Duration,
+    /// Failures tolerated after the first.
+    pub retry: u32,
+    pub delay_before_retry: Duration,
+    /// The first check runs at 1 s plus a random part of this.
+    pub warmup: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckKind {
+    Tcp,
+    Http(HttpCheck),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpCheck {
+    pub urls: Vec<Url>,
+    pub protocol: HttpProtocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HttpProtocol {
+    #[default]
+    V1_0,
+    /// 1.0 with `Connection: close`.
+    V1_0Close,
+    V1_1,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Url {
+    pub path: String,
+    /// Accepted codes, inclusive ranges; 200..=299 where the file names none.
+    pub status: Vec<(u16, u16)>,
+    /// MD5 of the body.
+    pub digest: Option<[u8; 16]>,
+    /// Host header: url, checker, real server, virtual server, in that order; `ip:port` where none says.
+    pub host: String,
+}

@@ -1,0 +1,2 @@
+//! The parts of `lvsd`.
+pub mod config;

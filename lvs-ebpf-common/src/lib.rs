@@ -1,0 +1,13 @@
+//! What both sides of the kernel boundary must agree on, and nothing else: the layout of map
+//! values, the names and sizes of maps, the flow hash and the list of packet outcomes.
+#![no_std]
+
+pub mod flow;
+pub mod lease;
+pub mod maps;
+pub mod outcome;
+pub mod service;
+
+pub use lease::{Lease, LeaseOwner, Vip};
+pub use outcome::Outcome;
+pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef};

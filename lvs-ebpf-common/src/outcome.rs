@@ -1,0 +1,81 @@
+//! What can become of a packet. One list: the XDP program returns it, the counters are indexed by it,
+//! `lvsd status` prints it.
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
+        /// The fate of one packet.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Outcome {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Outcome {
+            /// Every outcome, in the order of the counters.
+            pub const ALL: &'static [Outcome] = &[$(Outcome::$name,)+];
+
+            /// Name in `lvsd status` and in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Outcome::$name => $label,)+ }
+            }
+
+            /// One sentence for an operator.
+            pub const fn describe(self) -> &'static str {
+                match self { $(Outcome::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+outcomes! {
+    /// Forwarded to a real server, out of the interface it came in on.
+    Forwarded = "forwarded",
+    /// Forwarded to a real server behind another interface.
+    Redirected = "redirected",
+    /// An ARP request for a virtual address, answered under the lease.
+    ArpAnswered = "arp_answered",
+    /// An ICMP echo request to a virtual address, answered under the lease.
+    EchoAnswered = "echo_answered",
+    /// Not for a virtual address or service: left to the kernel unchanged.
+    NotOurs = "not_ours",
+    /// Too short for its ARP or IPv4 header, so not known whether ours: left to the kernel, which drops it.
+    TruncatedHeader = "truncated_header",
+    /// An IPv4 version, header length or total length that contradicts the frame: left to the kernel, which drops it.
+    BadIpHeader = "bad_ip_header",
+    /// An ARP request for a virtual address while this node holds no lease: dropped, so that the kernel stays silent too.
+    ArpWithoutLease = "arp_without_lease",
+    /// An echo request for a virtual address while this node holds no lease: dropped.
+    EchoWithoutLease = "echo_without_lease",
+    /// TCP to a service address, shorter than its TCP header: dropped.
+    TruncatedTcp = "truncated_tcp",
+    /// TCP to a service whose data offset is below five words: dropped.
+    BadTcpOffset = "bad_tcp_offset",
+    /// UDP to a service address, shorter than its UDP header: dropped.
+    TruncatedUdp = "truncated_udp",
+    /// UDP to a service whose length field is below eight or beyond the packet: dropped.
+    BadUdpLength = "bad_udp_length",
+    /// A fragment to a service address: dropped, because later fragments carry no ports to balance by.
+    Fragment = "fragment",
+    /// The service has no real server that may take traffic: dropped.
+    NoReal = "no_real",
+    /// The real server's MAC is not known yet: dropped, the neighbour is being asked for.
+    NoNeighbour = "no_neighbour",
+    /// A table entry pointed outside its table: dropped. Never seen unless lvsd has a bug.
+    BadTable = "bad_table",
+}
+
+impl Outcome {
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_index_is_the_position_in_the_list() {
+        for (position, outcome) in Outcome::ALL.iter().enumerate() {
+            assert_eq!(*outcome as usize, position);
+        }
+    }
+}

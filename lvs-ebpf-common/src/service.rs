@@ -1,0 +1,150 @@
+//! How a packet's address, port and protocol lead to a real server.
+//!
+//! key -> open-addressed table -> [`Service`] -> ring slot -> index -> [`Real`]. Nothing on this way is a
+//! kernel hash map, and each change is published by one aligned 8-byte store ([`TableRef`] or [`RingRef`]).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{flow, maps};
+
+/// Address and port as they stand in the packet (network byte order).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ServiceKey {
+    pub address: u32,
+    pub port: u16,
+    /// IP protocol number; 0 = the table slot is empty.
+    pub protocol: u8,
+    pub _pad: u8,
+}
+
+impl ServiceKey {
+    /// Home slot of the key in a table of `maps::SERVICE_SLOTS`.
+    #[inline(always)]
+    pub const fn home(self, seed: u32) -> u32 {
+        let word = self.address as u64 | (self.port as u64) << 32 | (self.protocol as u64) << 48;
+        flow::mix(word ^ (seed as u64) << 16) & (maps::SERVICE_SLOTS - 1)
+    }
+}
+
+/// A virtual server, an element of `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Service {
+    pub key: ServiceKey,
+    /// A packed [`RingRef`].
+    pub ring: u64,
+    /// First element of this service's range of `REALS`.
+    pub reals_base: u32,
+    /// Length of that range; an index at or beyond it is never followed.
+    pub reals_len: u32,
+    /// One of [`Service::HASH_SOURCE`] and its kin.
+    pub hash: u32,
+    pub _pad: u32,
+}
+
+impl Service {
+    /// `mh`, `sh`.
+    pub const HASH_SOURCE: u32 = 0;
+    /// `mh` with mh-port, `sh` with sh-port.
+    pub const HASH_SOURCE_PORT: u32 = 1;
+    /// `dh`.
+    pub const HASH_DESTINATION: u32 = 2;
+    /// All others.
+    pub const HASH_CONNECTION: u32 = 3;
+}
+
+/// Where a service's ring lies: the word that a pool change flips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingRef {
+    /// First chunk in `RINGS`.
+    pub chunk: u32,
+    /// Slots; 0 = the service has no real server.
+    pub length: u32,
+}
+
+impl RingRef {
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.chunk as u64 | (self.length as u64) << 32
+    }
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self { chunk: word as u32, length: (word >> 32) as u32 }
+    }
+}
+
+/// Which half of `SERVICES` is live and with which seed it was filled: the word that adding or removing a
+/// service flips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRef {
+    pub seed: u32,
+    /// 0 or 1.
+    pub half: u32,
+}
+
+impl TableRef {
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.seed as u64 | (self.half as u64) << 32
+    }
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self { seed: word as u32, half: (word >> 32) as u32 & 1 }
+    }
+}
+
+/// A real server as the XDP program needs it, an element of `REALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Real {
+    /// Next hop; all zero = not resolved yet.
+    pub mac: [u8; 6],
+    /// MAC of the interface that leads to it.
+    pub source_mac: [u8; 6],
+    pub ifindex: u32,
+    /// Network byte order; 0 = the element is free.
+    pub address: u32,
+    /// Network byte order.
+    pub port: u16,
+    pub _pad: [u8; 2],
+    /// 8-byte size multiple, and room for the forwarding method.
+    pub _pad2: u64,
+}
+
+/// What a real server was sent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Counter {
+    pub packets: u64,
+    /// Bytes of the frames, Ethernet header included.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 8);
+const _: () = assert!(size_of::<Service>() == 32);
+const _: () = assert!(size_of::<Real>() == 32);
+const _: () = assert!(size_of::<Counter>() == 16);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: repr(C), only integers, no padding (zerocopy's derives prove it).
+    unsafe impl aya::Pod for super::Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Real {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Counter {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_survive_packing() {
+        let ring = RingRef { chunk: 131_071, length: 65_537 };
+        assert_eq!(RingRef::unpack(ring.pack()), ring);
+        let table = TableRef { seed: u32::MAX, half: 1 };
+        assert_eq!(TableRef::unpack(table.pack()), table);
+    }
+}
