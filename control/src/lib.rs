@@ -1,2 +1,3 @@
 //! The parts of `lvsd`.
 pub mod config;
+pub mod dataplane;

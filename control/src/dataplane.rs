@@ -1,0 +1,2 @@
+//! Owner of the BPF objects.
+pub mod lease;
