@@ -1,2 +1,5 @@
 //! Owner of the BPF objects.
 pub mod lease;
+mod maglev;
+mod mapped;
+pub mod plan;

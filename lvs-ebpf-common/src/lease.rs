@@ -14,7 +14,7 @@ pub struct Lease {
 
 /// Identity of a VRRP instance on this node; all zero = the element is free.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct LeaseOwner {
     pub ifindex: u32,
     pub vrid: u16,

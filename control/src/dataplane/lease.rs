@@ -1,84 +1,77 @@
-//! The lease map, written by the VRRP thread without a system call.
+//! The lease map, written by the VRRP thread without a system call, and who owns which element of it.
 
-use std::{
-    io,
-    os::fd::{AsFd, BorrowedFd},
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{io, os::fd::AsFd, sync::atomic::Ordering};
 
-use lvs_ebpf_common::{Lease, maps};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use lvs_ebpf_common::{Lease, LeaseOwner, maps};
 
-/// `LEASES`, mapped into this process: a store is visible to the next ARP request.
-pub struct LeaseMap {
-    leases: NonNull<Lease>,
-}
+use super::mapped::Mapped;
 
-// SAFETY: the mapping lives as long as the value and is only touched through atomics.
-unsafe impl Send for LeaseMap {}
+/// `LEASES`, mapped into this process.
+pub struct LeaseMap(Mapped<Lease>);
 
-const LEN: std::num::NonZeroUsize = {
-    // Multiple of the page size, as the kernel rounds it.
-    let bytes = maps::LEASE_SLOTS as usize * size_of::<Lease>();
-    assert!(bytes % 4096 == 0);
-    match std::num::NonZeroUsize::new(bytes) {
-        Some(len) => len,
-        None => panic!("no lease slots"),
-    }
-};
+/// Word of [`Lease`] that is `until`.
+const UNTIL: usize = std::mem::offset_of!(Lease, until) / 8;
 
 impl LeaseMap {
-    /// Maps the BPF map behind `fd` (an array of [`Lease`] created with BPF_F_MMAPABLE).
     pub fn map(fd: impl AsFd) -> io::Result<Self> {
-        Self::map_fd(fd.as_fd())
-    }
-
-    fn map_fd(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        // SAFETY: a fresh shared mapping at an address the kernel chooses; the kernel refuses a length beyond the map.
-        let address = unsafe {
-            mmap(None, LEN, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)?
-        };
-        Ok(Self { leases: address.cast() })
+        Mapped::map(fd, maps::LEASE_SLOTS).map(Self)
     }
 
     /// A map no XDP program reads, for tests.
     pub fn anonymous() -> io::Result<Self> {
-        // SAFETY: a fresh private mapping at an address the kernel chooses.
-        let address = unsafe {
-            mmap_anonymous(None, LEN, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)?
-        };
-        Ok(Self { leases: address.cast() })
-    }
-
-    fn until_cell(&self, index: u32) -> &AtomicU64 {
-        assert!(index < maps::LEASE_SLOTS, "lease index {index} is beyond the map");
-        // SAFETY: inside the mapping by the check above; `until` is the first field, 8-byte aligned since the
-        // mapping is page aligned and `Lease` is 16 bytes.
-        unsafe { AtomicU64::from_ptr(self.leases.as_ptr().add(index as usize).cast()) }
+        Mapped::anonymous(maps::LEASE_SLOTS).map(Self)
     }
 
     /// Allows answers until `until` (CLOCK_MONOTONIC nanoseconds).
     pub fn hold(&self, index: u32, until: u64) {
-        self.until_cell(index).store(until, Ordering::Release);
+        self.0.word(index, UNTIL).store(until, Ordering::Release);
     }
 
     /// Forbids answers from now on.
     pub fn resign(&self, index: u32) {
-        self.until_cell(index).store(0, Ordering::Release);
+        self.hold(index, 0);
     }
 
     /// Until when answers are allowed; 0 = resigned.
     pub fn until(&self, index: u32) -> u64 {
-        self.until_cell(index).load(Ordering::Acquire)
+        self.0.word(index, UNTIL).load(Ordering::Acquire)
+    }
+
+    /// Gives each owner its element: the one it had, else a free one. Elements of owners that are gone are
+    /// resigned and freed.
+    pub fn assign(&self, owners: &[LeaseOwner]) -> Result<Vec<u32>, NoLeaseLeft> {
+        let mut free = Vec::new();
+        let mut had = std::collections::HashMap::new();
+        for index in (0..maps::LEASE_SLOTS).rev() {
+            let lease = self.0.read(index);
+            if owners.contains(&lease.owner) {
+                had.insert(lease.owner, index);
+                continue;
+            }
+            if lease != Lease::default() {
+                self.resign(index);
+                self.0.write(index, &Lease::default());
+            }
+            free.push(index);
+        }
+        owners
+            .iter()
+            .map(|owner| {
+                if let Some(index) = had.get(owner) {
+                    return Ok(*index);
+                }
+                let index = free.pop().ok_or(NoLeaseLeft { instances: owners.len() })?;
+                self.0.write(index, &Lease { until: 0, owner: *owner });
+                Ok(index)
+            })
+            .collect()
     }
 }
 
-impl Drop for LeaseMap {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made by `map` or `anonymous`, not used after this. Failure would leak it, no more.
-        let _ = unsafe { munmap(self.leases.cast(), LEN.get()) };
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("{instances} vrrp_instances are more than the {} this node can run", maps::LEASE_SLOTS)]
+pub struct NoLeaseLeft {
+    instances: usize,
 }
 
 #[cfg(test)]
@@ -93,5 +86,20 @@ mod tests {
         assert_eq!((leases.until(2), leases.until(3)), (0, 77));
         leases.resign(3);
         assert_eq!(leases.until(3), 0);
+    }
+
+    #[test]
+    fn a_restart_finds_its_lease_again_and_frees_those_of_removed_instances() {
+        let leases = LeaseMap::anonymous().unwrap();
+        let owner = |vrid| LeaseOwner { ifindex: 4, vrid, family: 2 };
+        let before = leases.assign(&[owner(51), owner(52)]).unwrap();
+        for index in &before {
+            leases.hold(*index, 99);
+        }
+        let after = leases.assign(&[owner(53), owner(52)]).unwrap();
+        assert_eq!(after[1], before[1]);
+        assert_eq!(leases.until(after[1]), 99, "still held");
+        assert_eq!(leases.until(after[0]), 0, "a new instance starts without one");
+        assert!(before[0] == after[0] || leases.until(before[0]) == 0, "resigned with its instance");
     }
 }
