@@ -1,5 +1,349 @@
-//! Owner of the BPF objects.
+//! Owner of the BPF objects: loads and attaches the program, and carries table changes into its maps.
+
+use std::{
+    collections::HashMap, io, net::Ipv4Addr, path::Path, sync::atomic::Ordering, thread, time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap as BpfHash, Map, MapData, MapError, PerCpuArray},
+    programs::{
+        ProgramError, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        xdp::XdpLink,
+    },
+};
+use lvs_ebpf_common::{Counter, Outcome, Real, Service, ServiceKey, TableRef, Vip, maps};
+use nix::libc;
+
+use self::{
+    lease::LeaseMap,
+    mapped::Mapped,
+    pins::{Pins, PinsError},
+    plan::{Desired, PlanError, Tables, Write},
+};
+
 pub mod lease;
 mod maglev;
 mod mapped;
+mod pins;
 pub mod plan;
+
+/// The compiled XDP program.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/director"));
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack, after the driver: any interface, several times slower.
+    Generic,
+    /// Native, else generic with a warning.
+    Auto,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    #[error(
+        "the kernel refused the XDP program (Linux 5.10 or later with CONFIG_BPF_SYSCALL is needed): {0}"
+    )]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the XDP object lacks {0}")]
+    Incomplete(&'static str),
+    #[error("cannot map {map} into memory: {source}")]
+    Mapping { map: &'static str, source: io::Error },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("cannot change the virtual addresses of the XDP program: {0}")]
+    Vips(#[from] MapError),
+    #[error("another XDP program is attached to {interface}; `ip link show {interface}` names it")]
+    Busy { interface: String },
+    #[error("the driver of {interface} refused XDP in {mode} mode: {reason}")]
+    Refused { interface: String, mode: &'static str, reason: String },
+}
+
+pub struct Dataplane {
+    ebpf: Ebpf,
+    pins: Pins,
+    tables: Tables,
+    table: Mapped<u64>,
+    services: Mapped<Service>,
+    rings: Mapped<maps::RingChunk>,
+    reals: Mapped<Real>,
+    vips: BpfHash<MapData, u32, Vip>,
+    real_counters: PerCpuArray<MapData, Counter>,
+    outcomes: PerCpuArray<MapData, u64>,
+    leases: MapData,
+    /// Kept open: a pinned link stays attached without, but this one is replaced through it.
+    links: HashMap<u32, FdLink>,
+}
+
+impl Dataplane {
+    /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
+    pub fn open(run_dir: &Path) -> Result<Self, DataplaneError> {
+        let pins = Pins::mount(run_dir)?;
+        let mut loader = EbpfLoader::new();
+        for (name, path) in pins.map_pins() {
+            loader.map_pin_path(name, path);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        xdp(&mut ebpf)?.load().map_err(load_error)?;
+
+        let table = mapped(&mut ebpf, maps::TABLE, 1)?;
+        let services = mapped(&mut ebpf, maps::SERVICES, 2 * maps::SERVICE_SLOTS)?;
+        let rings = mapped(&mut ebpf, maps::RINGS, maps::RING_CHUNKS)?;
+        let reals = mapped(&mut ebpf, maps::REALS, maps::REAL_SLOTS)?;
+        let vips = BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?;
+        let real_counters =
+            PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?).map_err(load_error)?;
+        let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
+        let Map::Array(leases) = take(&mut ebpf, maps::LEASES)? else {
+            return Err(DataplaneError::Incomplete(maps::LEASES));
+        };
+        let tables = read_tables(&table, &services, &reals, &rings, &vips);
+        Ok(Self {
+            ebpf,
+            pins,
+            tables,
+            table,
+            services,
+            rings,
+            reals,
+            vips,
+            real_counters,
+            outcomes,
+            leases,
+            links: HashMap::new(),
+        })
+    }
+
+    pub fn leases(&self) -> Result<LeaseMap, DataplaneError> {
+        LeaseMap::map(self.leases.fd())
+            .map_err(|source| DataplaneError::Mapping { map: maps::LEASES, source })
+    }
+
+    /// For aya-log, which reads the program's log ring.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Attaches the program to an interface, or takes over the link that an earlier daemon left: then the
+    /// program is replaced between two packets.
+    pub fn attach(&mut self, interface: &str, ifindex: u32, mode: Mode) -> Result<(), DataplaneError> {
+        let native = (XdpMode::Driver, "native");
+        let generic = (XdpMode::Skb, "generic");
+        let wanted = match mode {
+            Mode::Native => vec![native],
+            Mode::Generic => vec![generic],
+            Mode::Auto => vec![native, generic],
+        };
+        for (_, name) in &wanted {
+            if self.take_over(ifindex, &self.pins.link_pin(ifindex, name))? {
+                return Ok(());
+            }
+        }
+        // Left in another mode than the one asked for now.
+        for (_, name) in [native, generic] {
+            let _ = std::fs::remove_file(self.pins.link_pin(ifindex, name));
+        }
+        let mut refused = None;
+        for (mode, name) in wanted {
+            if let Some(error) = &refused {
+                tracing::warn!(interface, %error, "no native XDP, attaching in generic mode");
+            }
+            match self.attach_new(interface, ifindex, mode, name) {
+                Err(error @ DataplaneError::Refused { .. }) => refused = Some(error),
+                done => return done,
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn take_over(&mut self, ifindex: u32, pin: &Path) -> Result<bool, DataplaneError> {
+        let Ok(pinned) = PinnedLink::from_pin(pin) else { return Ok(false) };
+        let Ok(link) = XdpLink::try_from(FdLink::from(pinned)) else { return Ok(false) };
+        let program = xdp(&mut self.ebpf)?;
+        // Fails where the interface went away and another has its number now.
+        let replaced = program.attach_to_link(link).and_then(|id| program.take_link(id));
+        let Some(link) = replaced.ok().and_then(|link| FdLink::try_from(link).ok()) else { return Ok(false) };
+        self.links.insert(ifindex, link);
+        Ok(true)
+    }
+
+    fn attach_new(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: XdpMode,
+        name: &'static str,
+    ) -> Result<(), DataplaneError> {
+        let refused =
+            |reason: String| DataplaneError::Refused { interface: interface.to_owned(), mode: name, reason };
+        let program = xdp(&mut self.ebpf)?;
+        let attached = program.attach_to_if_index(ifindex, mode).and_then(|id| program.take_link(id));
+        let link = match attached {
+            Ok(link) => link,
+            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EBUSY) => {
+                return Err(DataplaneError::Busy { interface: interface.to_owned() });
+            }
+            Err(ProgramError::SyscallError(error)) => return Err(refused(error.io_error.to_string())),
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        // aya falls back to netlink where the kernel refuses a link; such an attachment dies with us.
+        let link = FdLink::try_from(link).map_err(|_| refused("it supports no bpf_link".to_owned()))?;
+        let pinned = link
+            .pin(self.pins.link_pin(ifindex, name))
+            .map_err(|error| refused(format!("its link cannot be pinned: {error}")))?;
+        self.links.insert(ifindex, pinned.into());
+        Ok(())
+    }
+
+    /// Detaches from interfaces that have no use any more, and frees the maps of other versions. To be called
+    /// when all wanted interfaces are attached.
+    pub fn forget_unused(&mut self) {
+        for pin in self.pins.all_links() {
+            let ifindex = pin
+                .file_name()
+                .and_then(|name| name.to_str()?.split('-').next()?.parse::<u32>().ok())
+                .unwrap_or_default();
+            if !self.links.contains_key(&ifindex) {
+                tracing::info!(ifindex, "detaching from an interface that is no longer used");
+                let _ = std::fs::remove_file(pin);
+            }
+        }
+        self.pins.remove_other_layouts();
+    }
+
+    /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
+    pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
+        for write in self.tables.plan(desired)? {
+            if let Err(error) = self.write(&write) {
+                // The image is ahead of the maps now: look at them again, so that the next plan mends it.
+                self.tables = read_tables(&self.table, &self.services, &self.reals, &self.rings, &self.vips);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
+        match write {
+            Write::Real { index, real } => self.reals.write(*index, real),
+            Write::Ring { chunk, slots } => self.rings.write(*chunk, slots),
+            Write::Service { slot, service } => self.services.write(*slot, service),
+            Write::ServiceRing { slot, ring } => {
+                self.services.word(*slot, RING_WORD).store(ring.pack(), Ordering::Release);
+            }
+            Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
+            Write::Vip { address, vip } => self.vips.insert(key(*address), vip, 0)?,
+            Write::VipGone { address } => self.vips.remove(&key(*address))?,
+            Write::Grace => wait_for_every_cpu(),
+        }
+        Ok(())
+    }
+
+    /// Whether the tables, as they are or were found, send flows to a real server.
+    pub fn on_ring(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
+        self.tables.on_ring(key, address, port)
+    }
+
+    /// Whether the tables, as they are or were found, know a real server.
+    pub fn knows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
+        self.tables.real_index(key, address, port).is_some()
+    }
+
+    /// What a real server was sent, over all CPUs.
+    pub fn counter(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Counter {
+        let values =
+            self.tables.real_index(key, address, port).and_then(|i| self.real_counters.get(&i, 0).ok());
+        values.iter().flat_map(|values| values.iter()).fold(Counter::default(), |sum, cpu| Counter {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+        })
+    }
+
+    /// Packets by fate, over all CPUs.
+    pub fn outcomes(&self) -> Vec<(Outcome, u64)> {
+        let count = |outcome: Outcome| {
+            self.outcomes.get(&(outcome as u32), 0).map_or(0, |values| values.iter().sum())
+        };
+        Outcome::ALL.iter().map(|outcome| (*outcome, count(*outcome))).collect()
+    }
+
+    /// Detaches everywhere and removes all that was pinned.
+    pub fn close(self) -> Result<(), DataplaneError> {
+        let Self { pins, links, ebpf, .. } = self;
+        drop(links);
+        pins.remove()?;
+        drop(ebpf);
+        Ok(())
+    }
+}
+
+/// Removes what a killed daemon left below `run_dir`. False where there is nothing.
+pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
+    match Pins::existing(run_dir) {
+        Some(pins) => pins.remove().map(|()| true).map_err(Into::into),
+        None => Ok(false),
+    }
+}
+
+const RING_WORD: usize = std::mem::offset_of!(Service, ring) / 8;
+
+fn key(address: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(address.octets())
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
+    ebpf.program_mut(maps::PROGRAM)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(DataplaneError::Incomplete(maps::PROGRAM))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
+    ebpf.take_map(name).ok_or(DataplaneError::Incomplete(name))
+}
+
+fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, DataplaneError>
+where
+    T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+{
+    let Map::Array(data) = take(ebpf, name)? else { return Err(DataplaneError::Incomplete(name)) };
+    Mapped::map(data.fd(), len).map_err(|source| DataplaneError::Mapping { map: name, source })
+}
+
+fn load_error(error: impl std::error::Error + Send + Sync + 'static) -> DataplaneError {
+    DataplaneError::Load(Box::new(error))
+}
+
+fn read_tables(
+    table: &Mapped<u64>,
+    services: &Mapped<Service>,
+    reals: &Mapped<Real>,
+    rings: &Mapped<maps::RingChunk>,
+    vips: &BpfHash<MapData, u32, Vip>,
+) -> Tables {
+    let vips = vips.iter().flatten().map(|(address, vip)| (Ipv4Addr::from(address.to_ne_bytes()), vip));
+    Tables::read(
+        TableRef::unpack(table.read(0)),
+        services.read_all(),
+        reals.read_all(),
+        |chunk| rings.read(chunk),
+        vips.collect(),
+    )
+}
+
+/// Returns when every CPU has left code that may have read what was unpublished before the call:
+/// MEMBARRIER_CMD_GLOBAL waits for an RCU grace period (membarrier(2)), and XDP programs run inside one.
+fn wait_for_every_cpu() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: membarrier reads no memory of ours.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Refused with nohz_full CPUs. No packet takes this long.
+        thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,3 +1,4 @@
 //! The parts of `lvsd`.
 pub mod config;
 pub mod dataplane;
+pub mod netlink;

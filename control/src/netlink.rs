@@ -1,0 +1,263 @@
+//! What the kernel knows of links, addresses and neighbours, and the few things we ask it to change.
+//!
+//! Level-triggered: a change message only says "look again", so a lost message costs a little time, never
+//! the truth.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::{
+    Handle, MulticastGroup, RouteMessageBuilder,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage, AddressScope},
+        link::{LinkAttribute, LinkFlags, LinkMessage},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteType},
+    },
+    sys::SocketAddr,
+};
+
+use crate::config::model::VirtualAddress;
+
+pub struct Netlink {
+    handle: Handle,
+    messages: futures_channel::mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    pub links: Vec<Link>,
+    pub addresses: Vec<Address>,
+    /// Usable entries only.
+    pub neighbours: HashMap<(u32, Ipv4Addr), [u8; 6]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
+    /// All zero where the link has none (loopback, tunnels).
+    pub mac: [u8; 6],
+    /// Administratively up and with carrier.
+    pub running: bool,
+    pub loopback: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Address {
+    pub ifindex: u32,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+}
+
+/// Where the kernel would send a packet for a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub ifindex: u32,
+    /// The gateway, or the real server itself where it is on the link.
+    pub next_hop: Ipv4Addr,
+    /// The real server is this node.
+    pub local: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[from] std::io::Error),
+    #[error("cannot {what}: {source}")]
+    Request { what: String, source: rtnetlink::Error },
+    #[error("no interface {name:?} for {address}")]
+    NoSuchDevice { name: String, address: Ipv4Addr },
+}
+
+impl Snapshot {
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    pub fn link_at(&self, ifindex: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.ifindex == ifindex)
+    }
+
+    /// The address a socket on this interface would send from: its first.
+    pub fn primary_address(&self, ifindex: u32) -> Option<Ipv4Addr> {
+        self.addresses.iter().find(|address| address.ifindex == ifindex).map(|address| address.address)
+    }
+
+    pub fn has_address(&self, ifindex: u32, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|a| a.ifindex == ifindex && a.address == address)
+    }
+}
+
+impl Netlink {
+    /// Opens the socket and spawns its reader on the current runtime.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Neigh,
+        ])?;
+        tokio::spawn(connection);
+        Ok(Self { handle, messages })
+    }
+
+    /// Returns when something changed since the last call, together with all that waited; true where links,
+    /// addresses or routes changed, false where only neighbours did.
+    pub async fn changed(&mut self) -> bool {
+        let Some(first) = self.messages.next().await else {
+            // The reader is gone; whoever asks falls back to looking from time to time.
+            return std::future::pending().await;
+        };
+        let mut topology = is_topology(&first.0);
+        while let Ok(message) = self.messages.try_recv() {
+            topology |= is_topology(&message.0);
+        }
+        topology
+    }
+
+    pub async fn snapshot(&self) -> Result<Snapshot, NetlinkError> {
+        let mut snapshot = Snapshot::default();
+        let mut links = self.handle.link().get().execute();
+        while let Some(message) = links.try_next().await.map_err(request("list interfaces"))? {
+            snapshot.links.extend(link(&message));
+        }
+        let mut addresses = self.handle.address().get().execute();
+        while let Some(message) = addresses.try_next().await.map_err(request("list addresses"))? {
+            snapshot.addresses.extend(address(&message));
+        }
+        let mut neighbours = self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+        while let Some(message) = neighbours.try_next().await.map_err(request("list neighbours"))? {
+            snapshot.neighbours.extend(neighbour(&message));
+        }
+        Ok(snapshot)
+    }
+
+    /// `None` where the kernel has no route.
+    pub async fn route(&self, to: Ipv4Addr) -> Option<Route> {
+        let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build();
+        let answer = self.handle.route().get(question).execute().try_next().await.ok()??;
+        let mut route = Route { ifindex: 0, next_hop: to, local: answer.header.kind == RouteType::Local };
+        for attribute in answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => route.ifindex = ifindex,
+                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.next_hop = gateway,
+                _ => {}
+            }
+        }
+        (route.ifindex != 0).then_some(route)
+    }
+
+    /// Has the kernel resolve a neighbour, or confirm the one it knows, as if a packet were waiting for it
+    /// (NTF_USE, rtnetlink(7)).
+    pub async fn probe_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        self.handle
+            .neighbours()
+            .add(ifindex, IpAddr::V4(address))
+            .flags(NeighbourFlags::Use)
+            .state(NeighbourState::None)
+            .replace()
+            .execute()
+            .await
+            .map_err(request(&format!("resolve {address}")))
+    }
+
+    pub async fn add_address(&self, ifindex: u32, address: &VirtualAddress) -> Result<(), NetlinkError> {
+        let mut add = self.handle.address().add(ifindex, IpAddr::V4(address.address), address.prefix_len);
+        let message = add.message_mut();
+        // The crate fills in a broadcast address, which `ip address add` and keepalived do only on request.
+        message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
+        message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
+        message.attributes.extend(address.label.clone().map(AddressAttribute::Label));
+        message.header.scope = AddressScope::from(address.scope);
+        add.replace().execute().await.map_err(request(&format!("add {}", address.address)))
+    }
+
+    pub async fn remove_address(&self, address: &Address) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.index = address.ifindex;
+        message.header.prefix_len = address.prefix_len;
+        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address)));
+        self.handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .map_err(request(&format!("remove {}", address.address)))
+    }
+}
+
+/// How long changes are collected before the kernel is asked again: bounds the work that a storm of neighbour
+/// messages can cause.
+pub const SETTLE: Duration = Duration::from_millis(5);
+
+fn request(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
+    let what = what.to_owned();
+    move |source| NetlinkError::Request { what, source }
+}
+
+fn is_topology(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    !matches!(
+        message.payload,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_)
+        )
+    )
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        ifindex: message.header.index,
+        name: String::new(),
+        mac: [0; 6],
+        running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(Address {
+            ifindex: message.header.index,
+            address: *address,
+            prefix_len: message.header.prefix_len,
+        }),
+        _ => None,
+    })
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), [u8; 6])> {
+    let usable = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Noarp
+            | NeighbourState::Permanent
+    );
+    let (mut address, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    usable.then_some(((message.header.ifindex, address?), mac?))
+}
