@@ -1,4 +1,6 @@
 //! The parts of `lvsd`.
+pub mod admin;
 pub mod config;
 pub mod dataplane;
+pub mod director;
 pub mod netlink;

@@ -1,0 +1,136 @@
+//! The control socket: what `lvsd status` asks and how the daemon answers.
+//!
+//! One request per connection: a line with a word, answered by one JSON document.
+
+use std::{
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::status::Status;
+
+pub mod status;
+
+/// Longest request that is read.
+const REQUEST_BYTES: u64 = 64;
+/// A client that is slower than this is hung up on.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients served at once; others wait in the listen queue.
+const CLIENTS: usize = 16;
+/// Longest answer that `ask` reads: far above the status of the largest configuration.
+const ANSWER_BYTES: u64 = 1 << 30;
+
+/// A client's question to whoever owns the state.
+pub type Question = oneshot::Sender<Status>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("cannot listen on {}: {source}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+    #[error("no lvsd answers on {}: {source}", path.display())]
+    NotRunning { path: PathBuf, source: io::Error },
+    #[error("lvsd closed {} without an answer", path.display())]
+    NoAnswer { path: PathBuf },
+    #[error("lvsd answered what this version does not understand: {0}")]
+    Answer(#[from] serde_json::Error),
+}
+
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("lvsd.sock")
+}
+
+/// Binds the socket, for root only. The caller holds the run directory's lock, so a socket that is there is
+/// a dead daemon's.
+pub fn listen(run_dir: &Path) -> Result<UnixListener, AdminError> {
+    let path = socket_path(run_dir);
+    let bind = || {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|source| AdminError::Listen { path: path.clone(), source })
+}
+
+/// Serves clients until cancelled.
+pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>, cancel: CancellationToken) {
+    let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
+    let mut clients = tokio::task::JoinSet::new();
+    loop {
+        let client = async {
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            Some((accepted, place)) = client => match accepted {
+                Ok((stream, _)) => {
+                    let questions = questions.clone();
+                    clients.spawn(async move {
+                        // A client that hangs up or says nothing is its own loss.
+                        let _ = timeout(PATIENCE, answer(stream, questions)).await;
+                        drop(place);
+                    });
+                }
+                // Out of file descriptors, for instance: not a reason to spin.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the control socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
+    let reply = match line.trim_end() {
+        "status" => {
+            let (question, status) = oneshot::channel();
+            let asked = questions.send(question).await.is_ok();
+            match status.await {
+                Ok(status) if asked => serde_json::to_vec(&status)?,
+                _ => return Ok(()),
+            }
+        }
+        _ => br#"{"error":"unknown request; known: status"}"#.to_vec(),
+    };
+    write.write_all(&reply).await?;
+    write.write_all(b"\n").await
+}
+
+/// Asks a running daemon for its status.
+pub async fn ask(run_dir: &Path) -> Result<Status, AdminError> {
+    let path = socket_path(run_dir);
+    let talk = async {
+        let mut stream = UnixStream::connect(&path).await?;
+        stream.write_all(b"status\n").await?;
+        let mut reply = Vec::new();
+        stream.take(ANSWER_BYTES).read_to_end(&mut reply).await?;
+        Ok(reply)
+    };
+    let reply = match timeout(PATIENCE, talk).await {
+        Ok(reply) => reply.map_err(|source| AdminError::NotRunning { path: path.clone(), source })?,
+        Err(_) => return Err(AdminError::NoAnswer { path }),
+    };
+    if reply.is_empty() {
+        return Err(AdminError::NoAnswer { path });
+    }
+    Ok(serde_json::from_slice(&reply)?)
+}

@@ -1,0 +1,158 @@
+//! The state of a director as `lvsd status` shows it, as JSON and as text.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub instances: Vec<Instance>,
+    pub services: Vec<Service>,
+    /// Packets by fate; `lvsd status` explains each.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub name: String,
+    /// MASTER, BACKUP, FAULT or INIT.
+    pub state: String,
+    pub priority: u8,
+    pub vrid: u8,
+    pub interface: String,
+    pub vips: Vec<String>,
+    /// 0 = holds none.
+    pub lease_remaining_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    pub address: String,
+    pub port: u16,
+    pub protocol: String,
+    pub scheduler: String,
+    pub forwarding: String,
+    pub reals: Vec<Real>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Real {
+    pub address: String,
+    pub port: u16,
+    /// As configured.
+    pub weight: u16,
+    /// up, down or draining.
+    pub state: String,
+    pub packets: u64,
+    pub bytes: u64,
+    pub checks: Vec<Check>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub kind: String,
+    /// up, down, or unchecked before the first result.
+    pub state: String,
+    pub error: Option<String>,
+}
+
+/// Reads like `ipvsadm -Ln`, with the VRRP instances on top.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "VRRP instance        State   Prio VRID Interface    Lease  Virtual addresses")?;
+        for i in &self.instances {
+            let lease = match i.lease_remaining_ms {
+                0 => "-".to_owned(),
+                ms => format!("{ms}ms"),
+            };
+            writeln!(
+                f,
+                "{:<20} {:<7} {:>4} {:>4} {:<12} {:>6} {}",
+                i.name,
+                i.state,
+                i.priority,
+                i.vrid,
+                i.interface,
+                lease,
+                i.vips.join(" ")
+            )?;
+        }
+        writeln!(f, "\nProt LocalAddress:Port Scheduler")?;
+        writeln!(f, "  -> RemoteAddress:Port           Forward Weight State         Packets          Bytes")?;
+        for service in &self.services {
+            let protocol = service.protocol.to_uppercase();
+            writeln!(f, "{protocol:<4} {}:{} {}", service.address, service.port, service.scheduler)?;
+            for real in &service.reals {
+                let name = format!("{}:{}", real.address, real.port);
+                writeln!(
+                    f,
+                    "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
+                    service.forwarding, real.weight, real.state, real.packets, real.bytes
+                )?;
+                for check in real.checks.iter().filter(|check| check.error.is_some()) {
+                    let error = check.error.as_deref().unwrap_or_default();
+                    writeln!(f, "     {} {}: {error}", check.kind, check.state)?;
+                }
+            }
+        }
+        writeln!(f, "\nPackets by outcome")?;
+        for outcome in lvs_ebpf_common::Outcome::ALL {
+            match self.outcomes.get(outcome.name()) {
+                None | Some(0) => {}
+                Some(count) => {
+                    writeln!(f, "{:<20} {count:>14} {}", outcome.name(), outcome.describe())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_every_instance_real_and_failing_check() {
+        let real = Real {
+            address: "10.0.0.2".into(),
+            port: 80,
+            weight: 1,
+            state: "down".into(),
+            packets: 7,
+            bytes: 490,
+            checks: vec![Check {
+                kind: "TCP_CHECK".into(),
+                state: "down".into(),
+                error: Some("refused".into()),
+            }],
+        };
+        let status = Status {
+            instances: vec![Instance {
+                name: "VI_1".into(),
+                state: "MASTER".into(),
+                priority: 150,
+                vrid: 51,
+                interface: "eth0".into(),
+                vips: vec!["10.0.0.100".into()],
+                lease_remaining_ms: 2400,
+            }],
+            services: vec![Service {
+                address: "10.0.0.100".into(),
+                port: 80,
+                protocol: "tcp".into(),
+                scheduler: "mh".into(),
+                forwarding: "DR".into(),
+                reals: vec![real],
+            }],
+            outcomes: [("forwarded".to_owned(), 7), ("no_real".to_owned(), 0)].into(),
+        };
+        let text = status.to_string();
+        for part in
+            ["VI_1", "MASTER", "2400ms", "TCP  10.0.0.100:80 mh", "-> 10.0.0.2:80", "TCP_CHECK down: refused"]
+        {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        assert!(text.contains("forwarded") && !text.contains("no_real"), "only what happened:\n{text}");
+    }
+}
