@@ -38,6 +38,8 @@ outcomes! {
     EchoAnswered = "echo_answered",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
+    /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.
+    OtherHost = "other_host",
     /// Too short for its ARP or IPv4 header, so not known whether ours: left to the kernel, which drops it.
     TruncatedHeader = "truncated_header",
     /// An IPv4 version, header length or total length that contradicts the frame: left to the kernel, which drops it.

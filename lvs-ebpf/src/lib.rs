@@ -1,2 +1,16 @@
 //! The XDP program's parts, compiled for BPF and, for unit tests, for the host.
 #![no_std]
+
+pub mod pipeline;
+
+mod arp;
+mod checksum;
+mod event;
+mod forward;
+mod icmp;
+pub mod maps;
+mod packet;
+mod parse;
+mod schedule;
+mod service;
+mod vip;

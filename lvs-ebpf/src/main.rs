@@ -1,13 +1,42 @@
-//! Entry of the XDP program.
+//! Entry of the XDP program: runs the pipeline, counts what became of the packet, tells the kernel.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+    use lvs_ebpf::{maps::OUTCOMES, pipeline};
+    use lvs_ebpf_common::Outcome;
 
     #[xdp]
-    pub fn director(_ctx: XdpContext) -> u32 {
-        xdp_action::XDP_PASS
+    pub fn director(ctx: XdpContext) -> u32 {
+        let (Ok(outcome) | Err(outcome)) = pipeline::run(&ctx);
+        if let Some(counter) = OUTCOMES.get_ptr_mut(outcome as u32) {
+            // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
+            unsafe { *counter += 1 };
+        }
+        action(outcome)
+    }
+
+    /// Without `_`, so that a new outcome does not compile until someone has decided its fate.
+    #[inline(always)]
+    fn action(outcome: Outcome) -> u32 {
+        match outcome {
+            Outcome::Forwarded | Outcome::ArpAnswered | Outcome::EchoAnswered => xdp_action::XDP_TX,
+            Outcome::Redirected => xdp_action::XDP_REDIRECT,
+            Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
+                xdp_action::XDP_PASS
+            }
+            Outcome::ArpWithoutLease
+            | Outcome::EchoWithoutLease
+            | Outcome::TruncatedTcp
+            | Outcome::BadTcpOffset
+            | Outcome::TruncatedUdp
+            | Outcome::BadUdpLength
+            | Outcome::Fragment
+            | Outcome::NoReal
+            | Outcome::NoNeighbour
+            | Outcome::BadTable => xdp_action::XDP_DROP,
+        }
     }
 
     #[panic_handler]

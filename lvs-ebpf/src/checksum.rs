@@ -1,0 +1,32 @@
+//! How a checksum follows a change of one word without a look at the rest.
+
+/// RFC 1624 eqn. 3: the checksum after `old` became `new`. A checksum that was wrong stays wrong.
+#[inline(always)]
+pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_1624_holds() {
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn an_update_equals_a_new_sum() {
+        let mut words = [0x4500u16, 0x0054, 0xbeef, 0x4000, 0x0101, 0xffff, 0x0a00, 0x0001];
+        let before = sum(&words);
+        words[4] = 0xff01;
+        assert_eq!(update(before, 0x0101, 0xff01), sum(&words));
+    }
+
+    fn sum(words: &[u16]) -> u16 {
+        let total: u32 = words.iter().map(|&word| u32::from(word)).sum();
+        !((total & 0xffff) + (total >> 16)) as u16
+    }
+}

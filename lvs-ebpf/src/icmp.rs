@@ -1,0 +1,101 @@
+//! Who answers a ping to a virtual address: this node under its lease, and otherwise nobody here.
+
+use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::Outcome;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    checksum,
+    packet::Packet,
+    parse::{Ethernet, Ipv4, Ipv4Header, Mac},
+    vip,
+};
+
+/// RFC 792, as far as an answer changes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+struct Icmp {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+}
+
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+/// Both kinds of echo have an identifier and a sequence number.
+const ECHO_HEADER: usize = 8;
+/// What Linux gives to its own packets.
+const TTL: u8 = 64;
+
+#[inline(always)]
+pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {
+    if !ip.is_first_fragment() || ip.payload_len < ECHO_HEADER {
+        return Err(Outcome::NotOurs);
+    }
+    let icmp: Icmp = ip.payload.read(0).ok_or(Outcome::NotOurs)?;
+    if icmp.kind != ECHO_REQUEST {
+        return Err(Outcome::NotOurs);
+    }
+    let address = ip.header.destination;
+    let vip = vip::find(address).ok_or(Outcome::NotOurs)?;
+    let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
+    let mac = Mac::from(vip.mac);
+    if on_its_interface && !ethernet.destination.is(mac) {
+        return Err(Outcome::OtherHost);
+    }
+    vip::check_lease(ctx, address, &vip, Outcome::EchoWithoutLease)?;
+    // The rest of the master's kernel has the address too and answers what is not plain.
+    if !on_its_interface || ip.is_fragment() || ip.has_options() || !asker_is_host(ethernet, &ip.header) {
+        return Err(Outcome::NotOurs);
+    }
+    frame.write(Ethernet::LEN + size_of::<Ipv4Header>(), reply(icmp)).ok_or(Outcome::TruncatedHeader)?;
+    frame.write(Ethernet::LEN, reply_header(ip.header)).ok_or(Outcome::TruncatedHeader)?;
+    frame
+        .write(0, Ethernet { destination: ethernet.source, source: mac, ..ethernet })
+        .ok_or(Outcome::TruncatedHeader)?;
+    Ok(Outcome::EchoAnswered)
+}
+
+/// RFC 1122 3.2.1.3: no answer to an address that is no single host's.
+#[inline(always)]
+fn asker_is_host(ethernet: Ethernet, header: &Ipv4Header) -> bool {
+    let network = u32::from_be(header.source) >> 24;
+    network != 0
+        && network != 127
+        && network < 224
+        && header.source != header.destination
+        && !ethernet.source.is_multicast()
+}
+
+/// The sum of the identifier, sequence number and data does not change, so neither is looked at.
+#[inline(always)]
+fn reply(request: Icmp) -> Icmp {
+    let word = |kind| u16::from_ne_bytes([kind, request.code]);
+    let checksum = checksum::update(request.checksum, word(request.kind), word(ECHO_REPLY));
+    Icmp { kind: ECHO_REPLY, checksum, ..request }
+}
+
+/// Swapping the addresses leaves the sum as it is; only the TTL counts.
+#[inline(always)]
+fn reply_header(mut header: Ipv4Header) -> Ipv4Header {
+    let word = |ttl| u16::from_ne_bytes([ttl, header.protocol]);
+    header.checksum = checksum::update(header.checksum, word(header.ttl), word(TTL));
+    header.ttl = TTL;
+    (header.source, header.destination) = (header.destination, header.source);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_keeps_a_bad_checksum_bad_by_as_much() {
+        // Type 8, code 0, identifier 1, sequence 1: the sum is 0x0802, of the reply 0x0002.
+        for error in [0, 1, 0x1234] {
+            let request = Icmp { kind: 8, code: 0, checksum: (!0x0802_u16 - error).to_be() };
+            let answer = Icmp { kind: 0, code: 0, checksum: (!0x0002_u16 - error).to_be() };
+            assert_eq!(reply(request), answer, "{error}");
+        }
+    }
+}

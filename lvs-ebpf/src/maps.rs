@@ -1,0 +1,31 @@
+//! The maps themselves. Their names are those of `lvs_ebpf_common::maps`: the packet tests look each up.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray},
+};
+use lvs_ebpf_common::{
+    Counter, Lease, Outcome, Real, Service, Vip,
+    maps::{LEASE_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_SLOTS, VIP_SLOTS},
+};
+
+#[map]
+pub static TABLE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static SERVICES: Array<Service> = Array::with_max_entries(2 * SERVICE_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static RINGS: Array<RingChunk> = Array::with_max_entries(RING_CHUNKS, BPF_F_MMAPABLE);
+#[map]
+pub static REALS: Array<Real> = Array::with_max_entries(REAL_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static REAL_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REAL_SLOTS, 0);
+#[map]
+pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
+#[map]
+pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT, 0);
+/// When each kind of event was last logged; of no use to userspace.
+#[map]
+pub static LOGGED: Array<u64> = Array::with_max_entries(crate::event::KINDS, 0);

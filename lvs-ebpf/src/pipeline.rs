@@ -1,0 +1,71 @@
+//! What happens to a packet, in order.
+
+use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::Outcome;
+use network_types::{eth::EtherType, ip::IpProto};
+
+use crate::{
+    arp, forward, icmp,
+    packet::Packet,
+    parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp},
+    schedule, service, vip,
+};
+
+const ARP: u16 = EtherType::Arp as u16;
+const IPV4: u16 = EtherType::Ipv4 as u16;
+const ICMP: u8 = IpProto::Icmp as u8;
+const TCP: u8 = IpProto::Tcp as u8;
+const UDP: u8 = IpProto::Udp as u8;
+
+/// `Ok` says what was done with the packet, `Err` why nothing was: until then it is unchanged.
+#[inline(always)]
+pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
+    let frame = Packet::new(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    match ethernet.ether_type {
+        ARP => arp::answer(ctx, frame, ethernet),
+        // VRRP and the like. A unicast address in a broadcast frame is a trick, not a client (RFC 1122 3.3.6).
+        IPV4 if ethernet.destination.is_multicast() => Err(Outcome::NotOurs),
+        IPV4 => {
+            let ip = Ipv4::parse(frame)?;
+            match ip.header.protocol {
+                TCP | UDP => balance(ctx, frame, ethernet, &ip),
+                ICMP => icmp::answer(ctx, frame, ethernet, &ip),
+                _ => Err(Outcome::NotOurs),
+            }
+        }
+        _ => Err(Outcome::NotOurs),
+    }
+}
+
+#[inline(always)]
+fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {
+    let found = Ports::parse(ip).and_then(|ports| Some((ports, service::find(ip, ports)?)));
+    let (ports, service) = found.ok_or_else(|| without_service(ip))?;
+    if ip.is_fragment() {
+        return Err(Outcome::Fragment);
+    }
+    if ip.header.protocol == TCP {
+        check_tcp(ip)?
+    } else {
+        check_udp(ip)?
+    }
+    let (index, real) = schedule::pick(service, ip, ports)?;
+    forward::direct(ctx, frame, ethernet, index, real)
+}
+
+/// A packet whose ports were not seen may still belong to a service: its address tells. A service on an
+/// address of no VRRP instance is not known by it; there the kernel gets such a packet and cannot use it either.
+#[inline(always)]
+fn without_service(ip: &Ipv4) -> Outcome {
+    let outcome = if ip.is_fragment() {
+        Outcome::Fragment
+    } else if ip.payload_len >= size_of::<Ports>() {
+        return Outcome::NotOurs;
+    } else if ip.header.protocol == TCP {
+        Outcome::TruncatedTcp
+    } else {
+        Outcome::TruncatedUdp
+    };
+    if vip::find(ip.header.destination).is_some() { outcome } else { Outcome::NotOurs }
+}

@@ -1,0 +1,40 @@
+//! Which virtual server a packet is for.
+
+use lvs_ebpf_common::{
+    Service, ServiceKey, TableRef,
+    maps::{SERVICE_PROBES, SERVICE_SLOTS},
+};
+
+use crate::{
+    maps::{SERVICES, TABLE},
+    parse::{Ipv4, Ports},
+};
+
+#[inline(always)]
+pub fn find(ip: &Ipv4, ports: Ports) -> Option<&'static Service> {
+    let key = ServiceKey {
+        address: ip.header.destination,
+        port: ports.destination,
+        protocol: ip.header.protocol,
+        _pad: 0,
+    };
+    let table = TABLE.get_ptr(0)?;
+    // SAFETY: an element of the map; lvsd flips it with one aligned store, so one load sees half and seed agree.
+    let table = TableRef::unpack(unsafe { table.read_volatile() });
+    let home = key.home(table.seed);
+    for probe in 0..SERVICE_PROBES {
+        let slot = (home + probe) & (SERVICE_SLOTS - 1);
+        // The live half is not written to, its rings' words apart.
+        let service = SERVICES.get(table.half * SERVICE_SLOTS + slot)?;
+        if word(service.key) == word(key) {
+            return Some(service);
+        }
+    }
+    None
+}
+
+/// A key as one comparison.
+#[inline(always)]
+fn word(key: ServiceKey) -> u64 {
+    zerocopy::transmute!(key)
+}

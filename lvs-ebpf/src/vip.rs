@@ -1,0 +1,35 @@
+//! Is an address virtual, and may this node answer for it now?
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::XdpContext};
+use lvs_ebpf_common::{Outcome, Vip};
+
+use crate::{
+    event,
+    maps::{LEASES, VIPS},
+};
+
+/// A copy, as the element may be reused while we look at it.
+#[inline(always)]
+pub fn find(address: u32) -> Option<Vip> {
+    // SAFETY: plain integers; userspace changes a virtual address by one update and never reuses one for another
+    // while queries for it are answered, so a torn read could only mix two states of the same address.
+    unsafe { VIPS.get(address) }.copied()
+}
+
+/// Fails with `refusal` unless the lease of `vip`, found for `address`, lasts beyond this moment.
+#[inline(always)]
+pub fn check_lease(ctx: &XdpContext, address: u32, vip: &Vip, refusal: Outcome) -> Result<(), Outcome> {
+    let lease = LEASES.get_ptr(vip.lease).ok_or(Outcome::BadTable)?;
+    // SAFETY: an element of the map. `until` is written by lvsd at any time, with one aligned store.
+    let until = unsafe { (&raw const (*lease).until).read_volatile() };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if until > now {
+        return Ok(());
+    }
+    // Resigned is as it should be. Lapsed means that lvsd died, froze or lost its heartbeat.
+    if until != 0 {
+        event::lease_lapsed(ctx, address, now, until);
+    }
+    Err(refusal)
+}
