@@ -1,0 +1,172 @@
+//! The real XDP program, loaded but attached to nothing: tables are written by hand, and the kernel runs it on
+//! frames by BPF_PROG_TEST_RUN.
+
+use std::{io::Write as _, net::Ipv4Addr, thread};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{TestRun as _, TestRunOptions, Xdp},
+};
+use control::dataplane::OBJECT;
+use lvs_ebpf_common::{
+    Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip,
+    maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
+};
+
+/// The interface that frames come in on, unless a context says otherwise: lo, which every namespace has.
+pub const INGRESS: u32 = 1;
+
+pub const SEED: u32 = 7;
+pub const LEASE: u32 = 3;
+
+/// What XDP programs return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+/// What became of one frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub action: Action,
+    pub frame: Vec<u8>,
+}
+
+pub struct Director {
+    ebpf: Ebpf,
+}
+
+impl Director {
+    /// None, and said so, where BPF is not allowed.
+    pub fn load() -> Option<Self> {
+        Self::load_with_log_level(u8::MAX)
+    }
+
+    pub fn load_with_log_level(level: u8) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            let test = thread::current().name().unwrap_or("?").to_owned();
+            let line = format!("skipped: {test}: loading an XDP program needs root\n");
+            // Past libtest's capture. Without stderr there is nobody to tell.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            return None;
+        }
+        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
+        let program: &mut Xdp = ebpf.program_mut(maps::PROGRAM).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let mut director = Self { ebpf };
+        director.table(TableRef { seed: SEED, half: 0 });
+        Some(director)
+    }
+
+    pub fn table(&mut self, table: TableRef) {
+        self.array(maps::TABLE).set(0, table.pack(), 0).unwrap();
+    }
+
+    /// Puts a service into the live half (0 after loading), `probe` slots after its home.
+    pub fn service_at(&mut self, half: u32, probe: u32, service: Service) {
+        let slot = (service.key.home(SEED) + probe) % SERVICE_SLOTS;
+        self.array(maps::SERVICES).set(half * SERVICE_SLOTS + slot, service, 0).unwrap();
+    }
+
+    pub fn service(&mut self, service: Service) {
+        self.service_at(0, 0, service);
+    }
+
+    /// Writes a ring from `chunk` on.
+    pub fn ring(&mut self, chunk: u32, slots: &[u16]) -> RingRef {
+        let mut rings = self.array::<RingChunk>(maps::RINGS);
+        for (part, chunk) in slots.chunks(RING_CHUNK).zip(chunk..) {
+            let mut padded = [u16::MAX; RING_CHUNK];
+            padded[..part.len()].copy_from_slice(part);
+            rings.set(chunk, padded, 0).unwrap();
+        }
+        RingRef { chunk, length: slots.len() as u32 }
+    }
+
+    pub fn real(&mut self, index: u32, real: Real) {
+        self.array(maps::REALS).set(index, real, 0).unwrap();
+    }
+
+    pub fn vip(&mut self, address: Ipv4Addr, vip: Vip) {
+        let map = self.ebpf.map_mut(maps::VIPS).unwrap();
+        HashMap::<_, u32, Vip>::try_from(map).unwrap().insert(be(address), vip, 0).unwrap();
+    }
+
+    pub fn lease(&mut self, until: u64) {
+        self.array(maps::LEASES).set(LEASE, Lease { until, ..Lease::default() }, 0).unwrap();
+    }
+
+    fn array<T: Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    pub fn counter(&self, index: u32) -> Counter {
+        let map = PerCpuArray::<_, Counter>::try_from(self.ebpf.map(maps::REAL_COUNTERS).unwrap()).unwrap();
+        map.get(&index, 0).unwrap().iter().fold(Counter::default(), |sum, cpu| Counter {
+            packets: sum.packets + cpu.packets,
+            bytes: sum.bytes + cpu.bytes,
+        })
+    }
+
+    pub fn outcomes(&self) -> Vec<u64> {
+        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(maps::OUTCOMES).unwrap()).unwrap();
+        (0..Outcome::COUNT).map(|index| map.get(&index, 0).unwrap().iter().sum()).collect()
+    }
+
+    /// Log records waiting to be read.
+    pub fn take_log(&mut self) -> usize {
+        let mut ring = RingBuf::try_from(self.ebpf.map_mut("AYA_LOGS").unwrap()).unwrap();
+        std::iter::from_fn(|| ring.next().map(drop)).count()
+    }
+
+    /// Runs the program on one frame and finds the one counter that moved.
+    pub fn run(&self, frame: &[u8]) -> Verdict {
+        let before = self.outcomes();
+        let (action, frame) = self.run_uncounted(frame);
+        let after = self.outcomes();
+        let moved: Vec<_> =
+            Outcome::ALL.iter().filter(|o| before[**o as usize] != after[**o as usize]).collect();
+        let [outcome] = moved[..] else { panic!("counted as {moved:?}") };
+        assert_eq!(after[*outcome as usize], before[*outcome as usize] + 1);
+        Verdict { outcome: *outcome, action, frame }
+    }
+
+    pub fn run_uncounted(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        let mut out = vec![0; frame.len() + 256];
+        let result = self
+            .program()
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        out.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => panic!("XDP action {other}"),
+        };
+        (action, out)
+    }
+
+    fn program(&self) -> &Xdp {
+        self.ebpf.program(maps::PROGRAM).unwrap().try_into().unwrap()
+    }
+}
+
+/// An address as it stands in a packet.
+pub fn be(address: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(address.octets())
+}
+
+pub fn key(address: Ipv4Addr, port: u16, protocol: u8) -> ServiceKey {
+    ServiceKey { address: be(address), port: port.to_be(), protocol, _pad: 0 }
+}

@@ -1,0 +1,133 @@
+//! Frames that are cut, bent or made up: nothing is forwarded that is not whole, nothing passed on is changed.
+
+use etherparse::{SlicedPacket, TransportSlice};
+
+use crate::{director::Action, frames::*, *};
+
+/// Frames that take every way through the program.
+fn originals() -> Vec<Vec<u8>> {
+    let options =
+        |words: usize| ip(VIP, |header| header.options = vec![1; words * 4].as_slice().try_into().unwrap());
+    vec![
+        tcp(VIP, WEB),
+        udp(VIP, DNS),
+        write_tcp(options(1), 40_000, WEB),
+        write_udp(options(10), DNS),
+        who_has(VIP),
+        is_at(VIP, OTHER_MAC),
+        ping(VIP),
+        write_ping(options(2)),
+        write_tcp(fragment(VIP, 0, true), 40_000, WEB),
+        write_udp(fragment(VIP, 3, false), DNS),
+        tcp(STRANGER, WEB),
+        ping(STRANGER),
+    ]
+}
+
+#[test]
+fn a_frame_cut_anywhere_is_neither_forwarded_nor_changed() {
+    let Some(director) = director() else { return };
+    for frame in originals() {
+        // Less than an Ethernet header never reaches a program.
+        for length in 14..frame.len() {
+            let cut = &frame[..length];
+            let (action, out) = director.run_uncounted(cut);
+            assert_eq!((action, out.as_slice()), (Action::Pass, cut), "{length} bytes of {frame:02x?}");
+        }
+        // A cut that the padding takes is none.
+        let whole = padded(frame.clone());
+        for length in frame.len()..whole.len() {
+            assert_eq!(director.run_uncounted(&whole[..length]).0, director.run_uncounted(&frame).0);
+        }
+    }
+}
+
+#[test]
+fn a_packet_that_ends_anywhere_before_its_headers_do_is_not_forwarded() {
+    let Some(director) = director() else { return };
+    for (frame, protocol, header) in [(tcp(VIP, WEB), IpNumber::TCP, 24), (udp(VIP, DNS), IpNumber::UDP, 8)] {
+        for length in 0..header {
+            // Whole as IP, so only its own header tells; once alone, once with padding that must not count.
+            let packet = raw(ip(VIP, |_| {}), protocol, &frame[34..34 + length]);
+            for packet in [padded(packet.clone()), packet] {
+                let (action, out) = director.run_uncounted(&packet);
+                assert_eq!((action, out), (Action::Drop, packet), "{length} bytes of {protocol:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
+    const FRAMES: u64 = 100_000;
+    let Some(director) = director() else { return };
+    let originals = originals();
+    let mut random = Random(0x1ab5_eed5);
+    let mut seen = [0; 4];
+    for _ in 0..FRAMES {
+        let frame = random.frame(&originals);
+        let (action, out) = director.run_uncounted(&frame);
+        seen[action as usize] += 1;
+        match action {
+            Action::Drop => {}
+            Action::Pass => assert_eq!(out, frame),
+            Action::Tx | Action::Redirect => check_sent(&frame, &out),
+        }
+    }
+    assert_eq!(director.outcomes().iter().sum::<u64>(), FRAMES, "each frame is counted once");
+    assert!(seen.iter().all(|count| *count > 1000), "{seen:?}");
+}
+
+fn check_sent(frame: &[u8], out: &[u8]) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap_or_else(|error| panic!("{error}: {frame:02x?}"));
+    assert_eq!(out.len(), frame.len());
+    match packet.transport {
+        Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)) => {
+            assert!(!packet.is_ip_payload_fragmented(), "{frame:02x?}");
+            assert_eq!(out[12..], frame[12..]);
+        }
+        Some(TransportSlice::Icmpv4(_)) => {
+            // Addresses swapped; type, TTL and their checksums apart, the rest stays.
+            assert_eq!((&out[26..30], &out[30..34]), (&frame[30..34], &frame[26..30]));
+            assert_eq!((out[34], &out[38..]), (0, &frame[38..]));
+        }
+        _ => {
+            assert!(packet.net.is_some_and(|net| matches!(net, etherparse::NetSlice::Arp(_))), "{frame:02x?}")
+        }
+    }
+}
+
+/// xorshift64*: the same frames in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+    }
+
+    /// An original with a few bytes changed, cut or stretched, or (rarely) nothing but noise.
+    fn frame(&mut self, originals: &[Vec<u8>]) -> Vec<u8> {
+        if self.below(16) == 0 {
+            return (0..14 + self.below(200)).map(|_| self.below(256) as u8).collect();
+        }
+        let mut frame = originals[self.below(originals.len())].clone();
+        for _ in 0..self.below(4) {
+            // Headers matter most.
+            let at = self.below(frame.len().min(60));
+            frame[at] = match self.below(3) {
+                0 => self.below(256) as u8,
+                1 => frame[at] ^ 1 << self.below(8),
+                _ => [0, 0xff, 0x45, 5, 20][self.below(5)],
+            };
+        }
+        match self.below(8) {
+            0 => frame.truncate(14 + self.below(frame.len() - 13)),
+            1 => frame.resize(frame.len() + self.below(40), 0),
+            _ => {}
+        }
+        frame
+    }
+}
