@@ -1,5 +1,6 @@
 //! The parts of `lvsd`.
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod dataplane;
 pub mod director;

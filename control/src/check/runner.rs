@@ -1,0 +1,144 @@
+//! Who runs the probes? One task per checker, on a bounded number of sockets.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, mpsc},
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use super::{
+    CheckError, http,
+    machine::{Change, Finding, Machine},
+    tcp,
+};
+use crate::config::model::{Check, CheckKind};
+
+/// All checkers of one configuration.
+pub struct Runner {
+    tasks: TaskTracker,
+}
+
+/// What to check; `id` names it in its verdicts.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub id: usize,
+    pub check: Check,
+}
+
+/// The first result of a check, then every change. A target without one counts as up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub id: usize,
+    pub up: bool,
+    /// Why it is down.
+    pub error: Option<CheckError>,
+}
+
+impl Runner {
+    /// Starts a task for each target; `cancel` ends them and closes their sockets.
+    ///
+    /// A full channel delays the checks that have something to say, and no others.
+    pub fn spawn(targets: Vec<Target>, verdicts: mpsc::Sender<Verdict>, cancel: CancellationToken) -> Self {
+        let slots = Arc::new(Slots::new(descriptors_for_checks()));
+        let tasks = TaskTracker::new();
+        for target in targets {
+            let (slots, verdicts, cancel) = (slots.clone(), verdicts.clone(), cancel.clone());
+            tasks.spawn(async move { cancel.run_until_cancelled(watch(target, &slots, &verdicts)).await });
+        }
+        tasks.close();
+        Self { tasks }
+    }
+
+    /// Returns when every task has ended: after the cancellation, or when nobody takes verdicts any more.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+async fn watch(target: Target, slots: &Slots, verdicts: &mpsc::Sender<Verdict>) {
+    let Target { id, check } = target;
+    let mut machine = Machine::new(&check, fastrand::u32(..), Instant::now().into_std());
+    let mut hindrance = None;
+    loop {
+        sleep_until(Instant::from_std(machine.due())).await;
+        let Some(slot) = slots.take().await else { return };
+        let result = probe(&check, machine.url()).await;
+        drop(slot);
+
+        let (finding, error) = match result {
+            Ok(()) => (Finding::Success, None),
+            Err(CheckError::Connect(error)) if error.is_local() => {
+                if hindrance.as_ref() != Some(&error) {
+                    warn!(address = %check.address, port = check.port, cause = %error, "cannot check");
+                    hindrance = Some(error);
+                }
+                (Finding::NotTried, None)
+            }
+            Err(error) => (Finding::Failure, Some(error)),
+        };
+        if finding != Finding::NotTried {
+            hindrance = None;
+        }
+        let up = match machine.on_finding(finding, Instant::now().into_std()) {
+            None => continue,
+            Some(Change::Up) => true,
+            Some(Change::Down) => false,
+        };
+        if verdicts.send(Verdict { id, up, error }).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn probe(check: &Check, url: usize) -> Result<(), CheckError> {
+    let mut stream = tcp::connect(check).await?;
+    if let CheckKind::Http(http) = &check.kind
+        && let Some(url) = http.urls.get(url)
+    {
+        http::get(&mut stream, url, http.protocol, check.timing.connect_timeout).await?;
+    }
+    Ok(())
+}
+
+/// How many probes may be under way: each holds a descriptor, and the daemon needs some itself.
+fn descriptors_for_checks() -> usize {
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    usize::try_from(soft / 2).unwrap_or(usize::MAX).clamp(16, 4096)
+}
+
+struct Slots {
+    count: usize,
+    free: Semaphore,
+    warned: AtomicBool,
+}
+
+impl Slots {
+    /// A wait that an operator would want to know of.
+    const LATE: Duration = Duration::from_secs(1);
+
+    fn new(count: usize) -> Self {
+        Self { count, free: Semaphore::new(count), warned: AtomicBool::new(false) }
+    }
+
+    async fn take(&self) -> Option<SemaphorePermit<'_>> {
+        let asked = Instant::now();
+        let slot = self.free.acquire().await.ok();
+        if asked.elapsed() > Self::LATE && !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(limit = self.count, "checks run late: more are under way than LimitNOFILE allows");
+        }
+        slot
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+use std::{collections::HashSet, net::SocketAddr};
+
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::check::{
+    ConnectError,
+    testing::{check_of, full_backlog},
+};
+
+/// More than any of these tests needs on a slow machine.
+const LONG: Duration = Duration::from_secs(30);
+
+struct Bench {
+    runner: Runner,
+    verdicts: mpsc::Receiver<Verdict>,
+    cancel: CancellationToken,
+}
+
+impl Bench {
+    fn start(checks: impl IntoIterator<Item = Check>, capacity: usize) -> Self {
+        let targets = checks.into_iter().enumerate().map(|(id, check)| Target { id, check }).collect();
+        let (sender, verdicts) = mpsc::channel(capacity);
+        let cancel = CancellationToken::new();
+        Self { runner: Runner::spawn(targets, sender, cancel.clone()), verdicts, cancel }
+    }
+
+    async fn verdict(&mut self) -> Verdict {
+        timeout(LONG, self.verdicts.recv()).await.expect("a verdict in time").expect("a running runner")
+    }
+}
+
+async fn listener(address: &str) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Takes every connection and closes it.
+async fn accept_all(listener: TcpListener) {
+    while listener.accept().await.is_ok() {}
+}
+
+#[tokio::test]
+async fn a_server_is_reported_once_and_then_at_each_change() {
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([check_of(address)], 8);
+    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, error: None });
+
+    drop(server);
+    let down = bench.verdict().await;
+    assert_eq!((down.up, down.error.unwrap().to_string().as_str()), (false, "connection refused"));
+
+    let (_server, _) = listener(&address.to_string()).await;
+    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, error: None });
+    sleep(Duration::from_millis(300)).await;
+    assert!(bench.verdicts.is_empty(), "no change, no verdict");
+}
+
+#[tokio::test]
+async fn a_check_that_cannot_start_gives_no_verdict() {
+    let (_server, address) = listener("127.0.0.1:0").await;
+    let mut check = check_of(address);
+    check.bind = Some("192.0.2.1".parse().unwrap());
+    let mut bench = Bench::start([check, check_of(address)], 8);
+    assert_eq!(bench.verdict().await.id, 1);
+    sleep(Duration::from_millis(300)).await;
+    assert!(bench.verdicts.is_empty());
+}
+
+#[tokio::test]
+async fn thousands_of_servers_are_checked_and_a_full_channel_loses_none() {
+    const COUNT: usize = 3000;
+    let (server, address) = listener("127.0.0.1:0").await;
+    let accepting = tokio::spawn(accept_all(server));
+    let mut check = check_of(address);
+    check.timing.delay_loop = Duration::from_secs(60);
+    let mut bench = Bench::start(std::iter::repeat_n(check, COUNT), 1);
+    // Nobody listens when the first verdicts come.
+    sleep(Duration::from_millis(1500)).await;
+    let mut seen = HashSet::new();
+    while seen.len() < COUNT {
+        let verdict = bench.verdict().await;
+        assert!(verdict.up && seen.insert(verdict.id), "{verdict:?} once");
+    }
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn a_full_channel_holds_up_no_check_without_news() {
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([check_of(address)], 1);
+    assert!(bench.verdict().await.up);
+    let (sender, mut full) = mpsc::channel(1);
+    sender.send(Verdict { id: 7, up: true, error: None }).await.unwrap();
+    let (other, other_address) = listener("127.0.0.1:0").await;
+    let blocked = Runner::spawn(
+        vec![Target { id: 8, check: check_of(other_address) }, Target { id: 9, check: check_of(address) }],
+        sender,
+        bench.cancel.clone(),
+    );
+    // Both of the second runner wait for room; the first goes on.
+    let (_first, _) = timeout(LONG, other.accept()).await.unwrap().unwrap();
+    for _ in 0..5 {
+        timeout(LONG, server.accept()).await.unwrap().unwrap();
+    }
+    let ids: HashSet<_> =
+        [full.recv().await, full.recv().await, full.recv().await].map(|v| v.unwrap().id).into();
+    assert_eq!(ids, HashSet::from([7, 8, 9]));
+    bench.cancel.cancel();
+    blocked.stopped().await;
+}
+
+#[tokio::test]
+async fn silent_servers_do_not_hold_up_the_others() {
+    let (silent, _held) = full_backlog();
+    let (server, address) = listener("127.0.0.1:0").await;
+    let accepting = tokio::spawn(accept_all(server));
+    let mut slow = check_of(silent);
+    slow.timing.connect_timeout = Duration::from_secs(2);
+    let mut bench = Bench::start(std::iter::repeat_n(slow, 20).chain([check_of(address)]), 64);
+    assert_eq!(bench.verdict().await.id, 20);
+    let late = bench.verdict().await;
+    assert_eq!(late.error, Some(ConnectError::Timeout(Duration::from_secs(2)).into()));
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn slots_bound_the_probes_under_way() {
+    let slots = Slots::new(2);
+    let (first, _second) = (slots.take().await, slots.take().await);
+    assert!(timeout(Duration::from_millis(20), slots.take()).await.is_err());
+    drop(first);
+    assert!(slots.take().await.is_some());
+}
+
+#[tokio::test]
+async fn cancelling_ends_all_tasks_and_closes_their_sockets() {
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut http = check_of(address);
+    http.kind = CheckKind::Http(crate::config::model::HttpCheck {
+        urls: vec![crate::config::model::Url {
+            path: "/".into(),
+            status: vec![(200, 299)],
+            digest: None,
+            host: "www".into(),
+        }],
+        protocol: Default::default(),
+    });
+    let bench = Bench::start([http], 1);
+    let (mut stream, _) = timeout(LONG, server.accept()).await.unwrap().unwrap();
+    bench.cancel.cancel();
+    timeout(LONG, bench.runner.stopped()).await.expect("tasks that end");
+    let mut request = Vec::new();
+    // The request, then the end: the socket of the probe under way is closed.
+    timeout(LONG, stream.read_to_end(&mut request)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn tasks_end_when_nobody_takes_their_verdicts() {
+    let (_server, address) = listener("127.0.0.1:0").await;
+    let Bench { runner, verdicts, cancel: _cancel } = Bench::start([check_of(address)], 1);
+    drop(verdicts);
+    timeout(LONG, runner.stopped()).await.expect("tasks that end");
+}

@@ -1,0 +1,44 @@
+//! Checks and servers for the tests of this module.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::config::model::{Check, CheckKind, CheckTiming};
+
+/// A TCP check of `server` that is patient with a slow machine.
+pub fn check_of(server: SocketAddr) -> Check {
+    let IpAddr::V4(address) = server.ip() else { panic!("not IPv4: {server}") };
+    Check {
+        kind: CheckKind::Tcp,
+        address,
+        port: server.port(),
+        bind: None,
+        timing: CheckTiming {
+            delay_loop: Duration::from_millis(50),
+            connect_timeout: Duration::from_secs(20),
+            retry: 1,
+            delay_before_retry: Duration::from_millis(10),
+            warmup: Duration::ZERO,
+        },
+    }
+}
+
+/// A listener whose queue is full: the kernel drops every further SYN, as an unplugged host would.
+pub fn full_backlog() -> (SocketAddr, [Socket; 3]) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fill = || {
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        // In progress is all there is to wait for.
+        let _ = client.connect(&address);
+        client
+    };
+    (address.as_socket().unwrap(), [fill(), fill(), listener])
+}
