@@ -56,8 +56,9 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Machine {
-    /// `random` spreads the first probes of many checkers over `warmup`.
-    pub fn new(check: &Check, random: u32, now: Instant) -> Self {
+    /// `up` is whether the real server starts in the pool: it does, unless a daemon before this one had taken
+    /// it out. `random` spreads the first probes of many checkers over `warmup`.
+    pub fn new(check: &Check, up: bool, random: u32, now: Instant) -> Self {
         let timing = check.timing;
         let warmup = timing.warmup.min(LONGEST).mul_f64(f64::from(random) / (f64::from(u32::MAX) + 1.0));
         Self {
@@ -67,7 +68,7 @@ impl Machine {
                 CheckKind::Http(http) => Some(Urls { count: http.urls.len(), next: 0, failed: false }),
             },
             // The retries count as used up: the first failure decides.
-            state: State::Up { failures: timing.retry },
+            state: if up { State::Up { failures: timing.retry } } else { State::Down },
             decided: false,
             due: now + BOOT_DELAY + warmup,
         }
@@ -124,7 +125,7 @@ impl Machine {
                 return (delay_before_retry, None);
             }
             State::Up { .. } => Some(Change::Down),
-            State::Down => None,
+            State::Down => (!self.decided).then_some(Change::Down),
         };
         self.state = State::Down;
         self.decided = true;

@@ -33,9 +33,11 @@ pub struct Runner {
 pub struct Target {
     pub id: usize,
     pub check: Check,
+    /// Whether its real server is in the pool now.
+    pub up: bool,
 }
 
-/// The first result of a check, then every change. A target without one counts as up.
+/// The first result of a check, then every change. A target without one is as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub id: usize,
@@ -66,8 +68,8 @@ impl Runner {
 }
 
 async fn watch(target: Target, slots: &Slots, verdicts: &mpsc::Sender<Verdict>) {
-    let Target { id, check } = target;
-    let mut machine = Machine::new(&check, fastrand::u32(..), Instant::now().into_std());
+    let Target { id, check, up } = target;
+    let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
     loop {
         sleep_until(Instant::from_std(machine.due())).await;

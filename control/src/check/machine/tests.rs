@@ -45,7 +45,7 @@ impl Bench {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the start of a virtual clock")]
     fn new(check: &Check) -> Self {
         let now = Instant::now();
-        Self { machine: Machine::new(check, 0, now), now }
+        Self { machine: Machine::new(check, true, 0, now), now }
     }
 
     /// Answers the next probe; returns the verdict and the delay that follows.
@@ -67,13 +67,22 @@ impl Bench {
 #[test]
 fn the_first_probe_runs_after_one_second_plus_a_random_part_of_warmup() {
     let start = Bench::new(&tcp(1)).now;
-    let delay = |random| Machine::new(&tcp(1), random, start).due() - start;
+    let delay = |random| Machine::new(&tcp(1), true, random, start).due() - start;
     assert_eq!(delay(0), secs(1));
     assert_eq!(delay(1 << 31), secs(6));
     assert!(delay(u32::MAX) > secs(10) && delay(u32::MAX) < secs(11));
     let mut check = tcp(1);
     check.timing.warmup = Duration::ZERO;
-    assert_eq!(Machine::new(&check, u32::MAX, start).due() - start, secs(1));
+    assert_eq!(Machine::new(&check, true, u32::MAX, start).due() - start, secs(1));
+}
+
+#[test]
+fn a_real_that_was_out_before_a_restart_returns_with_its_first_success() {
+    let mut bench = Bench::new(&tcp(1));
+    bench.machine = Machine::new(&tcp(1), false, 0, bench.now);
+    assert_eq!(bench.answer(Failure).0, Some(Down), "the first result is told");
+    assert_eq!(bench.answer(Failure).0, None);
+    assert_eq!(bench.answer(Success).0, Some(Up));
 }
 
 #[test]
@@ -226,11 +235,12 @@ proptest! {
         retry in prop_oneof![0..4_u32, Just(u32::MAX)],
         delays in [duration(), duration(), duration()],
         random: u32,
+        up: bool,
     ) {
         let mut check = if urls == 0 { tcp(retry) } else { http(urls, retry) };
         [check.timing.delay_loop, check.timing.delay_before_retry, check.timing.warmup] = delays;
         let start = Bench::new(&check).now;
-        let mut machine = Machine::new(&check, random, start);
+        let mut machine = Machine::new(&check, up, random, start);
         prop_assert!(machine.due() > start);
         let mut last = None;
         for finding in findings {

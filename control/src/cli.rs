@@ -1,0 +1,66 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::dataplane::Mode;
+
+/// Load balancer daemon: VRRP, health checks and XDP forwarding, configured by keepalived.conf.
+#[derive(Parser)]
+#[command(name = "lvsd", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a director on this host.
+    ///
+    /// SIGTERM stops it: it resigns as master, forwards on until another took over, then removes everything.
+    /// SIGUSR2 ends it at once but leaves forwarding and leases as they are, for a restart that nobody notices.
+    /// The log is filtered by the environment variable LVSD_LOG (for instance `debug` or `control::vrrp=debug`).
+    Run {
+        /// Configuration in keepalived.conf's language.
+        #[arg(long, value_name = "FILE", default_value = "/etc/lvsd/lvsd.conf")]
+        config: PathBuf,
+        /// Holds the control socket and the pinned BPF objects.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+        /// Where in the receive path the program is attached.
+        #[arg(long, value_name = "MODE", default_value = "auto")]
+        xdp_mode: Mode,
+    },
+    /// Read a configuration and report everything that is wrong with it.
+    ///
+    /// Exit status: 0 usable (perhaps with warnings), 1 errors, 2 the file cannot be read.
+    Check {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[arg(long, default_value = "text")]
+        format: Format,
+    },
+    /// Show VRRP instances, real servers and packet counters of a running director.
+    Status {
+        #[arg(long)]
+        json: bool,
+        /// Run directory of the daemon to ask.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Detach the XDP program that a killed director left forwarding, and remove its tables.
+    Unload {
+        /// Run directory of the daemon that is gone.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+}
+
+const DEFAULT_RUN_DIR: &str = "/run/lvsd";
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}

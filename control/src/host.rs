@@ -1,0 +1,402 @@
+//! What the configuration means on this host: interfaces, source addresses, next hops; and the task that keeps
+//! the host and the daemon in agreement.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
+
+use lvs_ebpf_common::Vip;
+use tokio::{sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::model::{Config, VirtualAddress, VrrpInstance},
+    dataplane::plan::NextHop,
+    netlink::{Address, Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
+    vrrp::{self, FaultCause, State},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("vrrp_instance {instance}: there is no interface {interface:?} (there are: {there})")]
+    NoSuchInterface { instance: String, interface: String, there: String },
+    #[error("vrrp_instance {instance}: {interface} has no MAC address, so nobody can be told of it by ARP")]
+    NoMac { instance: String, interface: String },
+    #[error("vrrp_instance {instance}: {interface} has no IPv4 address to send adverts from")]
+    NoSource { instance: String, interface: String },
+    #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
+    SourceNotHere { instance: String, interface: String, source_address: Ipv4Addr },
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// A VRRP instance with this host's names for things.
+#[derive(Clone, Debug)]
+pub struct LocalInstance {
+    pub link: Link,
+    pub source: Ipv4Addr,
+    pub addresses: Vec<LocalAddress>,
+}
+
+#[derive(Clone, Debug)]
+pub struct LocalAddress {
+    pub config: VirtualAddress,
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+}
+
+/// Finds every instance's interface and source address.
+pub fn locate(config: &Config, snapshot: &Snapshot) -> Result<Vec<LocalInstance>, HostError> {
+    let virtual_addresses: HashSet<Ipv4Addr> =
+        config.instances.iter().flat_map(|i| i.addresses.iter().map(|a| a.address)).collect();
+    config.instances.iter().map(|instance| locate_one(instance, &virtual_addresses, snapshot)).collect()
+}
+
+fn locate_one(
+    instance: &VrrpInstance,
+    virtual_addresses: &HashSet<Ipv4Addr>,
+    snapshot: &Snapshot,
+) -> Result<LocalInstance, HostError> {
+    let find = |interface: &str| {
+        let link = snapshot.link(interface).ok_or_else(|| HostError::NoSuchInterface {
+            instance: instance.name.clone(),
+            interface: interface.to_owned(),
+            there: snapshot.links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", "),
+        })?;
+        if link.mac == [0; 6] {
+            return Err(HostError::NoMac {
+                instance: instance.name.clone(),
+                interface: interface.to_owned(),
+            });
+        }
+        Ok(link)
+    };
+    let link = find(&instance.interface)?.clone();
+    let interface = || instance.interface.clone();
+    let source = match instance.source {
+        Some(address) if snapshot.has_address(link.ifindex, address) => address,
+        Some(source_address) => {
+            return Err(HostError::SourceNotHere {
+                instance: instance.name.clone(),
+                interface: interface(),
+                source_address,
+            });
+        }
+        // Not a virtual address that a killed daemon left behind.
+        None => snapshot
+            .addresses
+            .iter()
+            .find(|a| a.ifindex == link.ifindex && !virtual_addresses.contains(&a.address))
+            .map(|a| a.address)
+            .ok_or_else(|| HostError::NoSource { instance: instance.name.clone(), interface: interface() })?,
+    };
+    let addresses = instance
+        .addresses
+        .iter()
+        .map(|address| {
+            let link = find(address.device.as_deref().unwrap_or(&instance.interface))?;
+            Ok(LocalAddress { config: address.clone(), ifindex: link.ifindex, mac: link.mac })
+        })
+        .collect::<Result<_, HostError>>()?;
+    Ok(LocalInstance { link, source, addresses })
+}
+
+/// What the XDP program has to know of the instances' addresses; `leases` is each instance's element.
+pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(Ipv4Addr, Vip)> {
+    let of = |(instance, lease): (&LocalInstance, &u32)| {
+        let lease = *lease;
+        let vip = move |a: &LocalAddress| Vip { lease, ifindex: a.ifindex, mac: a.mac, _pad: [0; 2] };
+        instance.addresses.iter().map(move |a| (a.config.address, vip(a))).collect::<Vec<_>>()
+    };
+    instances.iter().zip(leases).flat_map(of).collect()
+}
+
+/// Where packets for the virtual addresses can come in or go out: name by index.
+pub fn xdp_interfaces(
+    config: &Config,
+    instances: &[LocalInstance],
+    routes: &HashMap<Ipv4Addr, Route>,
+    snapshot: &Snapshot,
+) -> BTreeMap<u32, String> {
+    let vrrp = instances.iter().map(|instance| instance.link.ifindex);
+    let devices = instances.iter().flat_map(|instance| instance.addresses.iter().map(|a| a.ifindex));
+    let services: HashSet<Ipv4Addr> = config.services.iter().map(|service| service.address).collect();
+    let owned = snapshot.addresses.iter().filter(|a| services.contains(&a.address)).map(|a| a.ifindex);
+    let egress = routes.values().filter(|route| !route.local).map(|route| route.ifindex);
+    vrrp.chain(devices)
+        .chain(owned)
+        .chain(egress)
+        .filter_map(|ifindex| snapshot.link_at(ifindex))
+        .filter(|link| !link.loopback && link.mac != [0; 6])
+        .map(|link| (link.ifindex, link.name.clone()))
+        .collect()
+}
+
+/// The kernel's routes to all real servers.
+pub async fn routes(config: &Config, netlink: &Netlink) -> HashMap<Ipv4Addr, Route> {
+    let reals: HashSet<Ipv4Addr> =
+        config.services.iter().flat_map(|service| service.reals.iter().map(|real| real.address)).collect();
+    let mut routes = HashMap::new();
+    for real in reals {
+        match netlink.route(real).await {
+            Some(route) => {
+                routes.insert(real, route);
+            }
+            None => tracing::warn!(%real, "no route to a real server"),
+        }
+    }
+    routes
+}
+
+/// Next hops of the real servers whose neighbour is known.
+pub fn next_hops(routes: &HashMap<Ipv4Addr, Route>, snapshot: &Snapshot) -> HashMap<Ipv4Addr, NextHop> {
+    let resolve = |(real, route): (&Ipv4Addr, &Route)| {
+        let link = snapshot.link_at(route.ifindex)?;
+        let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
+        Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex }))
+    };
+    routes.iter().filter(|(_, route)| !route.local).filter_map(resolve).collect()
+}
+
+/// Why an instance cannot take part, as the host is now.
+fn fault(instance: &LocalInstance, snapshot: &Snapshot) -> Option<FaultCause> {
+    match snapshot.link_at(instance.link.ifindex) {
+        None => Some(FaultCause::InterfaceMissing),
+        Some(link) if !link.running => Some(FaultCause::LinkDown),
+        Some(link) if !snapshot.has_address(link.ifindex, instance.source) => Some(FaultCause::SourceMissing),
+        Some(_) => None,
+    }
+}
+
+/// Virtual addresses to add and to remove so that masters, and only they, have theirs.
+fn address_work<'a>(
+    instances: &'a [LocalInstance],
+    is_master: impl Fn(usize) -> bool,
+    snapshot: &Snapshot,
+) -> (Vec<&'a LocalAddress>, Vec<Address>) {
+    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    for (i, instance) in instances.iter().enumerate() {
+        for wanted in &instance.addresses {
+            let mut here = snapshot
+                .addresses
+                .iter()
+                .filter(|a| a.ifindex == wanted.ifindex && a.address == wanted.config.address)
+                .peekable();
+            if is_master(i) {
+                if here.peek().is_none() {
+                    add.push(wanted);
+                }
+            } else if wanted.config.address != instance.source {
+                remove.extend(here.cloned());
+            }
+        }
+    }
+    (add, remove)
+}
+
+/// Keeps the host's addresses, the instances' faults and the next hops as they should be.
+pub struct Host {
+    pub netlink: Netlink,
+    pub config: Config,
+    pub instances: Vec<LocalInstance>,
+    pub routes: HashMap<Ipv4Addr, Route>,
+    pub vrrp: vrrp::Handle,
+    pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+}
+
+/// How often neighbours that are not known yet are asked for.
+const UNRESOLVED: Duration = Duration::from_secs(1);
+/// Every so many of these also the known ones are confirmed, so that a real server that moved to another MAC
+/// is noticed even without checks.
+const CONFIRM_EVERY: u32 = 10;
+
+impl Host {
+    /// Runs until cancelled. `roles` wakes it whenever an instance changed its state.
+    pub async fn run(&mut self, mut roles: watch::Receiver<u64>, cancel: CancellationToken) {
+        let mut tick = time::interval(UNRESOLVED);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        let mut faults = vec![None; self.instances.len()];
+        loop {
+            let mut topology = false;
+            let mut probe = false;
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = self.netlink.changed() => topology = changed,
+                Ok(()) = roles.changed() => {}
+                _ = tick.tick() => {
+                    probe = true;
+                    ticks = ticks.wrapping_add(1);
+                    // Also what no message told of is noticed some time.
+                    topology = ticks % CONFIRM_EVERY == 0;
+                }
+            }
+            let snapshot = match self.netlink.snapshot().await {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    tracing::error!(%error, "cannot look at the host");
+                    time::sleep(UNRESOLVED).await;
+                    continue;
+                }
+            };
+            self.report_faults(&snapshot, &mut faults);
+            self.settle_addresses(&snapshot).await;
+            if topology {
+                self.routes = routes(&self.config, &self.netlink).await;
+            }
+            if probe {
+                self.probe(&snapshot, ticks % CONFIRM_EVERY == 0).await;
+            }
+            let next_hops = next_hops(&self.routes, &snapshot);
+            self.next_hops.send_if_modified(|known| {
+                let modified = *known != next_hops;
+                *known = next_hops;
+                modified
+            });
+            time::sleep(SETTLE).await;
+        }
+    }
+
+    fn report_faults(&self, snapshot: &Snapshot, known: &mut [Option<FaultCause>]) {
+        for (i, (instance, known)) in self.instances.iter().zip(known).enumerate() {
+            let now = fault(instance, snapshot);
+            if *known != now {
+                *known = now;
+                self.vrrp.fault(i, now);
+            }
+        }
+    }
+
+    async fn settle_addresses(&self, snapshot: &Snapshot) {
+        let is_master = |i: usize| self.vrrp.board().state(i) == State::Master;
+        let (add, remove) = address_work(&self.instances, is_master, snapshot);
+        for address in add {
+            if let Err(error) = self.netlink.add_address(address.ifindex, &address.config).await {
+                tracing::error!(%error, "virtual address is missing");
+            }
+        }
+        for address in remove {
+            if let Err(error) = self.netlink.remove_address(&address).await {
+                tracing::error!(%error, "virtual address is left");
+            }
+        }
+    }
+
+    /// Last act of a planned stop: nobody is master, so no virtual address stays.
+    pub async fn settle_finally(&self) {
+        match self.netlink.snapshot().await {
+            Ok(snapshot) => self.settle_addresses(&snapshot).await,
+            Err(error) => tracing::error!(%error, "virtual addresses may be left"),
+        }
+    }
+
+    async fn probe(&self, snapshot: &Snapshot, all: bool) {
+        let hops: HashSet<(u32, Ipv4Addr)> = self
+            .routes
+            .values()
+            .filter(|route| !route.local)
+            .map(|route| (route.ifindex, route.next_hop))
+            .filter(|hop| all || !snapshot.neighbours.contains_key(hop))
+            .collect();
+        for (ifindex, next_hop) in hops {
+            if let Err(error) = self.netlink.probe_neighbour(ifindex, next_hop).await {
+                tracing::debug!(%error, "cannot ask for a neighbour");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{Authentication, Garp, Preempt, Priority, Version, Vrid};
+
+    const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+    fn config(source: Option<Ipv4Addr>) -> Config {
+        let instance = VrrpInstance {
+            name: "VI_1".into(),
+            interface: "eth0".into(),
+            vrid: Vrid::new(51).unwrap(),
+            priority: Priority::DEFAULT,
+            version: Version::V2,
+            advert_interval: Duration::from_secs(1),
+            start_as_master: false,
+            source,
+            peers: Vec::new(),
+            authentication: Authentication::None,
+            preempt: Preempt::Immediate,
+            addresses: vec![VirtualAddress {
+                address: VIP,
+                prefix_len: 24,
+                device: None,
+                label: None,
+                broadcast: None,
+                scope: 0,
+            }],
+            garp: Garp::default(),
+        };
+        Config { instances: vec![instance], ..Config::default() }
+    }
+
+    fn snapshot(addresses: &[Ipv4Addr], running: bool) -> Snapshot {
+        let link = Link { ifindex: 3, name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], running, loopback: false };
+        let address = |address: &Ipv4Addr| Address { ifindex: 3, address: *address, prefix_len: 24 };
+        Snapshot {
+            links: vec![link],
+            addresses: addresses.iter().map(address).collect(),
+            neighbours: HashMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_virtual_address_left_by_a_killed_daemon_is_not_taken_for_the_source() {
+        let located = locate(&config(None), &snapshot(&[VIP, OWN], true)).unwrap();
+        assert_eq!(located[0].source, OWN);
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_said_by_name() {
+        let no_interface = locate(&config(None), &Snapshot::default()).unwrap_err().to_string();
+        assert!(no_interface.contains("\"eth0\""), "{no_interface}");
+        let no_source = locate(&config(None), &snapshot(&[VIP], true)).unwrap_err().to_string();
+        assert!(no_source.contains("no IPv4 address"), "{no_source}");
+        let elsewhere = locate(&config(Some(OWN)), &snapshot(&[VIP], true)).unwrap_err().to_string();
+        assert!(elsewhere.contains("10.77.0.1 is not on eth0"), "{elsewhere}");
+    }
+
+    #[test]
+    fn masters_get_their_addresses_and_all_others_lose_them() {
+        let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
+        let (add, remove) = address_work(&instances, |_| true, &snapshot(&[OWN], true));
+        assert_eq!((add.len(), remove.len()), (1, 0));
+        let (add, remove) = address_work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
+        assert_eq!((add.len(), remove.len()), (0, 0));
+        let (add, remove) = address_work(&instances, |_| false, &snapshot(&[OWN, VIP], true));
+        assert_eq!((add.len(), remove.iter().map(|a| a.address).collect::<Vec<_>>()), (0, vec![VIP]));
+    }
+
+    #[test]
+    fn a_fault_names_what_is_missing() {
+        let instance = &locate(&config(None), &snapshot(&[OWN], true)).unwrap()[0];
+        assert_eq!(fault(instance, &snapshot(&[OWN], true)), None);
+        assert_eq!(fault(instance, &snapshot(&[OWN], false)), Some(FaultCause::LinkDown));
+        assert_eq!(fault(instance, &snapshot(&[VIP], true)), Some(FaultCause::SourceMissing));
+        assert_eq!(fault(instance, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+    }
+
+    #[test]
+    fn a_next_hop_needs_a_neighbour_and_is_not_this_node() {
+        let real = Ipv4Addr::new(10, 77, 0, 11);
+        let mut snapshot = snapshot(&[OWN], true);
+        let route = Route { ifindex: 3, next_hop: real, local: false };
+        assert!(next_hops(&[(real, route)].into(), &snapshot).is_empty());
+        snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+        let hops = next_hops(&[(real, route)].into(), &snapshot);
+        assert_eq!(hops[&real].mac, [2, 0, 0, 0, 0, 9]);
+        assert!(next_hops(&[(real, Route { local: true, ..route })].into(), &snapshot).is_empty());
+    }
+}

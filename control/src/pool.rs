@@ -1,0 +1,158 @@
+//! The task that owns the director's state and the BPF tables: verdicts and next hops in, table changes out.
+
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{Question, status},
+    check::Verdict,
+    config::model::{CheckKind, Config, Forwarding, Protocol},
+    dataplane::{Dataplane, plan::NextHop},
+    director::{Director, RealState, ServiceState, Standing},
+    vrrp::Board,
+};
+
+pub struct Pool {
+    pub director: Director,
+    pub dataplane: Dataplane,
+    pub config: Config,
+    pub board: Arc<Board>,
+}
+
+impl Pool {
+    /// Runs until cancelled and gives the tables back.
+    pub async fn run(
+        mut self,
+        mut verdicts: mpsc::Receiver<Verdict>,
+        mut next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+        mut questions: mpsc::Receiver<Question>,
+        cancel: CancellationToken,
+    ) -> Dataplane {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return self.dataplane,
+                Some(verdict) = verdicts.recv() => {
+                    self.on_verdict(verdict);
+                    // A rack that dies together leaves the ring together.
+                    while let Ok(verdict) = verdicts.try_recv() {
+                        self.on_verdict(verdict);
+                    }
+                    self.apply();
+                }
+                Ok(()) = next_hops.changed() => {
+                    let known = next_hops.borrow_and_update().clone();
+                    self.director.on_next_hops(known);
+                    self.apply();
+                }
+                Some(question) = questions.recv() => {
+                    // Whoever asked may have hung up.
+                    let _ = question.send(self.status());
+                }
+            }
+        }
+    }
+
+    fn on_verdict(&mut self, verdict: Verdict) {
+        let before = self.director.checked(verdict.id).map(|(_, real)| real.standing());
+        let error = verdict.error.map(|error| error.to_string());
+        self.director.on_verdict(verdict.id, verdict.up, error.clone());
+        let Some((service, real)) = self.director.checked(verdict.id) else { return };
+        let (Some(from), to) = (before, real.standing()) else { return };
+        if from != to {
+            tracing::info!(
+                service = %name(service),
+                real = %format_args!("{}:{}", real.config.address, real.config.port),
+                from = word(from),
+                to = word(to),
+                cause = error.as_deref().unwrap_or("check succeeded"),
+                "real server changed"
+            );
+        }
+    }
+
+    fn apply(&mut self) {
+        let desired = self.director.desired();
+        let dataplane = &mut self.dataplane;
+        // A grace period blocks for some milliseconds.
+        if let Err(error) = tokio::task::block_in_place(|| dataplane.apply(&desired)) {
+            tracing::error!(%error, "the tables could not be changed; the next change tries again");
+        }
+    }
+
+    fn status(&self) -> status::Status {
+        let instances = self.config.instances.iter().enumerate().map(|(i, instance)| status::Instance {
+            name: instance.name.clone(),
+            state: self.board.state(i).to_string(),
+            priority: instance.priority.get(),
+            vrid: instance.vrid.get(),
+            interface: instance.interface.clone(),
+            vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
+            lease_remaining_ms: self.board.lease_remaining(i).as_millis() as u64,
+        });
+        let outcomes = self.dataplane.outcomes();
+        status::Status {
+            instances: instances.collect(),
+            services: self.director.services().iter().map(|service| self.service(service)).collect(),
+            outcomes: outcomes.into_iter().map(|(outcome, n)| (outcome.name().to_owned(), n)).collect(),
+        }
+    }
+
+    fn service(&self, service: &ServiceState) -> status::Service {
+        status::Service {
+            address: service.config.address.to_string(),
+            port: service.config.port,
+            protocol: protocol(service).to_owned(),
+            scheduler: service.config.scheduler.word().to_owned(),
+            forwarding: match service.config.forwarding {
+                Forwarding::Direct => "DR".to_owned(),
+            },
+            reals: service.reals.iter().map(|real| self.real(service, real)).collect(),
+        }
+    }
+
+    fn real(&self, service: &ServiceState, real: &RealState) -> status::Real {
+        let counter = self.dataplane.counter(&service.key, real.config.address, real.config.port);
+        let checks = real.config.checks.iter().zip(&real.checks).map(|(config, state)| status::Check {
+            kind: match config.kind {
+                CheckKind::Tcp => "TCP_CHECK".to_owned(),
+                CheckKind::Http(_) => "HTTP_GET".to_owned(),
+            },
+            state: match (state.ran, state.up) {
+                (false, true) => "unchecked".to_owned(),
+                (_, true) => "up".to_owned(),
+                (_, false) => "down".to_owned(),
+            },
+            error: state.error.clone(),
+        });
+        status::Real {
+            address: real.config.address.to_string(),
+            port: real.config.port,
+            weight: real.config.weight,
+            state: word(real.standing()).to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
+            checks: checks.collect(),
+        }
+    }
+}
+
+fn name(service: &ServiceState) -> String {
+    format!("{}:{}:{}", protocol(service), service.config.address, service.config.port)
+}
+
+fn protocol(service: &ServiceState) -> &'static str {
+    match service.config.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Up => "up",
+        Standing::Down => "down",
+        Standing::Draining => "draining",
+    }
+}
