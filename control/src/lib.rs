@@ -5,3 +5,7 @@ pub mod config;
 pub mod dataplane;
 pub mod director;
 pub mod netlink;
+pub mod announce;
+pub mod config;
+pub mod dataplane;
+pub mod vrrp;

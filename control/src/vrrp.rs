@@ -1,0 +1,133 @@
+//! Which director is master of a virtual address? The words all parts of VRRP share.
+
+use std::{fmt, net::Ipv4Addr, ops::Add, time::Duration};
+
+pub mod machine;
+pub mod packet;
+
+pub use machine::Machine;
+
+/// A point of CLOCK_MONOTONIC, the clock that leases are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Monotonic(u64);
+
+impl Monotonic {
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    pub const fn nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The first point after `now` on the grid of `period` that `self` lies on. A late wake-up skips what it
+    /// missed and does not shift the grid.
+    pub fn next_after(self, period: Duration, now: Self) -> Self {
+        let period = nanos(period).max(1);
+        let missed = now.0.saturating_sub(self.0) / period;
+        Self(self.0.saturating_add(period.saturating_mul(missed.saturating_add(1))))
+    }
+}
+
+impl Add<Duration> for Monotonic {
+    type Output = Self;
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// State of an instance as an operator knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not started, or stopped.
+    #[default]
+    Init,
+    Backup,
+    Master,
+    Fault,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Init => "INIT",
+            Self::Backup => "BACKUP",
+            Self::Master => "MASTER",
+            Self::Fault => "FAULT",
+        })
+    }
+}
+
+/// Why an instance changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Started,
+    /// Priority 255 and `state MASTER` wait for nobody.
+    Owner,
+    /// The lease of the previous run of the daemon had not ended: nobody can have taken over.
+    Adopted,
+    MasterSilent,
+    MasterResigned,
+    BetterMaster {
+        address: Ipv4Addr,
+        priority: u8,
+    },
+    /// The daemon, or its adverts, came to a halt for so long that a peer may have taken over.
+    LeaseLapsed,
+    Fault(FaultCause),
+    Recovered,
+    Stopped,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started => f.write_str("started"),
+            Self::Owner => f.write_str("owner of the addresses"),
+            Self::Adopted => f.write_str("adopted the lease of the previous run"),
+            Self::MasterSilent => f.write_str("the master is silent"),
+            Self::MasterResigned => f.write_str("the master resigned"),
+            Self::BetterMaster { address, priority } => write!(f, "master {address} has priority {priority}"),
+            Self::LeaseLapsed => f.write_str("lease lapsed"),
+            Self::Fault(cause) => write!(f, "{cause}"),
+            Self::Recovered => f.write_str("recovered"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}
+
+/// Why an instance cannot take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultCause {
+    InterfaceMissing,
+    LinkDown,
+    /// The source address of its adverts is not on the interface.
+    SourceMissing,
+}
+
+impl fmt::Display for FaultCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InterfaceMissing => "interface missing",
+            Self::LinkDown => "link down",
+            Self::SourceMissing => "source address missing",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_wake_up_skips_what_it_missed_and_keeps_the_grid() {
+        let (at, period) = (Monotonic::from_nanos(100), Duration::from_nanos(10));
+        for (now, next) in [(0, 110), (100, 110), (109, 110), (110, 120), (139, 140)] {
+            assert_eq!(at.next_after(period, Monotonic::from_nanos(now)).nanos(), next, "woken at {now}");
+        }
+    }
+}

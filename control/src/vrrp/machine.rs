@@ -1,0 +1,341 @@
+//! When is this director master? The VRRP state machine (RFC 9568 6.4), keepalived's options and the lease.
+//!
+//! The lease ends before any peer may take over: a peer waits three intervals and its skew from the last
+//! advert it got, the lease lasts three intervals from before that advert was sent.
+
+use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
+
+use super::{Cause, FaultCause, Monotonic, State, packet::Advert};
+use crate::{
+    announce::Schedule,
+    config::model::{Garp, Preempt, Priority, Version},
+};
+
+/// Adverts that a backup misses before it takes over (keepalived: down_timer_adverts).
+const DOWN_TIMER_ADVERTS: u32 = 3;
+
+/// One virtual router. Every input takes the time and appends what is to be done, in order.
+#[derive(Debug)]
+pub struct Machine {
+    settings: Settings,
+    /// Of the last master that was obeyed (v3), our own before that. It outlives our own mastership: a
+    /// machine that wakes up with a lapsed lease has to wait as long as that master's peers do.
+    master_interval: Duration,
+    role: Role,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub source: Ipv4Addr,
+    pub version: Version,
+    pub priority: Priority,
+    pub advert_interval: Duration,
+    pub start_as_master: bool,
+    pub preempt: Preempt,
+    pub garp: Garp,
+}
+
+/// What the driver has to do. Effects are carried out in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    HoldLease {
+        until: Monotonic,
+    },
+    ResignLease,
+    /// To every peer. Where it reaches none: [`Machine::on_advert_failed`].
+    SendAdvert {
+        priority: u8,
+    },
+    /// Gratuitous ARP, so many frames for each address.
+    Announce {
+        repeat: u32,
+    },
+    AddressesUp,
+    AddressesDown,
+    Transition {
+        from: State,
+        to: State,
+        cause: Cause,
+    },
+}
+
+pub type Effects = VecDeque<Effect>;
+
+#[derive(Debug)]
+enum Role {
+    Init,
+    Backup(Backup),
+    Master(Master),
+    Fault,
+}
+
+#[derive(Debug)]
+struct Backup {
+    takeover_at: Monotonic,
+    /// What it will be called if it comes to that.
+    cause: Cause,
+    /// `preempt_delay`: until when a master of lower priority is obeyed. Set by its first advert.
+    tolerant_until: Option<Monotonic>,
+}
+
+#[derive(Debug)]
+struct Master {
+    lease: Monotonic,
+    /// The lease before the last advert, in case that one was not sent.
+    previous_lease: Monotonic,
+    advert_at: Monotonic,
+    announcements: Schedule,
+}
+
+impl Machine {
+    pub fn new(settings: Settings) -> Self {
+        Self { master_interval: settings.advert_interval, settings, role: Role::Init }
+    }
+
+    pub fn state(&self) -> State {
+        match self.role {
+            Role::Init => State::Init,
+            Role::Backup(_) => State::Backup,
+            Role::Master(_) => State::Master,
+            Role::Fault => State::Fault,
+        }
+    }
+
+    /// When [`Machine::on_timer`] has something to do.
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        match &self.role {
+            Role::Init | Role::Fault => None,
+            Role::Backup(backup) => Some(backup.takeover_at),
+            Role::Master(master) => master.announcements.next().into_iter().chain([master.advert_at]).min(),
+        }
+    }
+
+    /// `lease` is what the lease map holds from a previous run.
+    pub fn on_start(&mut self, lease: Monotonic, now: Monotonic, effects: &mut Effects) {
+        if lease > now {
+            self.become_master(Cause::Adopted, lease, now, effects);
+        } else {
+            self.enter(Cause::Started, now, effects);
+        }
+    }
+
+    pub fn on_advert(&mut self, from: Ipv4Addr, advert: &Advert, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        match &mut self.role {
+            Role::Init | Role::Fault => {}
+            Role::Backup(backup) => {
+                backup.on_advert(advert, &self.settings, &mut self.master_interval, now);
+            }
+            Role::Master(master) if advert.priority == 0 => {
+                // RFC 9568 6.4.3: somebody else thought to be master; make ourselves heard before its peers time out.
+                master.renew(&self.settings, now, effects);
+            }
+            Role::Master(master) => {
+                let ours = (self.settings.priority.get(), self.settings.source);
+                // RFC 9568 6.4.3: equal priority yields to the higher address.
+                let theirs = (advert.priority, from);
+                if theirs > ours {
+                    self.master_interval = advert.interval;
+                    let cause = Cause::BetterMaster { address: from, priority: advert.priority };
+                    self.become_backup(cause, now, effects);
+                } else if theirs < ours {
+                    // RFC 9568 6.4.3: answer at once. The other one has announced the addresses, so do we, but an
+                    // endless stream of adverts does not become an endless stream of announcements.
+                    master.renew(&self.settings, now, effects);
+                    let pause = self.settings.advert_interval / 2;
+                    if now >= master.announcements.last_burst() + pause {
+                        announce(master.announcements.burst(now), effects);
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn on_timer(&mut self, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        match &mut self.role {
+            Role::Init | Role::Fault => {}
+            Role::Backup(backup) => {
+                if now >= backup.takeover_at {
+                    let cause = backup.cause;
+                    self.become_master(cause, Monotonic::default(), now, effects);
+                }
+            }
+            Role::Master(master) => {
+                if now >= master.advert_at {
+                    master.advert_at = master.advert_at.next_after(self.settings.advert_interval, now);
+                    master.renew(&self.settings, now, effects);
+                }
+                announce(master.announcements.due(now), effects);
+            }
+        }
+    }
+
+    /// The advert of the last [`Effect::SendAdvert`] has left for nobody. A lease is only as long as peers know of
+    /// it: it falls back to what the advert before has earned.
+    pub fn on_advert_failed(&mut self, now: Monotonic, effects: &mut Effects) {
+        let Role::Master(master) = &mut self.role else { return };
+        master.lease = master.previous_lease;
+        if master.lease > now {
+            effects.push_back(Effect::HoldLease { until: master.lease });
+        } else {
+            // A takeover that nobody hears of does not take place. What was to follow the advert is void.
+            effects.clear();
+            effects.push_back(Effect::ResignLease);
+            let takeover_at = now + self.settings.advert_interval;
+            self.role =
+                Role::Backup(Backup { takeover_at, cause: Cause::MasterSilent, tolerant_until: None });
+        }
+    }
+
+    pub fn on_fault(&mut self, cause: FaultCause, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        if !matches!(self.role, Role::Init | Role::Fault) {
+            self.leave(Role::Fault, Cause::Fault(cause), effects);
+        }
+    }
+
+    pub fn on_recovered(&mut self, now: Monotonic, effects: &mut Effects) {
+        if matches!(self.role, Role::Fault) {
+            self.enter(Cause::Recovered, now, effects);
+        }
+    }
+
+    /// Hands over to a peer and takes no further part.
+    pub fn stop(&mut self, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        if !matches!(self.role, Role::Init) {
+            self.leave(Role::Init, Cause::Stopped, effects);
+        }
+    }
+
+    fn enter(&mut self, cause: Cause, now: Monotonic, effects: &mut Effects) {
+        if self.settings.priority.is_owner() && self.settings.start_as_master {
+            self.become_master(Cause::Owner, Monotonic::default(), now, effects);
+        } else {
+            self.become_backup(cause, now, effects);
+        }
+    }
+
+    /// `lease` is one that still runs, or zero.
+    fn become_master(&mut self, cause: Cause, lease: Monotonic, now: Monotonic, effects: &mut Effects) {
+        let from = self.state();
+        let mut master = Master {
+            lease,
+            previous_lease: lease,
+            advert_at: now + self.settings.advert_interval,
+            announcements: Schedule::start(self.settings.garp, now),
+        };
+        master.renew(&self.settings, now, effects);
+        announce(self.settings.garp.repeat, effects);
+        effects.push_back(Effect::AddressesUp);
+        effects.push_back(Effect::Transition { from, to: State::Master, cause });
+        self.role = Role::Master(master);
+    }
+
+    fn become_backup(&mut self, cause: Cause, now: Monotonic, effects: &mut Effects) {
+        let from = self.state();
+        if from == State::Master {
+            effects.push_back(Effect::ResignLease);
+            effects.push_back(Effect::AddressesDown);
+        }
+        effects.push_back(Effect::Transition { from, to: State::Backup, cause });
+        self.role = Role::Backup(Backup::wait(now + self.settings.master_down(self.master_interval)));
+    }
+
+    /// To a state that takes no part: the lease first, so that no peer is invited while we may still answer.
+    fn leave(&mut self, role: Role, cause: Cause, effects: &mut Effects) {
+        let from = self.state();
+        if from == State::Master {
+            effects.push_back(Effect::ResignLease);
+            effects.push_back(Effect::SendAdvert { priority: 0 });
+            effects.push_back(Effect::AddressesDown);
+        }
+        self.role = role;
+        effects.push_back(Effect::Transition { from, to: self.state(), cause });
+    }
+
+    /// Whoever was frozen until its lease ran out cannot know who is master now.
+    fn check_lease(&mut self, now: Monotonic, effects: &mut Effects) {
+        if let Role::Master(master) = &self.role
+            && now >= master.lease
+        {
+            self.become_backup(Cause::LeaseLapsed, now, effects);
+        }
+    }
+}
+
+impl Backup {
+    fn wait(until: Monotonic) -> Self {
+        Self { takeover_at: until, cause: Cause::MasterSilent, tolerant_until: None }
+    }
+
+    fn on_advert(
+        &mut self,
+        advert: &Advert,
+        settings: &Settings,
+        master_interval: &mut Duration,
+        now: Monotonic,
+    ) {
+        if advert.priority == 0 {
+            self.takeover_at = now + settings.skew(*master_interval);
+            self.cause = Cause::MasterResigned;
+            return;
+        }
+        if advert.priority >= settings.priority.get() {
+            self.tolerant_until = None;
+        } else {
+            match settings.preempt {
+                Preempt::Never => {}
+                Preempt::Immediate => return,
+                Preempt::After(delay) => {
+                    if now >= *self.tolerant_until.get_or_insert(now + delay) {
+                        return;
+                    }
+                }
+            }
+        }
+        *master_interval = advert.interval;
+        self.takeover_at = now + settings.master_down(*master_interval);
+        self.cause = Cause::MasterSilent;
+    }
+}
+
+impl Master {
+    fn renew(&mut self, settings: &Settings, now: Monotonic, effects: &mut Effects) {
+        self.previous_lease = self.lease;
+        self.lease = now + settings.advert_interval * DOWN_TIMER_ADVERTS;
+        effects.push_back(Effect::HoldLease { until: self.lease });
+        effects.push_back(Effect::SendAdvert { priority: settings.priority.get() });
+    }
+}
+
+impl Settings {
+    /// RFC 9568 6.1: Active_Down_Interval.
+    fn master_down(&self, master_interval: Duration) -> Duration {
+        master_interval * DOWN_TIMER_ADVERTS + self.skew(master_interval)
+    }
+
+    /// In whole microseconds, as keepalived computes it.
+    fn skew(&self, master_interval: Duration) -> Duration {
+        let rank = 256 - u64::from(self.priority.get());
+        Duration::from_micros(match self.version {
+            // RFC 3768 6.1: a fraction of one second, whatever the interval.
+            Version::V2 => rank * 1_000_000 / 256,
+            // RFC 9568 6.1: a fraction of the master's interval, which is counted in units of 10 ms.
+            Version::V3 => {
+                let units = u64::try_from(master_interval.as_millis() / 10).unwrap_or(u64::MAX);
+                rank.saturating_mul(units).saturating_mul(625) / 16
+            }
+        })
+    }
+}
+
+fn announce(repeat: u32, effects: &mut Effects) {
+    if repeat > 0 {
+        effects.push_back(Effect::Announce { repeat });
+    }
+}
+
+#[cfg(test)]
+mod tests;

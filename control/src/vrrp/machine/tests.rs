@@ -1,0 +1,500 @@
+use super::*;
+
+mod simulation;
+
+const SELF: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const LOWER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const HIGHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+const SECOND: Duration = Duration::from_secs(1);
+/// An arbitrary start, so that nothing rests on time zero.
+const START: Monotonic = Monotonic::from_nanos(5_000_000_000_000);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn settings(priority: i64) -> Settings {
+    Settings {
+        source: SELF,
+        version: Version::V3,
+        priority: Priority::new(priority).unwrap(),
+        advert_interval: SECOND,
+        start_as_master: false,
+        preempt: Preempt::Immediate,
+        garp: Garp::default(),
+    }
+}
+
+/// A machine, its clock, and what it did last.
+struct Bench {
+    machine: Machine,
+    now: Monotonic,
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Self {
+        Self { machine: Machine::new(settings), now: START }
+    }
+
+    fn backup(settings: Settings) -> Self {
+        let mut bench = Self::new(settings);
+        bench.start();
+        assert_eq!(bench.machine.state(), State::Backup);
+        bench
+    }
+
+    fn master(settings: Settings) -> Self {
+        let mut bench = Self::backup(settings);
+        bench.fire();
+        assert_eq!(bench.machine.state(), State::Master);
+        bench
+    }
+
+    fn input(&mut self, input: impl FnOnce(&mut Machine, Monotonic, &mut Effects)) -> Vec<Effect> {
+        let mut effects = Effects::new();
+        input(&mut self.machine, self.now, &mut effects);
+        effects.into()
+    }
+
+    fn start(&mut self) -> Vec<Effect> {
+        self.input(|machine, now, effects| machine.on_start(Monotonic::default(), now, effects))
+    }
+
+    fn hear(&mut self, from: Ipv4Addr, priority: u8) -> Vec<Effect> {
+        self.hear_interval(from, priority, SECOND)
+    }
+
+    fn hear_interval(&mut self, from: Ipv4Addr, priority: u8, interval: Duration) -> Vec<Effect> {
+        let advert = Advert { priority, interval };
+        self.input(|machine, now, effects| machine.on_advert(from, &advert, now, effects))
+    }
+
+    /// Wakes the machine at its next deadline.
+    fn fire(&mut self) -> Vec<Effect> {
+        self.now = self.machine.next_deadline().unwrap();
+        self.wake()
+    }
+
+    fn wake(&mut self) -> Vec<Effect> {
+        self.input(Machine::on_timer)
+    }
+
+    fn pass(&mut self, duration: Duration) -> &mut Self {
+        self.now = self.now + duration;
+        self
+    }
+
+    /// How long until the machine acts by itself.
+    fn patience(&self) -> Duration {
+        Duration::from_nanos(self.machine.next_deadline().unwrap().nanos() - self.now.nanos())
+    }
+
+    fn lease(&self, after: Duration) -> Effect {
+        Effect::HoldLease { until: self.now + after }
+    }
+}
+
+fn advert(priority: u8) -> Effect {
+    Effect::SendAdvert { priority }
+}
+
+fn transition(from: State, to: State, cause: Cause) -> Effect {
+    Effect::Transition { from, to, cause }
+}
+
+// --- timers
+
+#[test]
+fn a_backup_waits_three_intervals_and_a_skew_of_its_priority() {
+    let of = |version, priority, interval| {
+        Bench::backup(Settings { version, advert_interval: interval, ..settings(priority) }).patience()
+    };
+    let micros = Duration::from_micros;
+    assert_eq!(of(Version::V2, 100, SECOND), micros(3_609_375));
+    assert_eq!(
+        of(Version::V2, 254, 5 * SECOND),
+        micros(15_007_812),
+        "v2: skew does not grow with the interval"
+    );
+    assert_eq!(of(Version::V3, 100, SECOND), micros(3_609_375));
+    assert_eq!(of(Version::V3, 100, ms(10)), micros(36_093));
+    assert_eq!(of(Version::V3, 254, ms(100)), micros(300_781));
+    assert_eq!(of(Version::V3, 1, ms(40_950)), micros(122_850_000 + 40_790_039));
+}
+
+#[test]
+fn adverts_keep_their_grid_when_a_wake_up_is_late() {
+    let mut bench = Bench::master(settings(100));
+    let start = bench.now;
+    bench.pass(ms(1_400)).wake();
+    assert_eq!(bench.machine.next_deadline(), Some(start + 2 * SECOND));
+}
+
+#[test]
+fn missed_adverts_are_not_made_up_for() {
+    let mut bench = Bench::master(settings(100));
+    let start = bench.now;
+    let sent = bench.pass(ms(2_900)).wake();
+    assert_eq!(sent, [bench.lease(3 * SECOND), advert(100)]);
+    assert_eq!(bench.machine.next_deadline(), Some(start + 3 * SECOND));
+}
+
+#[test]
+fn a_v3_backup_learns_the_interval_of_its_master() {
+    let mut bench = Bench::backup(settings(100));
+    bench.hear_interval(HIGHER, 150, ms(100));
+    assert_eq!(bench.patience(), Duration::from_micros(360_937));
+}
+
+#[test]
+fn a_v3_backup_does_not_learn_from_a_master_it_ignores() {
+    let mut bench = Bench::backup(settings(100));
+    let before = bench.patience();
+    bench.hear_interval(LOWER, 50, ms(10));
+    assert_eq!(bench.patience(), before);
+}
+
+// --- BACKUP
+
+#[test]
+fn a_silent_master_is_replaced_lease_first_and_addresses_last() {
+    let mut bench = Bench::backup(settings(100));
+    assert_eq!(
+        bench.fire(),
+        [
+            bench.lease(3 * SECOND),
+            advert(100),
+            Effect::Announce { repeat: 5 },
+            Effect::AddressesUp,
+            transition(State::Backup, State::Master, Cause::MasterSilent),
+        ]
+    );
+}
+
+#[test]
+fn waking_early_changes_nothing() {
+    let mut bench = Bench::backup(settings(100));
+    assert_eq!(bench.pass(3 * SECOND).wake(), []);
+}
+
+#[test]
+fn state_master_below_255_still_listens_first() {
+    Bench::backup(Settings { start_as_master: true, ..settings(254) });
+}
+
+#[test]
+fn the_owner_is_master_at_once() {
+    let mut bench = Bench::new(Settings { start_as_master: true, ..settings(255) });
+    let done = bench.start();
+    assert_eq!(done.last(), Some(&transition(State::Init, State::Master, Cause::Owner)));
+}
+
+#[test]
+fn a_resigned_master_is_replaced_after_the_skew_alone() {
+    let mut bench = Bench::backup(settings(100));
+    bench.hear(HIGHER, 150);
+    assert_eq!(bench.pass(ms(500)).hear(HIGHER, 0), []);
+    assert_eq!(bench.patience(), Duration::from_micros(609_375));
+    assert_eq!(bench.fire().last(), Some(&transition(State::Backup, State::Master, Cause::MasterResigned)));
+}
+
+#[test]
+fn a_new_master_ends_the_haste_after_a_resignation() {
+    let mut bench = Bench::backup(settings(100));
+    bench.hear(HIGHER, 0);
+    bench.hear(LOWER, 150);
+    assert_eq!(bench.patience(), Duration::from_micros(3_609_375));
+}
+
+#[test]
+fn equal_and_higher_priorities_are_obeyed_whatever_their_address() {
+    for (from, priority) in [(LOWER, 100), (HIGHER, 100), (LOWER, 101)] {
+        let mut bench = Bench::backup(settings(100));
+        bench.pass(SECOND).hear(from, priority);
+        assert_eq!(bench.patience(), Duration::from_micros(3_609_375));
+    }
+}
+
+#[test]
+fn a_lower_priority_master_is_preempted() {
+    let mut bench = Bench::backup(settings(100));
+    bench.pass(SECOND).hear(HIGHER, 99);
+    assert_eq!(bench.patience(), Duration::from_micros(2_609_375), "the timer runs on");
+}
+
+#[test]
+fn nopreempt_obeys_a_lower_priority_master() {
+    let mut bench = Bench::backup(Settings { preempt: Preempt::Never, ..settings(100) });
+    bench.pass(SECOND).hear(LOWER, 1);
+    assert_eq!(bench.patience(), Duration::from_micros(3_609_375));
+}
+
+#[test]
+fn preempt_delay_counts_from_the_first_advert_of_the_lower_master() {
+    let mut bench = Bench::backup(Settings { preempt: Preempt::After(10 * SECOND), ..settings(100) });
+    for _ in 0..=10 {
+        bench.pass(SECOND).hear(LOWER, 50);
+    }
+    // The 11th comes 10 s after the first and is the first to be ignored.
+    assert_eq!(bench.patience(), Duration::from_micros(2_609_375));
+}
+
+#[test]
+fn a_higher_master_in_between_restarts_the_preempt_delay() {
+    let mut bench = Bench::backup(Settings { preempt: Preempt::After(2 * SECOND), ..settings(100) });
+    bench.hear(LOWER, 50);
+    bench.pass(SECOND).hear(HIGHER, 150);
+    bench.pass(SECOND).hear(LOWER, 50);
+    assert_eq!(bench.patience(), Duration::from_micros(3_609_375), "obeyed: the delay has just begun");
+}
+
+// --- MASTER
+
+#[test]
+fn a_better_master_is_yielded_to_without_a_farewell() {
+    let mut bench = Bench::master(settings(100));
+    let cause = Cause::BetterMaster { address: LOWER, priority: 101 };
+    assert_eq!(
+        bench.hear_interval(LOWER, 101, ms(200)),
+        [Effect::ResignLease, Effect::AddressesDown, transition(State::Master, State::Backup, cause)]
+    );
+    assert_eq!(bench.patience(), Duration::from_micros(721_875), "waits by the interval of the new master");
+}
+
+#[test]
+fn equal_priority_yields_to_the_higher_address() {
+    let mut bench = Bench::master(settings(100));
+    bench.hear(LOWER, 100);
+    assert_eq!(bench.machine.state(), State::Master);
+    bench.hear(HIGHER, 100);
+    assert_eq!(bench.machine.state(), State::Backup);
+}
+
+#[test]
+fn equal_addresses_compare_as_numbers() {
+    let mut bench = Bench::master(Settings { source: Ipv4Addr::new(10, 0, 0, 9), ..settings(100) });
+    bench.hear(Ipv4Addr::new(10, 0, 0, 128), 100);
+    assert_eq!(bench.machine.state(), State::Backup);
+}
+
+#[test]
+fn its_own_advert_come_back_changes_nothing() {
+    let mut bench = Bench::master(settings(100));
+    assert_eq!(bench.hear(SELF, 100), []);
+}
+
+#[test]
+fn a_lower_master_is_answered_and_its_announcements_are_overruled() {
+    let mut bench = Bench::master(settings(100));
+    bench.pass(ms(900));
+    assert_eq!(
+        bench.hear(HIGHER, 50),
+        [bench.lease(3 * SECOND), advert(100), Effect::Announce { repeat: 5 }]
+    );
+    let again_at = bench.now + 5 * SECOND;
+    let mut bursts = vec![];
+    while bench.now < again_at {
+        bursts.extend(bench.fire().into_iter().filter(|effect| matches!(effect, Effect::Announce { .. })));
+    }
+    assert_eq!((bench.now, bursts), (again_at, vec![Effect::Announce { repeat: 5 }]));
+}
+
+#[test]
+fn a_stream_of_lower_adverts_makes_no_stream_of_announcements() {
+    let mut bench = Bench::master(settings(100));
+    bench.pass(ms(900)).hear(LOWER, 50);
+    let answers: Vec<_> = (0..10).flat_map(|_| bench.pass(ms(10)).hear(LOWER, 50)).collect();
+    assert!(!answers.contains(&Effect::Announce { repeat: 5 }));
+    assert_eq!(answers.iter().filter(|effect| **effect == advert(100)).count(), 10);
+}
+
+#[test]
+fn priority_zero_from_another_is_answered_at_once() {
+    let mut bench = Bench::master(settings(100));
+    bench.pass(ms(300));
+    assert_eq!(bench.hear(HIGHER, 0), [bench.lease(3 * SECOND), advert(100)]);
+}
+
+#[test]
+fn answers_do_not_shift_the_grid_of_adverts() {
+    let mut bench = Bench::master(settings(100));
+    let start = bench.now;
+    bench.pass(ms(300)).hear(HIGHER, 0);
+    assert_eq!(bench.machine.next_deadline(), Some(start + SECOND));
+}
+
+#[test]
+fn garp_repeat_zero_announces_nothing() {
+    let garp = Garp { repeat: 0, delay: Duration::ZERO, ..Garp::default() };
+    let mut bench = Bench::backup(Settings { garp, ..settings(100) });
+    assert!(!bench.fire().iter().any(|effect| matches!(effect, Effect::Announce { .. })));
+}
+
+// --- the lease
+
+#[test]
+fn a_lease_ends_before_the_most_eager_peer_takes_over() {
+    for version in [Version::V2, Version::V3] {
+        for interval in [ms(1_000), ms(2_000)].into_iter().chain((version == Version::V3).then_some(ms(10))) {
+            let of = |priority| Settings { version, advert_interval: interval, ..settings(priority) };
+            let mut master = Bench::master(of(100));
+            let sent = master.fire();
+            let Effect::HoldLease { until } = sent[0] else { panic!("{sent:?}") };
+            // In v3 its own interval does not matter once it has heard the master's.
+            for own in [interval, ms(1_000), ms(40_000)] {
+                if version == Version::V2 && own != interval {
+                    continue; // refused by the decoder
+                }
+                let mut peer = Bench::backup(Settings { advert_interval: own, ..of(255) });
+                peer.now = master.now;
+                peer.hear_interval(SELF, 255, interval);
+                assert!(peer.machine.next_deadline().unwrap() > until, "{version:?} {interval:?} {own:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_master_that_wakes_with_a_lapsed_lease_is_backup_and_sends_nothing() {
+    let lapsed = [
+        Effect::ResignLease,
+        Effect::AddressesDown,
+        transition(State::Master, State::Backup, Cause::LeaseLapsed),
+    ];
+    let frozen = || {
+        let mut bench = Bench::master(settings(100));
+        bench.pass(3 * SECOND);
+        bench
+    };
+    let mut bench = frozen();
+    assert_eq!(bench.wake(), lapsed);
+    assert_eq!(bench.patience(), Duration::from_micros(3_609_375));
+    assert_eq!(frozen().hear(LOWER, 50), lapsed, "no answer to a lower priority");
+    assert_eq!(frozen().hear(LOWER, 0), lapsed);
+    assert_eq!(frozen().hear(HIGHER, 150), lapsed);
+    let farewell = frozen().input(Machine::stop);
+    assert!(!farewell.contains(&advert(0)), "no resignation of what is not held");
+}
+
+#[test]
+fn one_nanosecond_before_the_end_the_lease_is_renewed() {
+    let mut bench = Bench::master(settings(100));
+    bench.pass(3 * SECOND - Duration::from_nanos(1));
+    assert_eq!(bench.wake(), [bench.lease(3 * SECOND), advert(100)]);
+}
+
+#[test]
+fn a_woken_machine_waits_by_the_interval_of_the_last_master_not_its_own() {
+    let mut bench = Bench::backup(Settings { advert_interval: ms(100), ..settings(100) });
+    bench.hear_interval(HIGHER, 150, SECOND);
+    bench.fire();
+    bench.pass(ms(300)).wake();
+    assert_eq!(bench.patience(), Duration::from_micros(3_609_375));
+}
+
+#[test]
+fn an_advert_that_was_not_sent_earns_no_lease() {
+    let mut bench = Bench::master(settings(100));
+    let earned = bench.now + 3 * SECOND;
+    for _ in 0..2 {
+        bench.fire();
+        let after = bench.input(Machine::on_advert_failed);
+        assert_eq!(after, [Effect::HoldLease { until: earned }]);
+    }
+    assert_eq!(bench.fire().last(), Some(&transition(State::Master, State::Backup, Cause::LeaseLapsed)));
+}
+
+#[test]
+fn a_takeover_that_nobody_hears_does_not_take_place() {
+    let mut bench = Bench::backup(settings(100));
+    bench.now = bench.machine.next_deadline().unwrap();
+    let after = bench.input(|machine, now, effects| {
+        machine.on_timer(now, effects);
+        effects.drain(..2); // the driver has done these
+        machine.on_advert_failed(now, effects);
+    });
+    assert_eq!(after, [Effect::ResignLease]);
+    assert_eq!((bench.machine.state(), bench.patience()), (State::Backup, SECOND), "and is tried again");
+}
+
+#[test]
+fn a_running_lease_is_adopted() {
+    let mut bench = Bench::new(settings(100));
+    let lease = bench.now + Duration::from_nanos(1);
+    let done = bench.input(|machine, now, effects| machine.on_start(lease, now, effects));
+    assert_eq!(
+        done,
+        [
+            bench.lease(3 * SECOND),
+            advert(100),
+            Effect::Announce { repeat: 5 },
+            Effect::AddressesUp,
+            transition(State::Init, State::Master, Cause::Adopted),
+        ]
+    );
+    bench.hear(HIGHER, 101);
+    assert_eq!(bench.machine.state(), State::Backup, "a better master is yielded to as ever");
+}
+
+#[test]
+fn a_lease_that_has_ended_is_not_adopted() {
+    let mut bench = Bench::new(settings(100));
+    let done = bench.input(|machine, now, effects| machine.on_start(now, now, effects));
+    assert_eq!(done, [transition(State::Init, State::Backup, Cause::Started)]);
+}
+
+#[test]
+fn an_adopted_lease_survives_a_failing_advert_for_what_is_left_of_it() {
+    let mut bench = Bench::new(settings(100));
+    let lease = bench.now + SECOND;
+    bench.input(|machine, now, effects| machine.on_start(lease, now, effects));
+    assert_eq!(bench.input(Machine::on_advert_failed), [Effect::HoldLease { until: lease }]);
+    assert_eq!(bench.machine.state(), State::Master);
+}
+
+// --- fault and stop
+
+#[test]
+fn a_fault_drops_the_lease_before_it_resigns() {
+    let mut bench = Bench::master(settings(100));
+    let done = bench.input(|machine, now, effects| machine.on_fault(FaultCause::LinkDown, now, effects));
+    assert_eq!(
+        done,
+        [
+            Effect::ResignLease,
+            advert(0),
+            Effect::AddressesDown,
+            transition(State::Master, State::Fault, Cause::Fault(FaultCause::LinkDown)),
+        ]
+    );
+}
+
+#[test]
+fn a_faulty_instance_hears_nothing_and_does_nothing() {
+    let mut bench = Bench::backup(settings(100));
+    bench.input(|machine, now, effects| machine.on_fault(FaultCause::LinkDown, now, effects));
+    assert_eq!((bench.hear(HIGHER, 0), bench.machine.next_deadline()), (vec![], None));
+    bench.input(Machine::on_recovered);
+    assert_eq!((bench.machine.state(), bench.patience()), (State::Backup, Duration::from_micros(3_609_375)));
+}
+
+#[test]
+fn a_stopped_master_drops_the_lease_before_it_resigns() {
+    let mut bench = Bench::master(settings(100));
+    assert_eq!(
+        bench.input(Machine::stop),
+        [
+            Effect::ResignLease,
+            advert(0),
+            Effect::AddressesDown,
+            transition(State::Master, State::Init, Cause::Stopped),
+        ]
+    );
+    assert_eq!(bench.machine.next_deadline(), None);
+}
+
+#[test]
+fn a_stopped_backup_leaves_in_silence() {
+    let mut bench = Bench::backup(settings(100));
+    assert_eq!(bench.input(Machine::stop), [transition(State::Backup, State::Init, Cause::Stopped)]);
+}

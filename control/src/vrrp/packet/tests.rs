@@ -1,0 +1,285 @@
+use proptest::{collection, prelude::*};
+
+use super::*;
+use crate::announce::gratuitous_arp;
+
+const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Whole Ethernet frames that keepalived sent, each behind a line `# kind`.
+fn frames(text: &str) -> Vec<(&str, Vec<u8>)> {
+    let mut lines = text.lines();
+    std::iter::from_fn(|| {
+        let kind = lines.next()?.strip_prefix("# ").unwrap();
+        let hex = lines.next().unwrap().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        Some((kind, hex.chunks(2).map(byte).collect()))
+    })
+    .collect()
+}
+
+fn v2() -> Format {
+    Format {
+        vrid: Vrid::new(51).unwrap(),
+        version: Version::V2,
+        interval: Duration::from_secs(1),
+        authentication: Authentication::None,
+        checksum: Checksum::Message,
+        source: SOURCE,
+        peers: Vec::new(),
+        addresses: vec![VIP],
+    }
+}
+
+fn v3(centiseconds: u64) -> Format {
+    Format {
+        version: Version::V3,
+        interval: Duration::from_millis(10 * centiseconds),
+        checksum: Checksum::PseudoHeader,
+        ..v2()
+    }
+}
+
+fn sent(format: &Format, priority: u8, identification: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    format.encode(priority, *format.peers.first().unwrap_or(&GROUP), identification, &mut bytes);
+    bytes
+}
+
+/// The format as the node at the other end has it.
+fn mirrored(format: &Format) -> Format {
+    Format {
+        source: PEER,
+        peers: if format.peers.is_empty() { vec![] } else { vec![SOURCE] },
+        ..format.clone()
+    }
+}
+
+fn answer(format: &Format, bytes: &[u8]) -> Result<Received, Rejection> {
+    mirrored(format).accept(&Datagram::parse(bytes).unwrap())
+}
+
+macro_rules! golden {
+    ($($name:ident: $file:literal, $format:expr, $checksum:ident, $priority:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let format = $format;
+            let mut adverts = 0;
+            for (kind, frame) in frames(include_str!(concat!("../../../testdata/keepalived-", $file, ".hex"))) {
+                if kind == "GARP" {
+                    // The unicast captures hold an ordinary query for the peer instead.
+                    if format.peers.is_empty() {
+                        assert_eq!(frame, gratuitous_arp(VIP, MAC));
+                    }
+                    continue;
+                }
+                let (ethernet, ip) = frame.split_at(14);
+                assert_eq!(ethernet[12..], [8, 0]);
+                let identification = u16::from_be_bytes([ip[4], ip[5]]);
+                let priority = if kind.ends_with(" prio 0") { 0 } else { $priority };
+                assert_eq!(sent(&format, priority, identification), ip, "{kind} encoded");
+                let received = Received {
+                    advert: Advert { priority, interval: format.interval },
+                    checksum: Checksum::$checksum,
+                    addresses_differ: false,
+                };
+                assert_eq!(answer(&format, ip), Ok(received), "{kind} decoded");
+                adverts += 1;
+            }
+            assert_eq!(adverts, 2);
+        }
+    )*};
+}
+
+golden! {
+    keepalived_2_2_7_v2: "2.2.7/v2_noauth", v2(), Message, 100;
+    keepalived_2_2_7_v2_three_addresses: "2.2.7/v2_noauth_3vips", Format {
+        vrid: Vrid::new(52).unwrap(),
+        interval: Duration::from_secs(3),
+        addresses: [100, 101, 102].map(|host| Ipv4Addr::new(10, 77, 0, host)).to_vec(),
+        ..v2()
+    }, Message, 150;
+    keepalived_2_2_7_v2_password: "2.2.7/v2_pass",
+        Format { authentication: Authentication::Pass(*b"s3cr3t\0\0"), ..v2() }, Message, 100;
+    keepalived_2_2_7_v2_password_of_eight: "2.2.7/v2_pass_8",
+        Format { authentication: Authentication::Pass(*b"longpass"), ..v2() }, Message, 100;
+    keepalived_2_2_7_v2_unicast: "2.2.7/v2_unicast", Format { peers: vec![PEER], ..v2() }, Message, 100;
+    keepalived_2_2_7_v3: "2.2.7/v3_ipv4", v3(50), PseudoHeader, 100;
+    keepalived_2_2_7_v3_owner: "2.2.7/v3_owner255", v3(100), PseudoHeader, 255;
+    keepalived_2_2_7_v3_unicast: "2.2.7/v3_unicast",
+        Format { peers: vec![PEER], ..v3(50) }, PseudoHeader, 100;
+    keepalived_2_4_3_v2: "2.4.3/v2_noauth", v2(), Message, 100;
+    keepalived_2_4_3_v2_password: "2.4.3/v2_pass",
+        Format { authentication: Authentication::Pass(*b"s3cr3t\0\0"), ..v2() }, Message, 100;
+    keepalived_2_4_3_v3: "2.4.3/v3_ipv4", v3(50), PseudoHeader, 100;
+    keepalived_2_4_3_v3_checksum_as_v2: "2.4.3/v3_ipv4_chksum_as_v2",
+        Format { checksum: Checksum::Message, ..v3(50) }, Message, 100;
+}
+
+#[test]
+fn ethernet_padding_behind_the_ip_length_is_ignored() {
+    let mut bytes = sent(&v3(100), 100, 1);
+    bytes.extend([0; 14]);
+    assert!(answer(&v3(100), &bytes).is_ok());
+}
+
+#[test]
+fn bytes_behind_the_advert_are_refused() {
+    let format = v3(100);
+    let bytes = sent(&format, 100, 1);
+    let datagram = Datagram::parse(&bytes).unwrap();
+    let longer = [datagram.message, &[0; 28]].concat();
+    let refused = format.accept(&Datagram { message: &longer, ..datagram });
+    assert_eq!(refused, Err(Rejection::Length { expected: 12, got: 40 }));
+}
+
+#[test]
+fn a_length_in_the_ip_header_beyond_what_came_is_refused() {
+    let bytes = sent(&v2(), 100, 1);
+    assert_eq!(Datagram::parse(&bytes[..bytes.len() - 1]), None);
+}
+
+#[test]
+fn a_routed_multicast_advert_is_refused_and_a_routed_unicast_one_is_not() {
+    for (peers, outcome) in [(vec![], Some(Rejection::Ttl { got: 254 })), (vec![PEER], None)] {
+        let format = Format { peers, ..v2() };
+        let mut bytes = sent(&format, 100, 1);
+        bytes[8] = 254;
+        assert_eq!(answer(&format, &bytes).err(), outcome);
+    }
+}
+
+#[test]
+fn another_version_is_refused() {
+    assert_eq!(answer(&v2(), &sent(&v3(100), 100, 1)), Err(Rejection::Version { expected: 2, got: 3 }));
+    assert_eq!(answer(&v3(100), &sent(&v2(), 100, 1)), Err(Rejection::Version { expected: 3, got: 2 }));
+}
+
+#[test]
+fn another_password_or_none_is_refused() {
+    let ours = Format { authentication: Authentication::Pass(*b"right\0\0\0"), ..v2() };
+    let wrong = Format { authentication: Authentication::Pass(*b"rigHt\0\0\0"), ..v2() };
+    assert_eq!(answer(&ours, &sent(&wrong, 100, 1)), Err(Rejection::Password));
+    let kind = |expected, got| Err(Rejection::AuthenticationType { expected, got });
+    assert_eq!(answer(&ours, &sent(&v2(), 100, 1)), kind(1, 0));
+    assert_eq!(answer(&v2(), &sent(&ours, 100, 1)), kind(0, 1));
+}
+
+#[test]
+fn another_interval_is_refused_in_v2_and_learned_in_v3() {
+    let slow = Format { interval: Duration::from_secs(2), ..v2() };
+    let refused = Rejection::Interval { expected: Duration::from_secs(1), got: Duration::from_secs(2) };
+    assert_eq!(answer(&v2(), &sent(&slow, 100, 1)), Err(refused));
+    let learned = answer(&v3(100), &sent(&v3(30), 100, 1)).unwrap();
+    assert_eq!(learned.advert.interval, Duration::from_millis(300));
+}
+
+#[test]
+fn an_interval_of_zero_is_refused() {
+    let refused = Rejection::Interval { expected: Duration::from_secs(1), got: Duration::ZERO };
+    assert_eq!(answer(&v3(100), &sent(&v3(0), 100, 1)), Err(refused));
+}
+
+#[test]
+fn another_type_is_refused() {
+    let mut bytes = sent(&v2(), 100, 1);
+    bytes[20] = 0x22;
+    assert_eq!(answer(&v2(), &bytes), Err(Rejection::Type { got: 2 }));
+}
+
+#[test]
+fn a_flipped_bit_is_refused() {
+    for format in [v2(), v3(100)] {
+        let mut bytes = sent(&format, 100, 1);
+        bytes[22] ^= 1; // priority
+        assert!(matches!(answer(&format, &bytes), Err(Rejection::Checksum { .. })));
+    }
+}
+
+#[test]
+fn a_pseudo_header_checksum_is_no_v2_checksum() {
+    let format = Format { checksum: Checksum::PseudoHeader, ..v2() };
+    assert!(matches!(answer(&v2(), &sent(&format, 100, 1)), Err(Rejection::Checksum { .. })));
+}
+
+#[test]
+fn unicast_and_multicast_do_not_mix() {
+    let unicast = Format { peers: vec![PEER], ..v2() };
+    assert_eq!(answer(&v2(), &sent(&unicast, 100, 1)), Err(Rejection::Destination { destination: PEER }));
+    assert_eq!(answer(&unicast, &sent(&v2(), 100, 1)), Err(Rejection::Destination { destination: GROUP }));
+}
+
+#[test]
+fn a_stranger_is_no_unicast_peer() {
+    let format = Format { peers: vec![PEER], ..v2() };
+    let stranger = Format { source: Ipv4Addr::new(10, 77, 0, 9), ..format.clone() };
+    assert_eq!(answer(&format, &sent(&stranger, 100, 1)), Err(Rejection::UnknownPeer));
+}
+
+#[test]
+fn other_addresses_are_accepted_and_said() {
+    let second = Ipv4Addr::new(10, 77, 0, 101);
+    let differ = |ours: &[Ipv4Addr], theirs: &[Ipv4Addr]| {
+        let format = |addresses: &[Ipv4Addr]| Format { addresses: addresses.to_vec(), ..v2() };
+        answer(&format(ours), &sent(&format(theirs), 100, 1)).unwrap().addresses_differ
+    };
+    assert!(differ(&[VIP], &[second]));
+    assert!(differ(&[VIP], &[VIP, second]));
+    assert!(differ(&[VIP, second], &[VIP, VIP]));
+    assert!(!differ(&[VIP, second], &[second, VIP]), "the order means nothing");
+}
+
+#[test]
+fn kinds_of_rejection_have_one_name_each() {
+    let unique: std::collections::HashSet<_> = Rejection::KINDS.into_iter().collect();
+    assert_eq!(unique.len(), Rejection::KINDS.len());
+    assert_eq!(Rejection::UnknownPeer.kind(), Rejection::KINDS.len() - 1);
+}
+
+fn any_format() -> impl Strategy<Value = Format> {
+    let addresses = collection::vec(any::<[u8; 4]>().prop_map(Ipv4Addr::from), 0..=MAX_ADDRESSES);
+    let password = prop_oneof![Just(Authentication::None), any::<[u8; 8]>().prop_map(Authentication::Pass)];
+    (1..=255i64, any::<bool>(), 1..=255u64, 1..=4095u64, password, any::<bool>(), any::<bool>(), addresses)
+        .prop_map(|(vrid, is_v2, seconds, centiseconds, authentication, pseudo, unicast, addresses)| Format {
+            vrid: Vrid::new(vrid).unwrap(),
+            peers: if unicast { vec![PEER] } else { vec![] },
+            addresses,
+            ..if is_v2 {
+                Format { interval: Duration::from_secs(seconds), authentication, ..v2() }
+            } else {
+                let checksum = if pseudo { Checksum::PseudoHeader } else { Checksum::Message };
+                Format { checksum, ..v3(centiseconds) }
+            }
+        })
+}
+
+proptest! {
+    #[test]
+    fn what_is_sent_is_what_a_peer_reads(format in any_format(), priority: u8, identification: u16) {
+        let bytes = sent(&format, priority, identification);
+        prop_assert!(bytes.len() <= MAX_DATAGRAM);
+        prop_assert_eq!(Datagram::parse(&bytes).unwrap().vrid(), Some(format.vrid.get()));
+        let received = answer(&format, &bytes).unwrap();
+        prop_assert_eq!(received.advert, Advert { priority, interval: format.interval });
+        prop_assert!(!received.addresses_differ);
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(format in any_format(), bytes in collection::vec(any::<u8>(), 0..1200)) {
+        let _ = Datagram::parse(&bytes).map(|datagram| format.accept(&datagram));
+        let message = Datagram { source: SOURCE, destination: GROUP, ttl: 255, message: &bytes };
+        let _ = format.accept(&message);
+    }
+
+    #[test]
+    fn a_damaged_advert_never_passes_as_another_one(
+        format in any_format(), priority: u8, at: proptest::sample::Index, bit in 0..8u8,
+    ) {
+        let mut bytes = sent(&format, priority, 1);
+        let at = 20 + at.index(bytes.len() - 20);
+        bytes[at] ^= 1 << bit;
+        prop_assert!(answer(&format, &bytes).is_err());
+    }
+}
