@@ -22,7 +22,7 @@ pub struct Vrid(u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VridError {
-    #[error("a virtual_router_id is 1 to 255, not {got}")]
+    #[error("{got} is not in 1 to 255")]
     OutOfRange { got: i64 },
 }
 
@@ -44,9 +44,9 @@ pub struct Priority(u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriorityError {
-    #[error("a priority is at least 1, not {got} (0 means \"I resign\" on the wire)")]
+    #[error("{got} is below 1 (0 means \"I resign\" on the wire)")]
     TooSmall { got: i64 },
-    #[error("a priority is at most 255, not {got}")]
+    #[error("{got} is above 255")]
     TooLarge { got: i64 },
 }
 

@@ -1,0 +1,243 @@
+//! What is wrong with a configuration, where, and what to write instead.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::source::{Files, Location, Span};
+
+/// One finding, ready to print or to serialise.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub code: Class,
+    pub file: String,
+    /// Both count from 1; the column counts characters.
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    #[serde(skip)]
+    excerpt: Excerpt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The node would not do what the file says: the file is not used.
+    Error,
+    /// The file is used; the message says as what.
+    Warning,
+}
+
+/// What kind of mistake it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Braces, quotes, bytes.
+    Syntax,
+    /// A file that is included cannot be read.
+    Include,
+    UnknownWord,
+    /// A word of another block.
+    MisplacedWord,
+    /// A value is absent, unreadable or out of range.
+    BadValue,
+    /// A word without which the block means nothing.
+    Missing,
+    Duplicate,
+    /// Two statements that cannot both be meant.
+    Conflict,
+    /// keepalived can do it, lvsd not yet.
+    Unsupported,
+    /// Read, and without effect.
+    Ignored,
+    Deprecated,
+    /// Read as keepalived reads it, which is rarely what was meant.
+    Trap,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { severity, file, line, column, message, help, excerpt, .. } = self;
+        writeln!(f, "{file}:{line}:{column}: {severity}: {message}")?;
+        writeln!(f, "{line:>5} | {}", excerpt.text)?;
+        writeln!(
+            f,
+            "      | {:indent$}{:^>carets$}",
+            "",
+            "^",
+            indent = excerpt.indent,
+            carets = excerpt.carets
+        )?;
+        match help {
+            Some(help) => writeln!(f, "   help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A finding while its place is still an offset.
+#[derive(Debug)]
+pub struct Report {
+    severity: Severity,
+    class: Class,
+    span: Span,
+    message: String,
+    help: Option<String>,
+    first: Option<Span>,
+}
+
+impl Report {
+    pub fn error(class: Class, span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, class, span, message: message.into(), help: None, first: None }
+    }
+
+    pub fn warning(class: Class, span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(class, span, message) }
+    }
+
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// Names the line that said it first.
+    pub fn first(self, span: Span) -> Self {
+        Self { first: Some(span), ..self }
+    }
+
+    fn resolve(self, files: &Files) -> Diagnostic {
+        let place = files.locate(self.span);
+        let message = match self.first.map(|first| (first, files.locate(first))) {
+            None => self.message,
+            Some((first, at)) if first.file == self.span.file => {
+                format!("{} (first on line {})", self.message, at.line)
+            }
+            Some((_, at)) => format!("{} (first at {}:{})", self.message, printable_path(&at), at.line),
+        };
+        let length = files.text(self.span.file).get(self.span.start as usize..self.span.end as usize);
+        Diagnostic {
+            severity: self.severity,
+            code: self.class,
+            file: printable_path(&place),
+            line: place.line,
+            column: place.column,
+            message,
+            help: self.help,
+            excerpt: Excerpt::new(&place, length.map_or(1, |text| text.chars().count())),
+        }
+    }
+}
+
+/// Collects reports. Of each severity only the first [`Reports::KEPT`] are kept, all are counted.
+#[derive(Debug, Default)]
+pub struct Reports {
+    kept: Vec<Report>,
+    errors: usize,
+    warnings: usize,
+}
+
+pub struct Diagnostics {
+    pub list: Vec<Diagnostic>,
+    pub omitted: usize,
+    pub errors: usize,
+}
+
+impl Reports {
+    const KEPT: usize = 100;
+
+    pub fn push(&mut self, report: Report) {
+        let count = match report.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count <= Self::KEPT {
+            self.kept.push(report);
+        }
+    }
+
+    /// Another error would not be shown: no need to think of a suggestion.
+    pub fn is_full(&self) -> bool {
+        self.errors >= Self::KEPT
+    }
+
+    pub fn resolve(mut self, files: &Files) -> Diagnostics {
+        self.kept.sort_by_key(|report| (report.span.file, report.span.start));
+        let omitted = (self.errors + self.warnings).saturating_sub(self.kept.len());
+        let list = self.kept.into_iter().map(|report| report.resolve(files)).collect();
+        Diagnostics { list, omitted, errors: self.errors }
+    }
+}
+
+/// Part of the line, safe for a terminal, and where its carets stand.
+#[derive(Clone, Debug, PartialEq)]
+struct Excerpt {
+    text: String,
+    indent: usize,
+    carets: usize,
+}
+
+impl Excerpt {
+    const WIDTH: usize = 120;
+    const BEFORE: usize = 60;
+    const TAB: usize = 8;
+
+    fn new(place: &Location<'_>, length: usize) -> Self {
+        let at = place.column - 1;
+        let skipped = if at > Self::WIDTH - Self::BEFORE { at - Self::BEFORE } else { 0 };
+        let mut text = String::from(if skipped > 0 { "..." } else { "" });
+        let mut width = text.len();
+        let (mut indent, mut end) = (None, None);
+        for (index, c) in place.text.chars().enumerate().skip(skipped).take(Self::WIDTH) {
+            if index == at {
+                indent = Some(width);
+            }
+            if index == at + length {
+                end = Some(width);
+            }
+            match c {
+                '\t' => {
+                    let next = (width / Self::TAB + 1) * Self::TAB;
+                    text.extend(std::iter::repeat_n(' ', next - width));
+                    width = next;
+                }
+                c => {
+                    text.push(if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+                    width += 1;
+                }
+            }
+        }
+        let indent = indent.unwrap_or(width);
+        let carets = end.unwrap_or(width).saturating_sub(indent).max(1);
+        Self { text, indent, carets }
+    }
+}
+
+/// A word of the file for a message: in quotes, without control characters, not longer than a line.
+pub fn quote(word: &str) -> String {
+    const LONGEST: usize = 40;
+    let mut quoted = String::new();
+    for c in word.chars().take(LONGEST) {
+        if c.is_control() { quoted.extend(c.escape_default()) } else { quoted.push(c) }
+    }
+    if word.chars().nth(LONGEST).is_some() {
+        quoted.push_str("...");
+    }
+    format!("\"{quoted}\"")
+}
+
+fn printable_path(place: &Location<'_>) -> String {
+    let path = place.path.display().to_string();
+    path.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

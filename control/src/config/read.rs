@@ -1,0 +1,310 @@
+//! What the statements of a file mean: the tree becomes the model.
+
+mod check;
+mod instance;
+mod service;
+mod value;
+
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+
+use super::{
+    diagnostic::{Class, Report, Reports, quote},
+    keywords::{self, Block, Keyword, Status},
+    lexer::Word,
+    model::{Config, Garp, Global, Protocol, Version},
+    source::Span,
+    tree::Statement,
+};
+use value::{Value, Wrong};
+
+/// Reads the whole tree. What cannot be read is reported and left out.
+pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
+    let mut reader = Reader {
+        reports,
+        names: HashMap::new(),
+        vrids: HashMap::new(),
+        vips: HashMap::new(),
+        services: HashMap::new(),
+    };
+    let top = reader.items(Block::Top, statements);
+    let (global, defaults) = reader.global(&top);
+    let instances = top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
+    let services: Vec<_> = top.all("virtual_server").filter_map(|item| reader.service(item)).collect();
+    reader.every_service_has_an_instance(&services);
+    Config { global, instances, services: services.into_iter().map(|(_, service)| service).collect() }
+}
+
+/// What global_defs say to every instance.
+struct Defaults {
+    version: Version,
+    garp: Garp,
+}
+
+struct Reader<'a> {
+    reports: &'a mut Reports,
+    /// Where each thing that may exist only once was first named.
+    names: HashMap<String, Span>,
+    vrids: HashMap<(String, u8, bool), Span>,
+    vips: HashMap<Ipv4Addr, Span>,
+    services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
+}
+
+/// A statement whose word is supported where it stands.
+#[derive(Clone, Copy)]
+struct Item<'a> {
+    keyword: &'static Keyword,
+    statement: &'a Statement,
+}
+
+/// The supported statements of one block.
+struct Items<'a> {
+    list: Vec<Item<'a>>,
+    /// Words that were probably meant by unknown ones: it would be noise to call them absent.
+    misspelt: Vec<&'static str>,
+}
+
+impl<'a> Items<'a> {
+    fn all(&self, word: &'static str) -> impl Iterator<Item = Item<'a>> {
+        self.list.iter().copied().filter(move |item| item.keyword.canonical == word)
+    }
+
+    fn lacks(&self, word: &'static str) -> bool {
+        !self.misspelt.contains(&word) && self.last(word).is_none()
+    }
+
+    /// The last one: keepalived lets it win.
+    fn last(&self, word: &'static str) -> Option<Item<'a>> {
+        self.all(word).last()
+    }
+
+    fn span(&self, word: &'static str) -> Option<Span> {
+        self.last(word).map(|item| item.statement.span())
+    }
+}
+
+impl<'a> Item<'a> {
+    fn body(&self) -> &'a [Statement] {
+        self.statement.body.as_deref().unwrap_or_default()
+    }
+}
+
+impl Reader<'_> {
+    fn error(&mut self, class: Class, span: Span, message: impl Into<String>) {
+        self.reports.push(Report::error(class, span, message));
+    }
+
+    fn warn(&mut self, class: Class, span: Span, message: impl Into<String>) {
+        self.reports.push(Report::warning(class, span, message));
+    }
+
+    /// Sorts the statements of a block: supported ones are returned, for all others it says what they are.
+    fn items<'t>(&mut self, block: Block, statements: impl IntoIterator<Item = &'t Statement>) -> Items<'t> {
+        let mut items = Items { list: Vec::new(), misspelt: Vec::new() };
+        let mut seen: HashMap<&'static str, &Statement> = HashMap::new();
+        for statement in statements {
+            let Statement { word, body, .. } = statement;
+            if word.spoilt {
+                continue;
+            }
+            let Some(keyword) = keywords::find(block, &word.text) else {
+                items.misspelt.extend(self.unknown(block, word));
+                continue;
+            };
+            match keyword.status {
+                Status::NotYet(effect) => {
+                    let colon = if effect.is_empty() { "" } else { ": " };
+                    let message = format!("{} is not supported yet{colon}{effect}", keyword.word);
+                    self.warn(Class::Unsupported, word.span, message);
+                    continue;
+                }
+                Status::Ignored(reason) => {
+                    self.warn(Class::Ignored, word.span, format!("{} has no effect: {reason}", keyword.word));
+                    continue;
+                }
+                Status::Deprecated(by) => {
+                    self.warn(
+                        Class::Deprecated,
+                        word.span,
+                        format!("{} is the old name of {by}", keyword.word),
+                    );
+                }
+                Status::Supported => {}
+            }
+            match (keyword.opens, body) {
+                (None, Some(_)) => {
+                    self.error(Class::Syntax, word.span, format!("{} takes no block", keyword.word));
+                    continue;
+                }
+                (Some(_), None) => continue, // Reported when the tree was built.
+                _ => {}
+            }
+            if !keyword.repeats
+                && let Some(first) = seen.insert(keyword.canonical, statement)
+            {
+                self.duplicate(first, statement);
+            }
+            items.list.push(Item { keyword, statement });
+        }
+        items
+    }
+
+    /// Returns the word of this block that was probably meant.
+    fn unknown(&mut self, block: Block, word: &Word) -> Option<&'static str> {
+        if self.reports.is_full() {
+            self.error(Class::UnknownWord, word.span, "unknown word");
+            return None;
+        }
+        if let Some(homes) = keywords::homes(&word.text) {
+            let message = format!("`{}` belongs {homes}, not {}", word.text, block.place());
+            self.error(Class::MisplacedWord, word.span, message);
+            return None;
+        }
+        let near = keywords::nearest(block, &word.text);
+        let suggestion = match near {
+            Some(near) => format!("; did you mean {}?", quote(near.word)),
+            None => match keywords::nearest_anywhere(&word.text) {
+                Some(near) => format!("; {} would be known {}", quote(near.word), near.block.place()),
+                None => String::new(),
+            },
+        };
+        let message = format!("unknown word {} {}{suggestion}", quote(&word.text), block.place());
+        self.error(Class::UnknownWord, word.span, message);
+        near.map(|near| near.canonical)
+    }
+
+    fn duplicate(&mut self, first: &Statement, again: &Statement) {
+        let same = first.body.is_none()
+            && again.body.is_none()
+            && first
+                .arguments
+                .iter()
+                .map(|word| &word.text)
+                .eq(again.arguments.iter().map(|word| &word.text));
+        let report = if same {
+            Report::warning(Class::Duplicate, again.span(), format!("{} is said twice", again.word.text))
+        } else {
+            let message = format!("{} is said twice, and not the same", again.word.text);
+            Report::error(Class::Duplicate, again.span(), message)
+                .help("keepalived takes the last one without a word")
+        };
+        self.reports.push(report.first(first.word.span));
+    }
+
+    /// Reads one word; a wrong one is reported.
+    fn word<T>(&mut self, what: &str, word: &Word, read: impl Fn(&str) -> Value<T>) -> Option<T> {
+        if word.spoilt {
+            return None;
+        }
+        match read(&word.text) {
+            Ok(value) => Some(value),
+            Err(Wrong { class, message, help }) => {
+                let report = Report::error(class, word.span, format!("{what}: {message}"));
+                self.reports.push(match help {
+                    Some(help) => report.help(help),
+                    None => report,
+                });
+                None
+            }
+        }
+    }
+
+    /// The value of a word that takes exactly one. `None`: not said, or said wrongly and reported.
+    fn one<T>(
+        &mut self,
+        items: &Items<'_>,
+        word: &'static str,
+        read: impl Fn(&str) -> Value<T>,
+    ) -> Option<T> {
+        let item = items.last(word)?;
+        let (argument, extra) = match item.statement.arguments.as_slice() {
+            [] => {
+                let message = format!("{} needs a value", item.keyword.word);
+                self.error(Class::BadValue, item.statement.word.span, message);
+                return None;
+            }
+            [argument, extra @ ..] => (argument, extra),
+        };
+        self.extra(item, extra);
+        self.word(item.keyword.word, argument, read)
+    }
+
+    /// As [`Reader::one`], for a word without which the block means nothing.
+    fn required<T>(
+        &mut self,
+        items: &Items<'_>,
+        block: Item<'_>,
+        word: &'static str,
+        read: impl Fn(&str) -> Value<T>,
+    ) -> Option<T> {
+        if items.lacks(word) {
+            let message = format!("{} without {word}", block.keyword.word);
+            self.error(Class::Missing, block.statement.span(), message);
+        }
+        self.one(items, word, read)
+    }
+
+    /// A word that alone means yes.
+    fn flag(&mut self, items: &Items<'_>, word: &'static str) -> Option<bool> {
+        match items.last(word)?.statement.arguments.as_slice() {
+            [] => Some(true),
+            _ => self.one(items, word, value::boolean),
+        }
+    }
+
+    /// Words after the last one that has a meaning.
+    fn extra(&mut self, item: Item<'_>, words: &[Word]) {
+        let Some(word) = words.iter().find(|word| !word.spoilt) else { return };
+        if keywords::find(item.keyword.block, &word.text).is_some() {
+            let message = format!(
+                "`{}` needs a line of its own: it is read as part of {}",
+                word.text, item.keyword.word
+            );
+            self.error(Class::Syntax, word.span, message);
+        } else {
+            let message = format!("{} is not read: {} ends before it", quote(&word.text), item.keyword.word);
+            self.warn(Class::Ignored, word.span, message);
+        }
+    }
+
+    fn global(&mut self, top: &Items<'_>) -> (Global, Defaults) {
+        let items = self.items(Block::GlobalDefs, top.all("global_defs").flat_map(|item| item.body()));
+        for item in top.all("global_defs") {
+            self.extra(item, &item.statement.arguments);
+        }
+        let router_id = self.one(&items, "router_id", value::text);
+        let version = self.one(&items, "vrrp_version", version).unwrap_or_default();
+        let words = [
+            "vrrp_garp_master_delay",
+            "vrrp_garp_master_repeat",
+            "vrrp_garp_master_refresh",
+            "vrrp_garp_master_refresh_repeat",
+        ];
+        let garp = self.garp(&items, words, Garp::default());
+        let first = top.all("vrrp_instance").next().map(|item| item.statement.word.span);
+        let is_late = |span: &Span| first.is_some_and(|first| first.file == span.file && first < *span);
+        if let Some(late) = words.into_iter().find_map(|word| items.span(word).filter(is_late)) {
+            let message = "keepalived does not apply this to the instances above; lvsd does";
+            self.warn(Class::Trap, late, message);
+        }
+        (Global { router_id }, Defaults { version, garp })
+    }
+
+    /// `words`: delay, repeat, refresh, refresh_repeat.
+    fn garp(&mut self, items: &Items<'_>, words: [&'static str; 4], outer: Garp) -> Garp {
+        let [delay, repeat, refresh, refresh_repeat] = words;
+        let whole =
+            |word: &str| value::number(0..=86_400)(word).map(|seconds| Duration::from_secs(seconds.into()));
+        Garp {
+            delay: self.one(items, delay, whole).unwrap_or(outer.delay),
+            repeat: self.one(items, repeat, value::number(1..=1000)).unwrap_or(outer.repeat),
+            refresh: self.one(items, refresh, whole).unwrap_or(outer.refresh),
+            refresh_repeat: self
+                .one(items, refresh_repeat, value::number(1..=1000))
+                .unwrap_or(outer.refresh_repeat),
+        }
+    }
+}
+
+fn version(word: &str) -> Value<Version> {
+    value::choice(&[("2", Version::V2), ("3", Version::V3)])(word)
+}

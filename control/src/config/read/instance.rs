@@ -1,0 +1,381 @@
+//! What a vrrp_instance says.
+
+use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+
+use super::{Defaults, Item, Items, Reader, value, value::Wrong, version};
+use crate::config::{
+    diagnostic::{Class, Report, quote},
+    keywords::{Block, nearest_of},
+    lexer::Word,
+    model::{Authentication, Preempt, Priority, Version, VirtualAddress, Vrid, VrrpInstance},
+    tree::Statement,
+};
+
+/// What the count field of an advert can say (RFC 9568 5.2.5).
+const MAX_ADDRESSES: usize = 255;
+
+impl Reader<'_> {
+    pub fn instance(&mut self, item: Item<'_>, defaults: &Defaults) -> Option<VrrpInstance> {
+        let items = self.items(Block::VrrpInstance, item.body());
+        let name = self.name(item);
+        let interface = self.required(&items, item, "interface", value::interface);
+        let vrid =
+            self.required(&items, item, "virtual_router_id", |word| Ok(Vrid::new(value::integer(word)?)?));
+        let version = self.one(&items, "version", version).unwrap_or(defaults.version);
+        let start_as_master =
+            self.one(&items, "state", value::choice(&[("MASTER", true), ("BACKUP", false)]));
+        let priority = self.priority(&items, start_as_master);
+        let advert_interval = self.advert_interval(&items, version);
+        let authentication = self.authentication(&items, version);
+        let preempt = self.preempt(&items, start_as_master == Some(true));
+        let source = self.source(&items);
+        let peers = self.peers(&items, source);
+        let addresses = self.addresses(&items, item, version);
+        let words =
+            ["garp_master_delay", "garp_master_repeat", "garp_master_refresh", "garp_master_refresh_repeat"];
+        let garp = self.garp(&items, words, defaults.garp);
+        let (name, interface, vrid) = (name?, interface?, vrid?);
+        let key = (interface.clone(), vrid.get(), !peers.is_empty());
+        let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
+        if let Some(first) = self.vrids.insert(key, span) {
+            let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
+            self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+        }
+        Some(VrrpInstance {
+            name,
+            interface,
+            vrid,
+            priority,
+            version,
+            advert_interval,
+            start_as_master: start_as_master.unwrap_or(priority.is_owner()),
+            source,
+            peers,
+            authentication,
+            preempt,
+            addresses,
+            garp,
+        })
+    }
+
+    fn name(&mut self, item: Item<'_>) -> Option<String> {
+        let [word, extra @ ..] = item.statement.arguments.as_slice() else {
+            self.error(Class::Missing, item.statement.span(), "vrrp_instance without a name");
+            return None;
+        };
+        self.extra(item, extra);
+        let name = self.word("vrrp_instance", word, value::text)?;
+        if let Some(first) = self.names.insert(name.clone(), word.span) {
+            let message = format!("a second vrrp_instance {}: keepalived leaves it out", quote(&name));
+            self.reports.push(Report::error(Class::Duplicate, word.span, message).first(first));
+        }
+        Some(name)
+    }
+
+    fn priority(&mut self, items: &Items<'_>, master: Option<bool>) -> Priority {
+        let read = |word: &str| Ok(Priority::new(value::integer(word)?)?);
+        match (self.one(items, "priority", read), items.span("priority"), items.span("state")) {
+            (Some(priority), ..) => priority,
+            (None, None, Some(state)) if master == Some(true) => {
+                let message = "state MASTER without priority means priority 255: the owner of the addresses";
+                let report = Report::warning(Class::Trap, state, message);
+                self.reports.push(report.help("write a priority; 255 if it is meant"));
+                Priority::OWNER
+            }
+            _ => Priority::DEFAULT,
+        }
+    }
+
+    fn advert_interval(&mut self, items: &Items<'_>, version: Version) -> Duration {
+        let (least, most, step) = match version {
+            Version::V2 => (Duration::from_secs(1), Duration::from_secs(255), Duration::from_secs(1)),
+            Version::V3 => {
+                (Duration::from_millis(10), Duration::from_millis(40_950), Duration::from_millis(10))
+            }
+        };
+        let read = |word: &str| {
+            let time = value::seconds(Duration::ZERO..=Duration::from_secs(86_400))(word)?;
+            if time.as_micros().is_multiple_of(step.as_micros()) && (least..=most).contains(&time) {
+                return Ok(time);
+            }
+            Err(match version {
+                Version::V2 => {
+                    Wrong::new(format!("VRRP version 2 counts whole seconds, 1 to 255, not {word}"))
+                        .help("write `version 3` on every node to go below a second")
+                }
+                Version::V3 => Wrong::new(format!("VRRP version 3 counts 0.01 to 40.95 by 0.01, not {word}")),
+            })
+        };
+        self.one(items, "advert_int", read).unwrap_or(Duration::from_secs(1))
+    }
+
+    fn authentication(&mut self, items: &Items<'_>, version: Version) -> Authentication {
+        let Some(item) = items.last("authentication") else { return Authentication::None };
+        self.extra(item, &item.statement.arguments);
+        let inner = self.items(Block::Authentication, item.body());
+        let kind = |word: &str| match value::choice(&[("PASS", true), ("AH", false)])(word)? {
+            true => Ok(()),
+            false => Err(Wrong::unsupported("AH is not supported yet")),
+        };
+        self.required(&inner, item, "auth_type", kind);
+        let Some(password) = self.required(&inner, item, "auth_pass", |word| Ok(word.to_owned())) else {
+            return Authentication::None;
+        };
+        let span = item.statement.word.span;
+        if version == Version::V3 {
+            let message = "VRRP version 3 has no authentication: adverts go without";
+            self.warn(Class::Trap, span, message);
+            return Authentication::None;
+        }
+        let mut pass = [0; 8];
+        pass.iter_mut().zip(password.bytes()).for_each(|(to, from)| *to = from);
+        if password.len() > pass.len() {
+            let message = format!("auth_pass has {} bytes: the first 8 are used", password.len());
+            self.warn(Class::Trap, inner.span("auth_pass").unwrap_or(span), message);
+        }
+        if password.is_empty() {
+            self.error(Class::BadValue, inner.span("auth_pass").unwrap_or(span), "auth_pass: an empty value");
+        }
+        Authentication::Pass(pass)
+    }
+
+    fn preempt(&mut self, items: &Items<'_>, master: bool) -> Preempt {
+        let never = self.flag(items, "nopreempt").unwrap_or(false);
+        let always = self.flag(items, "preempt").unwrap_or(false);
+        let seconds = value::seconds(Duration::ZERO..=Duration::from_secs(1000));
+        let delay = self.one(items, "preempt_delay", seconds).unwrap_or_default();
+        if let (true, true, Some(span)) = (never, always, items.span("preempt")) {
+            let report = Report::error(Class::Conflict, span, "preempt contradicts nopreempt");
+            self.reports.push(match items.span("nopreempt") {
+                Some(first) => report.first(first),
+                None => report,
+            });
+        }
+        let setting = match (never, delay) {
+            (true, _) => Preempt::Never,
+            (false, Duration::ZERO) => Preempt::Immediate,
+            (false, delay) => Preempt::After(delay),
+        };
+        let word = if never { "nopreempt" } else { "preempt_delay" };
+        match (items.span(word), items.span("preempt_delay")) {
+            (Some(span), _) if master && setting != Preempt::Immediate => {
+                let message = format!("{word} has no effect with state MASTER, as in keepalived");
+                let report = Report::warning(Class::Trap, span, message);
+                self.reports.push(report.help("write `state BACKUP` on every node, the priority decides"));
+                Preempt::Immediate
+            }
+            (_, Some(span)) if never && delay > Duration::ZERO => {
+                self.warn(Class::Conflict, span, "preempt_delay has no effect with nopreempt");
+                setting
+            }
+            _ => setting,
+        }
+    }
+
+    fn source(&mut self, items: &Items<'_>) -> Option<Ipv4Addr> {
+        let unicast = self.one(items, "unicast_src_ip", value::address);
+        let multicast = self.one(items, "mcast_src_ip", value::address);
+        let peers = items.last("unicast_peer").is_some();
+        if let (Some(span), false) = (items.span("unicast_src_ip"), peers) {
+            let message = "unicast_src_ip without unicast_peer: adverts go to the multicast group";
+            let report = Report::error(Class::Trap, span, message);
+            self.reports
+                .push(report.help("write unicast_peer { ADDRESS }, or mcast_src_ip if multicast is meant"));
+        }
+        if let (Some(span), true) = (items.span("mcast_src_ip"), peers) {
+            self.warn(Class::Conflict, span, "mcast_src_ip has no effect with unicast_peer");
+        }
+        if peers { unicast } else { unicast.or(multicast) }
+    }
+
+    fn peers(&mut self, items: &Items<'_>, source: Option<Ipv4Addr>) -> Vec<Ipv4Addr> {
+        let mut peers = HashMap::new();
+        let mut order = Vec::new();
+        let blocks: Vec<_> = items.all("unicast_peer").collect();
+        for item in &blocks {
+            self.extra(*item, &item.statement.arguments);
+        }
+        let entries: Vec<_> = blocks.iter().flat_map(|item| item.body()).collect();
+        if let (Some(item), true) = (blocks.first(), entries.is_empty()) {
+            self.error(Class::Missing, item.statement.span(), "unicast_peer without an address");
+        }
+        for entry in entries {
+            let Some(address) = self.word("unicast_peer", &entry.word, value::address) else { continue };
+            self.peer_options(&entry.arguments);
+            if source == Some(address) {
+                let message = format!("unicast_peer: {address} is this node's own unicast_src_ip");
+                self.error(Class::Conflict, entry.word.span, message);
+            } else if let Some(first) = peers.insert(address, entry.word.span) {
+                let message = format!("unicast_peer: {address} is named twice");
+                self.reports.push(Report::warning(Class::Duplicate, entry.word.span, message).first(first));
+            } else {
+                order.push(address);
+            }
+        }
+        order
+    }
+
+    fn peer_options(&mut self, mut words: &[Word]) {
+        while let [word, rest @ ..] = words {
+            words = match (word.text.as_str(), rest) {
+                ("min_ttl" | "max_ttl", [_, rest @ ..]) => {
+                    let message = format!("{} is not supported yet: every TTL is accepted", word.text);
+                    self.warn(Class::Unsupported, word.span, message);
+                    rest
+                }
+                _ => return self.one_entry_a_line(word, &["min_ttl", "max_ttl"]),
+            };
+        }
+    }
+
+    fn addresses(&mut self, items: &Items<'_>, item: Item<'_>, version: Version) -> Vec<VirtualAddress> {
+        let mut here = HashMap::new();
+        let mut addresses = Vec::new();
+        let mut without_length = None;
+        for block in items.all("virtual_ipaddress") {
+            self.extra(block, &block.statement.arguments);
+            for entry in block.body() {
+                let Some((address, has_length)) = self.virtual_address(entry) else { continue };
+                let span = entry.word.span;
+                if !has_length {
+                    without_length = without_length.or(Some((address.address, span)));
+                }
+                if let Some(first) = here.insert(address.address, span) {
+                    let message = format!("{} is listed twice: the first counts", address.address);
+                    self.reports.push(Report::warning(Class::Duplicate, span, message).first(first));
+                    continue;
+                }
+                if let Some(first) = self.vips.insert(address.address, span) {
+                    let message = format!("{} belongs to another vrrp_instance", address.address);
+                    self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+                }
+                addresses.push(address);
+            }
+        }
+        if let Some((address, span)) = without_length {
+            let message = format!("virtual_ipaddress: no prefix length means {address}/32");
+            let report = Report::warning(Class::Trap, span, message);
+            self.reports.push(report.help("write the length of the subnet, or /32 if it is meant"));
+        }
+        let empty = items.all("virtual_ipaddress").all(|block| block.body().is_empty());
+        if empty && !items.misspelt.contains(&"virtual_ipaddress") {
+            let (class, span) = (Class::Missing, item.statement.span());
+            match version {
+                Version::V2 => {
+                    self.warn(class, span, "vrrp_instance without virtual_ipaddress: it moves nothing")
+                }
+                Version::V3 => self.error(class, span, "vrrp_instance without virtual_ipaddress"),
+            }
+        }
+        if addresses.len() > MAX_ADDRESSES {
+            let message = format!("{} addresses, an advert holds {MAX_ADDRESSES}", addresses.len());
+            self.error(Class::BadValue, item.statement.span(), message);
+        }
+        addresses
+    }
+
+    /// `ADDRESS[/LENGTH] [dev IF] [label L] [brd B] [scope S]`, and whether it has a length.
+    fn virtual_address(&mut self, entry: &Statement) -> Option<(VirtualAddress, bool)> {
+        if entry.body.is_some() {
+            self.error(Class::Syntax, entry.word.span, "an address takes no block");
+            return None;
+        }
+        let (address, length) =
+            self.word("virtual_ipaddress", &entry.word, |word| match word.split_once('/') {
+                Some((address, length)) if !address.contains(':') => {
+                    Ok((value::address(address)?, Some(value::number(0..=32)(length)?)))
+                }
+                _ => Ok((value::address(word)?, None)),
+            })?;
+        if address.is_loopback() {
+            self.error(
+                Class::BadValue,
+                entry.word.span,
+                "virtual_ipaddress: a loopback address never leaves the node",
+            );
+        }
+        let prefix_len = length.and_then(|length| u8::try_from(length).ok()).unwrap_or(32);
+        let mut read =
+            VirtualAddress { address, prefix_len, device: None, label: None, broadcast: None, scope: 0 };
+        let mut words = entry.arguments.as_slice();
+        while let [word, rest @ ..] = words {
+            let (value, rest) = match (word.text.as_str(), rest) {
+                (
+                    "dev" | "label" | "brd" | "broadcast" | "scope" | "peer" | "preferred_lft"
+                    | "track_group",
+                    [],
+                ) => {
+                    let message = format!("{} needs a value", word.text);
+                    self.error(Class::BadValue, word.span, message);
+                    break;
+                }
+                (
+                    "dev" | "label" | "brd" | "broadcast" | "scope" | "peer" | "preferred_lft",
+                    [value, rest @ ..],
+                ) => (value, rest),
+                (_, rest) => (word, rest),
+            };
+            match word.text.as_str() {
+                "dev" => read.device = self.word("dev", value, value::interface),
+                "label" => read.label = self.word("label", value, value::interface),
+                "brd" | "broadcast" => {
+                    read.broadcast = self.word("brd", value, broadcast(address, prefix_len))?
+                }
+                "scope" => read.scope = self.word("scope", value, scope).unwrap_or(0),
+                "peer" | "preferred_lft" | "home" | "-nodad" | "mngtmpaddr" | "noprefixroute"
+                | "autojoin" | "no_track" | "use_vmac" => {
+                    let message = format!("{} is not supported yet", word.text);
+                    self.warn(Class::Unsupported, word.span, message);
+                }
+                _ => {
+                    self.one_entry_a_line(word, &["dev", "label", "brd", "broadcast", "scope"]);
+                    break;
+                }
+            }
+            words = rest;
+        }
+        Some((read, length.is_some()))
+    }
+
+    fn one_entry_a_line(&mut self, word: &Word, options: &[&'static str]) {
+        if word.spoilt {
+            return;
+        }
+        let report = if word.text.contains('.') {
+            let message = format!("{} needs a line of its own", quote(&word.text));
+            Report::error(Class::Syntax, word.span, message)
+        } else {
+            let near = nearest_of(options.iter().copied(), &word.text);
+            let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
+            let message = format!("unknown word {} after an address{suggestion}", quote(&word.text));
+            Report::error(Class::UnknownWord, word.span, message)
+        };
+        self.reports.push(report);
+    }
+}
+
+/// `+` is the broadcast address of the subnet, `-` none, as for `ip address`.
+fn broadcast(address: Ipv4Addr, prefix_len: u8) -> impl Fn(&str) -> value::Value<Option<Ipv4Addr>> {
+    move |word| match word {
+        "-" => Ok(None),
+        "+" => {
+            let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
+            Ok(Some(Ipv4Addr::from_bits(address.to_bits() | hosts)))
+        }
+        word => {
+            word.parse().map(Some).map_err(|_| Wrong::new(format!("{} is not an IPv4 address", quote(word))))
+        }
+    }
+}
+
+/// Numbers of linux/rtnetlink.h.
+fn scope(word: &str) -> value::Value<u8> {
+    match word.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => {
+            value::choice(&[("global", 0), ("site", 200), ("link", 253), ("host", 254), ("nowhere", 255)])(
+                word,
+            )
+        }
+    }
+}

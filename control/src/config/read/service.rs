@@ -1,0 +1,293 @@
+//! What a virtual_server says.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use super::{
+    Item, Items, Reader, value,
+    value::{Value, Wrong},
+};
+use crate::config::{
+    diagnostic::{Class, Report},
+    keywords::Block,
+    model::{Forwarding, Protocol, RealServer, Scheduler, VirtualServer},
+    source::Span,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Settings of the checks that a block hands to the blocks in it.
+#[derive(Clone, Default)]
+pub(super) struct Inherited {
+    pub delay_loop: Option<Duration>,
+    pub connect_timeout: Option<Duration>,
+    pub retry: Option<u32>,
+    pub delay_before_retry: Option<Duration>,
+    pub warmup: Option<Duration>,
+    pub virtualhost: Option<String>,
+}
+
+/// What a virtual_server hands to its real servers.
+struct Outer {
+    port: Option<u16>,
+    weight: u16,
+    inhibit_on_failure: bool,
+    inherited: Inherited,
+}
+
+impl Reader<'_> {
+    pub fn service(&mut self, item: Item<'_>) -> Option<(Span, VirtualServer)> {
+        let span = item.statement.span();
+        let endpoint = self.service_endpoint(item);
+        let items = self.items(Block::VirtualServer, item.body());
+        let protocol = self.protocol(&items, item);
+        let scheduler = self.scheduler(&items, item);
+        let hash_port = self.hash_port(&items, scheduler);
+        let forwarding = self.forwarding(&items, item);
+        let outer = Outer {
+            port: endpoint.map(|(_, port)| port),
+            weight: self.one(&items, "weight", value::weight).unwrap_or(1),
+            inhibit_on_failure: self.flag(&items, "inhibit_on_failure").unwrap_or(false),
+            inherited: self.inherited(&items, &Inherited::default(), 1),
+        };
+        let reals = self.reals(&items, item, &outer);
+        let ((address, port), protocol, forwarding) = (endpoint?, protocol?, forwarding?);
+        if let Some(first) = self.services.insert((address, port, protocol), span) {
+            let message = format!("a second virtual_server {address} {port} of this protocol");
+            self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+        }
+        let service = VirtualServer { address, port, protocol, scheduler, hash_port, forwarding, reals };
+        Some((span, service))
+    }
+
+    fn service_endpoint(&mut self, item: Item<'_>) -> Option<(Ipv4Addr, u16)> {
+        let span = item.statement.span();
+        match item.statement.arguments.as_slice() {
+            [] => {
+                self.error(Class::Missing, span, "virtual_server without an address and a port");
+                None
+            }
+            [kind, ..] if kind.text == "fwmark" || kind.text == "group" => {
+                let message = format!("virtual_server {} is not supported yet", kind.text);
+                self.error(Class::Unsupported, span, message);
+                None
+            }
+            [address] => {
+                self.word("virtual_server", address, server)?;
+                let message = "virtual_server without a port (every port) is not supported yet";
+                self.error(Class::Unsupported, span, message);
+                None
+            }
+            [address, port, extra @ ..] => {
+                self.extra(item, extra);
+                let address = self.word("virtual_server", address, server);
+                let port = self.word("virtual_server", port, value::port);
+                Some((address?, port?))
+            }
+        }
+    }
+
+    fn protocol(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Protocol> {
+        if items.lacks("protocol") {
+            let message = "virtual_server without protocol: keepalived would take UDP";
+            let report = Report::error(Class::Missing, item.statement.span(), message);
+            self.reports.push(report.help("write `protocol TCP` or `protocol UDP`"));
+        }
+        let choices = [("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)];
+        self.one(items, "protocol", |word| {
+            value::choice(&choices)(word)?.ok_or_else(|| Wrong::unsupported("SCTP is not supported yet"))
+        })
+    }
+
+    fn scheduler(&mut self, items: &Items<'_>, item: Item<'_>) -> Scheduler {
+        let read = self.one(items, "lvs_sched", value::choice(&SCHEDULERS));
+        let said = items.span("lvs_sched");
+        let absent = items.lacks("lvs_sched");
+        let scheduler = read.unwrap_or_default();
+        let exists = matches!(scheduler, Scheduler::Mh | Scheduler::Sh | Scheduler::Dh);
+        let substitute = "runs as weighted Maglev hashing of the connection (lvs_sched mh) for now";
+        match (said, read) {
+            (None, _) if absent => {
+                let message =
+                    format!("virtual_server without lvs_sched: keepalived's default wlc {substitute}");
+                self.warn(Class::Unsupported, item.statement.span(), message);
+            }
+            (Some(span), Some(_)) if !exists => {
+                let name =
+                    SCHEDULERS.iter().find(|(_, known)| *known == scheduler).map_or("", |(name, _)| name);
+                self.warn(Class::Unsupported, span, format!("lvs_sched {name} {substitute}"));
+            }
+            _ => {}
+        }
+        scheduler
+    }
+
+    fn hash_port(&mut self, items: &Items<'_>, scheduler: Scheduler) -> bool {
+        let mut hash_port = false;
+        for (word, needs, name) in [("mh-port", Scheduler::Mh, "mh"), ("sh-port", Scheduler::Sh, "sh")] {
+            let (Some(set), Some(span)) = (self.flag(items, word), items.span(word)) else { continue };
+            if scheduler != needs {
+                self.warn(Class::Conflict, span, format!("{word} has no effect without lvs_sched {name}"));
+                continue;
+            }
+            hash_port = set;
+            if items
+                .span("lvs_sched")
+                .is_some_and(|sched| sched.file == span.file && sched.start > span.start)
+            {
+                let message = format!("keepalived does not read {word} before lvs_sched; lvsd does");
+                self.warn(Class::Trap, span, message);
+            }
+        }
+        hash_port
+    }
+
+    fn forwarding(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Forwarding> {
+        if items.lacks("lvs_method") {
+            let message = "virtual_server without lvs_method: keepalived's default NAT is not supported yet";
+            let report = Report::error(Class::Missing, item.statement.span(), message);
+            self.reports
+                .push(report.help("write `lvs_method DR` and give the real servers the address on lo"));
+        }
+        self.one(items, "lvs_method", method)
+    }
+
+    pub(super) fn inherited(&mut self, items: &Items<'_>, outer: &Inherited, least_retry: u32) -> Inherited {
+        let above_zero = Duration::from_millis(1)..=DAY;
+        let any = Duration::ZERO..=DAY;
+        let retry = |word: &str| {
+            let retry = value::number(0..=1_000_000)(word)?;
+            let wrong = || Wrong::new("0 is only read in a checker, keepalived takes 1 here");
+            if retry >= least_retry {
+                Ok(retry)
+            } else {
+                Err(wrong().help("write `retry 0` in each checker"))
+            }
+        };
+        let outer = outer.clone();
+        Inherited {
+            delay_loop: self
+                .one(items, "delay_loop", value::seconds(above_zero.clone()))
+                .or(outer.delay_loop),
+            connect_timeout: self
+                .one(items, "connect_timeout", value::seconds(above_zero))
+                .or(outer.connect_timeout),
+            retry: self.one(items, "retry", retry).or(outer.retry),
+            delay_before_retry: self
+                .one(items, "delay_before_retry", value::seconds(any.clone()))
+                .or(outer.delay_before_retry),
+            warmup: self.one(items, "warmup", value::seconds(any)).or(outer.warmup),
+            virtualhost: self.one(items, "virtualhost", value::text).or(outer.virtualhost),
+        }
+    }
+
+    fn reals(&mut self, items: &Items<'_>, item: Item<'_>, outer: &Outer) -> Vec<RealServer> {
+        let mut seen = HashMap::new();
+        let mut reals = Vec::new();
+        for real in items.all("real_server") {
+            let span = real.statement.span();
+            let Some(read) = self.real(real, outer) else { continue };
+            let address = SocketAddrV4::new(read.address, read.port);
+            if let Some(first) = seen.insert(address, span) {
+                let message = format!("a second real_server {} {}", read.address, read.port);
+                self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+            }
+            reals.push(read);
+        }
+        if items.lacks("real_server") {
+            self.error(Class::Missing, item.statement.span(), "virtual_server without a real_server");
+        } else if !reals.is_empty() && reals.iter().all(|real| real.weight == 0) {
+            let message = "every real_server has weight 0: the service takes no new connection";
+            self.warn(Class::Trap, item.statement.span(), message);
+        }
+        reals
+    }
+
+    fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
+        let endpoint = self.real_endpoint(item, outer.port);
+        let items = self.items(Block::RealServer, item.body());
+        self.one(&items, "lvs_method", method);
+        let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
+        let inhibit_on_failure = self.flag(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
+        let inherited = self.inherited(&items, &outer.inherited, 1);
+        // The checks are read even without an address, for their own mistakes.
+        let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
+        let checks = self.checks(&items, SocketAddrV4::new(address, port), &inherited);
+        endpoint?;
+        Some(RealServer { address, port, weight, inhibit_on_failure, checks })
+    }
+
+    /// DR leaves the packet as it is: its port is the service's.
+    fn real_endpoint(&mut self, item: Item<'_>, service_port: Option<u16>) -> Option<(Ipv4Addr, u16)> {
+        let (address, port) = match item.statement.arguments.as_slice() {
+            [] => {
+                self.error(Class::Missing, item.statement.span(), "real_server without an address");
+                return None;
+            }
+            [address] => (address, None),
+            [address, port, extra @ ..] => {
+                self.extra(item, extra);
+                (address, Some(port))
+            }
+        };
+        let address = self.word("real_server", address, server);
+        let any = |word: &str| value::number(0..=65535)(word);
+        let written = port.and_then(|port| Some((self.word("real_server", port, any)?, port.span)));
+        if let (Some((written, span)), Some(service)) = (written, service_port)
+            && written != 0
+            && written != u32::from(service)
+        {
+            let message = format!("port {written} is not used: with DR a packet keeps its port, {service}");
+            let report = Report::warning(Class::Trap, span, message);
+            self.reports.push(report.help("checks go to the same port unless connect_port says otherwise"));
+        }
+        Some((address?, service_port?))
+    }
+
+    /// Without any vrrp_instance something else answers for the addresses.
+    pub fn every_service_has_an_instance(&mut self, services: &[(Span, VirtualServer)]) {
+        for (span, service) in services {
+            if !self.vips.is_empty() && !self.vips.contains_key(&service.address) {
+                let message =
+                    format!("no vrrp_instance has {}: lvsd does not answer for it", service.address);
+                self.warn(Class::Missing, *span, message);
+            }
+        }
+    }
+}
+
+const SCHEDULERS: [(&str, Scheduler); 14] = [
+    ("mh", Scheduler::Mh),
+    ("sh", Scheduler::Sh),
+    ("dh", Scheduler::Dh),
+    ("rr", Scheduler::Rr),
+    ("wrr", Scheduler::Wrr),
+    ("lc", Scheduler::Lc),
+    ("wlc", Scheduler::Wlc),
+    ("lblc", Scheduler::Lblc),
+    ("lblcr", Scheduler::Lblcr),
+    ("fo", Scheduler::Fo),
+    ("ovf", Scheduler::Ovf),
+    ("sed", Scheduler::Sed),
+    ("nq", Scheduler::Nq),
+    ("twos", Scheduler::Twos),
+];
+
+/// A port that is glued to the address is the usual mistake.
+fn server(word: &str) -> Value<Ipv4Addr> {
+    value::address(word).map_err(|wrong| match word.split_once(':') {
+        Some((address, port)) if value::address(address).is_ok() => {
+            wrong.help(format!("write {address} {port}"))
+        }
+        _ => wrong,
+    })
+}
+
+fn method(word: &str) -> Value<Forwarding> {
+    let direct = value::choice(&[("DR", true), ("NAT", false), ("TUN", false)])(word)?;
+    let unsupported = || Wrong::unsupported(format!("{word} is not supported yet, only DR"));
+    if direct { Ok(Forwarding::Direct) } else { Err(unsupported()) }
+}

@@ -1,0 +1,1 @@
+//! Nothing that a file can contain stops the reader.
