@@ -124,8 +124,140 @@ async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> an
         })
     };
 
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    notify_systemd(sd_notify::NotifyState::Ready);
     let end = wait_for_signal().await?;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    todo!()
+    notify_systemd(sd_notify::NotifyState::Stopping);
+    match end {
+        End::Stop => tracing::info!("stopping: resigning, forwarding until another master is heard"),
+        End::Leave => tracing::info!("leaving: forwarding and leases stay for the next start"),
+    }
+    match end {
+        End::Stop => vrrp.stop(LINGER),
+        End::Leave => vrrp.leave(),
+    }
+    // The host task still runs: it removes the addresses while the VRRP thread lingers.
+    tokio::task::spawn_blocking(move || vrrp_thread.join()).await?;
+    host_cancel.cancel();
+    let host = host.await?;
+    if end == End::Stop {
+        host.settle_finally().await;
+    }
+    cancel.cancel();
+    checks.stopped().await;
+    let dataplane = pool.await?;
+    tasks.close();
+    tasks.wait().await;
+    let _ = fs::remove_file(admin::socket_path(run_dir));
+    if end == End::Stop {
+        dataplane.close()?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// SIGTERM, SIGINT: resign and remove everything.
+    Stop,
+    /// SIGUSR2: end without a word, for a restart within the lease.
+    Leave,
+}
+
+async fn wait_for_signal() -> anyhow::Result<End> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut leave = signal(SignalKind::user_defined2())?;
+    let mut reload = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(End::Stop),
+            _ = interrupt.recv() => return Ok(End::Stop),
+            _ = leave.recv() => return Ok(End::Leave),
+            _ = reload.recv() => tracing::warn!(
+                "reload is not supported yet: send SIGUSR2 and start again, which keeps role and connections"
+            ),
+        }
+    }
+}
+
+fn notify_systemd(state: sd_notify::NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd was not told");
+    }
+}
+
+/// Logs role changes and wakes the host task for each.
+async fn report_roles(
+    names: Vec<String>,
+    mut events: mpsc::Receiver<vrrp::Event>,
+    changed: watch::Sender<u64>,
+) {
+    while let Some(event) = events.recv().await {
+        changed.send_modify(|count| *count = count.wrapping_add(1));
+        let name = names.get(event.instance).map_or("?", String::as_str);
+        if let vrrp::EventKind::Transition { from, to, cause } = event.kind {
+            tracing::info!(instance = name, %from, %to, %cause, "VRRP state changed");
+        }
+    }
+}
+
+async fn log_events(mut logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            ready = logger.readable_mut() => match ready {
+                Ok(mut ready) => {
+                    ready.get_inner_mut().flush();
+                    ready.clear_ready();
+                }
+                Err(error) => return tracing::warn!(%error, "events of the XDP program are lost"),
+            }
+        }
+    }
+}
+
+fn owners(config: &Config, instances: &[LocalInstance]) -> Vec<LeaseOwner> {
+    let owner = |(config, local): (&VrrpInstance, &LocalInstance)| LeaseOwner {
+        ifindex: local.link.ifindex,
+        vrid: config.vrid.get().into(),
+        family: libc::AF_INET as u16,
+    };
+    config.instances.iter().zip(instances).map(owner).collect()
+}
+
+/// Takes the run directory for this process.
+pub fn lock(run_dir: &Path) -> anyhow::Result<Flock<fs::File>> {
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+    let path = run_dir.join("lvsd.pid");
+    let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            file.set_len(0)?;
+            writeln!(file, "{}", std::process::id())?;
+            Ok(file)
+        }
+        Err((mut file, _)) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid)?;
+            bail!("another lvsd (pid {}) runs in {}", pid.trim(), run_dir.display())
+        }
+    }
+}
+
+/// bpf_link for XDP came with Linux 5.9; 5.10 is the first long-term kernel with it.
+fn kernel_is_recent() -> anyhow::Result<()> {
+    let name = nix::sys::utsname::uname().context("cannot ask for the kernel's version")?;
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    ensure!(version >= (5, 10), "Linux 5.10 or later is needed, this is {release}");
+    Ok(())
+}
+
+fn raise(resource: Resource) {
+    let unlimited = if resource == Resource::RLIMIT_MEMLOCK { RLIM_INFINITY } else { 0 };
+    let hard = getrlimit(resource).map_or(unlimited, |(_, hard)| hard.max(unlimited));
+    if let Err(error) = setrlimit(resource, hard, hard) {
+        tracing::warn!(?resource, %error, "cannot raise a resource limit");
+    }
 }

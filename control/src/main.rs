@@ -1,2 +1,81 @@
-//! `lvsd`.
-fn main() {}
+//! `lvsd`: what each command prints and with which status it exits.
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use control::{
+    admin,
+    cli::{Cli, Command, Format},
+    config, daemon, dataplane,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Also clap's status for a wrong command line.
+const UNREADABLE: u8 = 2;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run { config, run_dir, xdp_mode } => {
+            log_to_stderr();
+            daemon::run(&config, &run_dir, xdp_mode)
+        }
+        Command::Check { file, format } => return check(&file, format),
+        Command::Status { json, run_dir } => status(&run_dir, json),
+        Command::Unload { run_dir } => unload(&run_dir),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lvsd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LVSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn check(file: &Path, format: Format) -> ExitCode {
+    let loaded = match config::load(file) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("lvsd: {error}");
+            return ExitCode::from(UNREADABLE);
+        }
+    };
+    match format {
+        Format::Text => print!("{}", loaded.render_text()),
+        Format::Json => match serde_json::to_string_pretty(&loaded.diagnostics) {
+            Ok(json) => println!("{json}"),
+            Err(error) => {
+                eprintln!("lvsd: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+    }
+    if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(admin::ask(run_dir))?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{status}");
+    }
+    Ok(())
+}
+
+fn unload(run_dir: &Path) -> anyhow::Result<()> {
+    let _lock = daemon::lock(run_dir).context("lvsd must be stopped first")?;
+    if dataplane::unload(run_dir)? {
+        println!("detached and removed");
+    } else {
+        println!("nothing is loaded below {}", run_dir.display());
+    }
+    Ok(())
+}
