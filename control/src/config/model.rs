@@ -174,6 +174,30 @@ pub enum Scheduler {
     Twos,
 }
 
+impl Scheduler {
+    pub const WORDS: [(&'static str, Self); 14] = [
+        ("mh", Self::Mh),
+        ("sh", Self::Sh),
+        ("dh", Self::Dh),
+        ("rr", Self::Rr),
+        ("wrr", Self::Wrr),
+        ("lc", Self::Lc),
+        ("wlc", Self::Wlc),
+        ("lblc", Self::Lblc),
+        ("lblcr", Self::Lblcr),
+        ("fo", Self::Fo),
+        ("ovf", Self::Ovf),
+        ("sed", Self::Sed),
+        ("nq", Self::Nq),
+        ("twos", Self::Twos),
+    ];
+
+    /// As `lvs_sched` has it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, scheduler)| *scheduler == self).map_or("?", |(word, _)| word)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
     /// Only the MAC is rewritten; the real server has the VIP on lo.

@@ -23,7 +23,8 @@ struct Bench {
 
 impl Bench {
     fn start(checks: impl IntoIterator<Item = Check>, capacity: usize) -> Self {
-        let targets = checks.into_iter().enumerate().map(|(id, check)| Target { id, check, up: true }).collect();
+        let targets =
+            checks.into_iter().enumerate().map(|(id, check)| Target { id, check, up: true }).collect();
         let (sender, verdicts) = mpsc::channel(capacity);
         let cancel = CancellationToken::new();
         Self { runner: Runner::spawn(targets, sender, cancel.clone()), verdicts, cancel }
@@ -99,7 +100,10 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     sender.send(Verdict { id: 7, up: true, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
     let blocked = Runner::spawn(
-        vec![Target { id: 8, check: check_of(other_address), up: true }, Target { id: 9, check: check_of(address), up: true }],
+        vec![
+            Target { id: 8, check: check_of(other_address), up: true },
+            Target { id: 9, check: check_of(address), up: true },
+        ],
         sender,
         bench.cancel.clone(),
     );

@@ -103,7 +103,7 @@ impl Reader<'_> {
     }
 
     fn scheduler(&mut self, items: &Items<'_>, item: Item<'_>) -> Scheduler {
-        let read = self.one(items, "lvs_sched", value::choice(&SCHEDULERS));
+        let read = self.one(items, "lvs_sched", value::choice(&Scheduler::WORDS));
         let said = items.span("lvs_sched");
         let absent = items.lacks("lvs_sched");
         let scheduler = read.unwrap_or_default();
@@ -116,9 +116,7 @@ impl Reader<'_> {
                 self.warn(Class::Unsupported, item.statement.span(), message);
             }
             (Some(span), Some(_)) if !exists => {
-                let name =
-                    SCHEDULERS.iter().find(|(_, known)| *known == scheduler).map_or("", |(name, _)| name);
-                self.warn(Class::Unsupported, span, format!("lvs_sched {name} {substitute}"));
+                self.warn(Class::Unsupported, span, format!("lvs_sched {} {substitute}", scheduler.word()));
             }
             _ => {}
         }
@@ -258,23 +256,6 @@ impl Reader<'_> {
         }
     }
 }
-
-const SCHEDULERS: [(&str, Scheduler); 14] = [
-    ("mh", Scheduler::Mh),
-    ("sh", Scheduler::Sh),
-    ("dh", Scheduler::Dh),
-    ("rr", Scheduler::Rr),
-    ("wrr", Scheduler::Wrr),
-    ("lc", Scheduler::Lc),
-    ("wlc", Scheduler::Wlc),
-    ("lblc", Scheduler::Lblc),
-    ("lblcr", Scheduler::Lblcr),
-    ("fo", Scheduler::Fo),
-    ("ovf", Scheduler::Ovf),
-    ("sed", Scheduler::Sed),
-    ("nq", Scheduler::Nq),
-    ("twos", Scheduler::Twos),
-];
 
 /// A port that is glued to the address is the usual mistake.
 fn server(word: &str) -> Value<Ipv4Addr> {
