@@ -2,10 +2,12 @@
 
 use std::{fmt, net::Ipv4Addr, ops::Add, time::Duration};
 
+pub mod board;
+pub mod driver;
 pub mod machine;
 pub mod packet;
-
-pub use machine::Machine;
+mod realtime;
+mod socket;
 
 /// A point of CLOCK_MONOTONIC, the clock that leases are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

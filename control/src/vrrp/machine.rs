@@ -81,8 +81,8 @@ struct Backup {
 #[derive(Debug)]
 struct Master {
     lease: Monotonic,
-    /// The lease before the last advert, in case that one was not sent.
-    previous_lease: Monotonic,
+    /// The lease before the last advert, in case that one was not sent; none if it was the first.
+    previous_lease: Option<Monotonic>,
     advert_at: Monotonic,
     announcements: Schedule,
 }
@@ -113,7 +113,7 @@ impl Machine {
     /// `lease` is what the lease map holds from a previous run.
     pub fn on_start(&mut self, lease: Monotonic, now: Monotonic, effects: &mut Effects) {
         if lease > now {
-            self.become_master(Cause::Adopted, lease, now, effects);
+            self.become_master(Cause::Adopted, Some(lease), now, effects);
         } else {
             self.enter(Cause::Started, now, effects);
         }
@@ -158,7 +158,7 @@ impl Machine {
             Role::Backup(backup) => {
                 if now >= backup.takeover_at {
                     let cause = backup.cause;
-                    self.become_master(cause, Monotonic::default(), now, effects);
+                    self.become_master(cause, None, now, effects);
                 }
             }
             Role::Master(master) => {
@@ -175,9 +175,9 @@ impl Machine {
     /// it: it falls back to what the advert before has earned.
     pub fn on_advert_failed(&mut self, now: Monotonic, effects: &mut Effects) {
         let Role::Master(master) = &mut self.role else { return };
-        master.lease = master.previous_lease;
-        if master.lease > now {
-            effects.push_back(Effect::HoldLease { until: master.lease });
+        if let Some(previous) = master.previous_lease {
+            master.lease = previous;
+            effects.push_back(Effect::HoldLease { until: previous });
         } else {
             // A takeover that nobody hears of does not take place. What was to follow the advert is void.
             effects.clear();
@@ -211,22 +211,29 @@ impl Machine {
 
     fn enter(&mut self, cause: Cause, now: Monotonic, effects: &mut Effects) {
         if self.settings.priority.is_owner() && self.settings.start_as_master {
-            self.become_master(Cause::Owner, Monotonic::default(), now, effects);
+            self.become_master(Cause::Owner, None, now, effects);
         } else {
             self.become_backup(cause, now, effects);
         }
     }
 
-    /// `lease` is one that still runs, or zero.
-    fn become_master(&mut self, cause: Cause, lease: Monotonic, now: Monotonic, effects: &mut Effects) {
+    /// `lease` is one that still runs.
+    fn become_master(
+        &mut self,
+        cause: Cause,
+        lease: Option<Monotonic>,
+        now: Monotonic,
+        effects: &mut Effects,
+    ) {
         let from = self.state();
         let mut master = Master {
-            lease,
-            previous_lease: lease,
+            lease: now,
+            previous_lease: None,
             advert_at: now + self.settings.advert_interval,
             announcements: Schedule::start(self.settings.garp, now),
         };
         master.renew(&self.settings, now, effects);
+        master.previous_lease = lease;
         announce(self.settings.garp.repeat, effects);
         effects.push_back(Effect::AddressesUp);
         effects.push_back(Effect::Transition { from, to: State::Master, cause });
@@ -303,7 +310,7 @@ impl Backup {
 
 impl Master {
     fn renew(&mut self, settings: &Settings, now: Monotonic, effects: &mut Effects) {
-        self.previous_lease = self.lease;
+        self.previous_lease = Some(self.lease);
         self.lease = now + settings.advert_interval * DOWN_TIMER_ADVERTS;
         effects.push_back(Effect::HoldLease { until: self.lease });
         effects.push_back(Effect::SendAdvert { priority: settings.priority.get() });

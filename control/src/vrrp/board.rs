@@ -1,0 +1,163 @@
+//! What does the VRRP thread show of itself? Atomics that anybody reads and only it writes.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use super::{Monotonic, State, packet::Rejection};
+
+/// State and counters of all instances, in the order in which they were given to the driver.
+pub struct Board {
+    instances: Box<[Row]>,
+    lost_events: AtomicU64,
+    strays: AtomicU64,
+}
+
+/// One instance at one moment. The fields are read one by one: a counter may be ahead of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    pub state: State,
+    /// The end of its lease; in the past or zero where it holds none.
+    pub lease: Monotonic,
+    /// In the order of [`Counter::ALL`].
+    pub counters: [u64; Counter::ALL.len()],
+    /// In the order of [`Rejection::KINDS`].
+    pub rejected: [u64; Rejection::KINDS.len()],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    AdvertsSent,
+    AdvertsReceived,
+    /// Adverts that could not be sent to one of their receivers.
+    SendFailures,
+    BecameMaster,
+    ResignationsSent,
+    ResignationsReceived,
+    /// Gratuitous ARP frames.
+    AnnouncementsSent,
+    AnnouncementFailures,
+    /// Adverts with other addresses than ours, accepted.
+    AddressesDiffer,
+    /// Adverts with our own source address: a loop in the network, or an address in use twice.
+    OwnAddress,
+    /// v3 adverts whose checksum leaves out the pseudo header (RFC 9568).
+    ChecksumOfMessage,
+}
+
+impl Counter {
+    pub const ALL: [(Self, &'static str); 11] = [
+        (Self::AdvertsSent, "adverts_sent"),
+        (Self::AdvertsReceived, "adverts_received"),
+        (Self::SendFailures, "send_failures"),
+        (Self::BecameMaster, "became_master"),
+        (Self::ResignationsSent, "resignations_sent"),
+        (Self::ResignationsReceived, "resignations_received"),
+        (Self::AnnouncementsSent, "announcements_sent"),
+        (Self::AnnouncementFailures, "announcement_failures"),
+        (Self::AddressesDiffer, "addresses_differ"),
+        (Self::OwnAddress, "own_address"),
+        (Self::ChecksumOfMessage, "checksum_of_message"),
+    ];
+}
+
+#[derive(Default)]
+struct Row {
+    state: AtomicU8,
+    lease: AtomicU64,
+    counters: [AtomicU64; Counter::ALL.len()],
+    rejected: [AtomicU64; Rejection::KINDS.len()],
+}
+
+impl Board {
+    pub(super) fn new(instances: usize) -> Self {
+        Self {
+            instances: (0..instances).map(|_| Row::default()).collect(),
+            lost_events: AtomicU64::new(0),
+            strays: AtomicU64::new(0),
+        }
+    }
+
+    pub fn view(&self, instance: usize) -> Option<View> {
+        let row = self.instances.get(instance)?;
+        Some(View {
+            state: match row.state.load(Ordering::Acquire) {
+                1 => State::Backup,
+                2 => State::Master,
+                3 => State::Fault,
+                _ => State::Init,
+            },
+            lease: Monotonic::from_nanos(row.lease.load(Ordering::Acquire)),
+            counters: row.counters.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
+            rejected: row.rejected.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
+        })
+    }
+
+    /// How many events found the channel full since the last call. If any did, the reader is to trust
+    /// [`Board::view`] and converge from there.
+    pub fn take_lost_events(&self) -> u64 {
+        self.lost_events.swap(0, Ordering::AcqRel)
+    }
+
+    /// VRRP packets that were malformed or of a virtual router that is not ours.
+    pub fn strays(&self) -> u64 {
+        self.strays.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_state(&self, instance: usize, state: State) {
+        let state = match state {
+            State::Init => 0,
+            State::Backup => 1,
+            State::Master => 2,
+            State::Fault => 3,
+        };
+        self.instances[instance].state.store(state, Ordering::Release);
+    }
+
+    pub(super) fn set_lease(&self, instance: usize, until: Monotonic) {
+        self.instances[instance].lease.store(until.nanos(), Ordering::Release);
+    }
+
+    pub(super) fn count(&self, instance: usize, counter: Counter) {
+        self.instances[instance].counters[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_rejection(&self, instance: usize, rejection: Rejection) {
+        self.instances[instance].rejected[rejection.kind()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_stray(&self) {
+        self.strays.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_lost_event(&self) {
+        self.lost_events.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_stands_where_its_name_does() {
+        for (index, (counter, _)) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, index);
+        }
+    }
+
+    #[test]
+    fn a_view_shows_what_was_written_last() {
+        let board = Board::new(2);
+        for state in [State::Backup, State::Master, State::Fault, State::Init] {
+            board.set_state(1, state);
+            assert_eq!(board.view(1).map(|view| view.state), Some(state));
+        }
+        assert_eq!(board.view(2), None);
+    }
+
+    #[test]
+    fn lost_events_are_reported_once() {
+        let board = Board::new(0);
+        board.count_lost_event();
+        assert_eq!((board.take_lost_events(), board.take_lost_events()), (1, 0));
+    }
+}
