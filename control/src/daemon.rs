@@ -3,9 +3,8 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{Read as _, Seek as _, Write as _},
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
+    io::{Read as _, Write as _},
+    path::Path,
     time::Duration,
 };
 
@@ -26,13 +25,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin, check, config,
-    dataplane::{Dataplane, Mode, lease::LeaseMap},
+    admin, check,
+    config::{self, Config, model::VrrpInstance},
+    dataplane::{Dataplane, Mode},
     director::Director,
     host::{self, Host, LocalInstance},
     netlink::Netlink,
     pool::Pool,
-    vrrp,
+    vrrp::driver,
 };
 
 /// How many role changes may wait for the host task; it looks at the state itself, so none is lost beyond.
@@ -52,9 +52,7 @@ pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
         bail!("{} has errors, nothing was started", config.display());
     }
     let lock = lock(run_dir)?;
-    // Before Linux 5.11 maps count against it; the VRRP thread locks its memory in any case.
-    raise(Resource::RLIMIT_MEMLOCK);
-    raise(Resource::RLIMIT_NOFILE);
+    raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(direct(loaded.config, run_dir, mode));
     // Nothing that blocks may delay the end: leases are settled by now.
@@ -63,7 +61,7 @@ pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     done
 }
 
-async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
+async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     let netlink = Netlink::open()?;
     let snapshot = netlink.snapshot().await?;
     let instances = host::locate(&config, &snapshot)?;
@@ -90,18 +88,25 @@ async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> an
     let tasks = TaskTracker::new();
     let cancel = CancellationToken::new();
     match EbpfLogger::init(dataplane.ebpf_mut()) {
-        Ok(logger) => drop(tasks.spawn(log_events(AsyncFd::new(logger)?, cancel.clone()))),
+        Ok(logger) => {
+            // SAFETY: the logger owns its descriptor and closes it when it is dropped, inside the AsyncFd.
+            let logger = unsafe { AsyncFd::register(logger)? };
+            tasks.spawn(log_events(logger, cancel.clone()));
+        }
         Err(error) => tracing::warn!(%error, "events of the XDP program are not logged"),
     }
 
     let (role_events, roles) = mpsc::channel(ROLE_EVENTS);
-    let vrrp = vrrp::spawn(vrrp_instances(&config, &instances, &lease_indexes), leases, role_events)?;
-    let board = vrrp.board().clone();
+    let local = vrrp_instances(&config, &instances, &lease_indexes);
+    let (vrrp, vrrp_thread) = driver::spawn(local, leases, role_events)?;
+    let mut vrrp_ended = tokio::task::spawn_blocking(move || vrrp_thread.join());
 
     let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-    let targets = director
-        .targets()
-        .map(|target| check::Target { id: target.id, check: target.check.clone(), up: target.up });
+    let targets = director.targets().map(|target| check::Target {
+        id: target.id,
+        check: target.check.clone(),
+        up: target.up,
+    });
     let checks = check::Runner::spawn(targets.collect(), verdict_sender, cancel.clone());
 
     let (hop_sender, next_hops) = watch::channel(HashMap::new());
@@ -111,10 +116,10 @@ async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> an
 
     let (role_sender, role_changes) = watch::channel(0);
     tasks.spawn(report_roles(config.instances.iter().map(|i| i.name.clone()).collect(), roles, role_sender));
-    let pool = Pool { director, dataplane, config: config.clone(), board: board.clone() };
+    let pool = Pool { director, dataplane, config: config.clone(), vrrp: vrrp.clone() };
     let pool_cancel = CancellationToken::new();
     let pool = tokio::spawn(pool.run(verdicts, next_hops, questions, pool_cancel.clone()));
-    let mut host = Host { netlink, config, instances, routes, vrrp, next_hops: hop_sender };
+    let mut host = Host { netlink, config, instances, routes, vrrp: vrrp.clone(), next_hops: hop_sender };
     let host_cancel = CancellationToken::new();
     let host = {
         let cancel = host_cancel.clone();
@@ -125,18 +130,26 @@ async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> an
     };
 
     notify_systemd(sd_notify::NotifyState::Ready);
-    let end = wait_for_signal().await?;
+    let end = tokio::select! {
+        end = wait_for_signal() => end?,
+        ended = &mut vrrp_ended => {
+            ended??;
+            bail!("the VRRP thread ended by itself");
+        }
+    };
     notify_systemd(sd_notify::NotifyState::Stopping);
     match end {
-        End::Stop => tracing::info!("stopping: resigning, forwarding until another master is heard"),
-        End::Leave => tracing::info!("leaving: forwarding and leases stay for the next start"),
-    }
-    match end {
-        End::Stop => vrrp.stop(LINGER),
-        End::Leave => vrrp.leave(),
+        End::Stop => {
+            tracing::info!("stopping: resigning, forwarding until another master is heard");
+            vrrp.stop(LINGER);
+        }
+        End::Leave => {
+            tracing::info!("leaving: forwarding and leases stay for the next start");
+            vrrp.leave();
+        }
     }
     // The host task still runs: it removes the addresses while the VRRP thread lingers.
-    tokio::task::spawn_blocking(move || vrrp_thread.join()).await?;
+    vrrp_ended.await??;
     host_cancel.cancel();
     let host = host.await?;
     if end == End::Stop {
@@ -144,7 +157,10 @@ async fn direct(config: config::model::Config, run_dir: &Path, mode: Mode) -> an
     }
     cancel.cancel();
     checks.stopped().await;
+    pool_cancel.cancel();
     let dataplane = pool.await?;
+    drop(host);
+    drop(vrrp);
     tasks.close();
     tasks.wait().await;
     let _ = fs::remove_file(admin::socket_path(run_dir));
@@ -188,13 +204,13 @@ fn notify_systemd(state: sd_notify::NotifyState) {
 /// Logs role changes and wakes the host task for each.
 async fn report_roles(
     names: Vec<String>,
-    mut events: mpsc::Receiver<vrrp::Event>,
+    mut events: mpsc::Receiver<driver::Event>,
     changed: watch::Sender<u64>,
 ) {
     while let Some(event) = events.recv().await {
         changed.send_modify(|count| *count = count.wrapping_add(1));
         let name = names.get(event.instance).map_or("?", String::as_str);
-        if let vrrp::EventKind::Transition { from, to, cause } = event.kind {
+        if let driver::EventKind::Transition { from, to, cause } = event.kind {
             tracing::info!(instance = name, %from, %to, %cause, "VRRP state changed");
         }
     }
@@ -222,6 +238,33 @@ fn owners(config: &Config, instances: &[LocalInstance]) -> Vec<LeaseOwner> {
         family: libc::AF_INET as u16,
     };
     config.instances.iter().zip(instances).map(owner).collect()
+}
+
+fn vrrp_instances(config: &Config, local: &[LocalInstance], leases: &[u32]) -> Vec<driver::Instance> {
+    let resolved = config.instances.iter().zip(local).zip(leases);
+    resolved
+        .map(|((instance, local), lease)| driver::Instance {
+            name: instance.name.clone(),
+            interface: instance.interface.clone(),
+            ifindex: local.link.ifindex,
+            source: local.source,
+            vrid: instance.vrid,
+            priority: instance.priority,
+            version: instance.version,
+            advert_interval: instance.advert_interval,
+            start_as_master: instance.start_as_master,
+            peers: instance.peers.clone(),
+            authentication: instance.authentication,
+            preempt: instance.preempt,
+            addresses: local
+                .addresses
+                .iter()
+                .map(|a| driver::Address { address: a.config.address, ifindex: a.ifindex, mac: a.mac })
+                .collect(),
+            garp: instance.garp,
+            lease: *lease,
+        })
+        .collect()
 }
 
 /// Takes the run directory for this process.
@@ -254,10 +297,10 @@ fn kernel_is_recent() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn raise(resource: Resource) {
-    let unlimited = if resource == Resource::RLIMIT_MEMLOCK { RLIM_INFINITY } else { 0 };
-    let hard = getrlimit(resource).map_or(unlimited, |(_, hard)| hard.max(unlimited));
-    if let Err(error) = setrlimit(resource, hard, hard) {
-        tracing::warn!(?resource, %error, "cannot raise a resource limit");
-    }
+/// More descriptors for checks. More locked memory for BPF maps before Linux 5.11 and for the VRRP thread; where
+/// that is not allowed, whoever needs it says so.
+fn raise_limits() {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let _ = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
 }

@@ -15,7 +15,7 @@ use crate::{
     config::model::{Config, VirtualAddress, VrrpInstance},
     dataplane::plan::NextHop,
     netlink::{Address, Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
-    vrrp::{self, FaultCause, State},
+    vrrp::{FaultCause, State, driver},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -202,7 +202,7 @@ pub struct Host {
     pub config: Config,
     pub instances: Vec<LocalInstance>,
     pub routes: HashMap<Ipv4Addr, Route>,
-    pub vrrp: vrrp::Handle,
+    pub vrrp: driver::Handle,
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
 }
 
@@ -230,7 +230,7 @@ impl Host {
                     probe = true;
                     ticks = ticks.wrapping_add(1);
                     // Also what no message told of is noticed some time.
-                    topology = ticks % CONFIRM_EVERY == 0;
+                    topology = ticks.is_multiple_of(CONFIRM_EVERY);
                 }
             }
             let snapshot = match self.netlink.snapshot().await {
@@ -247,7 +247,7 @@ impl Host {
                 self.routes = routes(&self.config, &self.netlink).await;
             }
             if probe {
-                self.probe(&snapshot, ticks % CONFIRM_EVERY == 0).await;
+                self.probe(&snapshot, ticks.is_multiple_of(CONFIRM_EVERY)).await;
             }
             let next_hops = next_hops(&self.routes, &snapshot);
             self.next_hops.send_if_modified(|known| {
@@ -270,7 +270,7 @@ impl Host {
     }
 
     async fn settle_addresses(&self, snapshot: &Snapshot) {
-        let is_master = |i: usize| self.vrrp.board().state(i) == State::Master;
+        let is_master = |i: usize| self.vrrp.board().view(i).is_some_and(|view| view.state == State::Master);
         let (add, remove) = address_work(&self.instances, is_master, snapshot);
         for address in add {
             if let Err(error) = self.netlink.add_address(address.ifindex, &address.config).await {
@@ -343,7 +343,8 @@ mod tests {
     }
 
     fn snapshot(addresses: &[Ipv4Addr], running: bool) -> Snapshot {
-        let link = Link { ifindex: 3, name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], running, loopback: false };
+        let link =
+            Link { ifindex: 3, name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], running, loopback: false };
         let address = |address: &Ipv4Addr| Address { ifindex: 3, address: *address, prefix_len: 24 };
         Snapshot {
             links: vec![link],

@@ -3,8 +3,12 @@
 pub mod admin;
 pub mod announce;
 pub mod check;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
 pub mod director;
+pub mod host;
 pub mod netlink;
+pub mod pool;
 pub mod vrrp;

@@ -1,6 +1,6 @@
 //! The task that owns the director's state and the BPF tables: verdicts and next hops in, table changes out.
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -11,14 +11,14 @@ use crate::{
     config::model::{CheckKind, Config, Forwarding, Protocol},
     dataplane::{Dataplane, plan::NextHop},
     director::{Director, RealState, ServiceState, Standing},
-    vrrp::Board,
+    vrrp::{Monotonic, driver},
 };
 
 pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
     pub config: Config,
-    pub board: Arc<Board>,
+    pub vrrp: driver::Handle,
 }
 
 impl Pool {
@@ -82,14 +82,18 @@ impl Pool {
     }
 
     fn status(&self) -> status::Status {
-        let instances = self.config.instances.iter().enumerate().map(|(i, instance)| status::Instance {
-            name: instance.name.clone(),
-            state: self.board.state(i).to_string(),
-            priority: instance.priority.get(),
-            vrid: instance.vrid.get(),
-            interface: instance.interface.clone(),
-            vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
-            lease_remaining_ms: self.board.lease_remaining(i).as_millis() as u64,
+        let now = Monotonic::now();
+        let instances = self.config.instances.iter().enumerate().map(|(i, instance)| {
+            let view = self.vrrp.board().view(i).unwrap_or_default();
+            status::Instance {
+                name: instance.name.clone(),
+                state: view.state.to_string(),
+                priority: instance.priority.get(),
+                vrid: instance.vrid.get(),
+                interface: instance.interface.clone(),
+                vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
+                lease_remaining_ms: view.lease.nanos().saturating_sub(now.nanos()) / 1_000_000,
+            }
         });
         let outcomes = self.dataplane.outcomes();
         status::Status {

@@ -27,7 +27,10 @@ unsafe impl<T> Sync for Mapped<T> {}
 
 impl<T: FromBytes + IntoBytes + Immutable> Mapped<T> {
     const WORDS: usize = {
-        assert!(size_of::<T>() % WORD == 0, "array maps pad elements to 8 bytes: declare the padding");
+        assert!(
+            size_of::<T>().is_multiple_of(WORD),
+            "array maps pad elements to 8 bytes: declare the padding"
+        );
         size_of::<T>() / WORD
     };
 

@@ -3,16 +3,25 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     thread,
 };
 
 use lvs_ebpf_common::maps;
 use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::{
+        stat::Mode,
+        statfs::{BPF_FS_MAGIC, fstatfs},
+    },
+    unistd::getppid,
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
@@ -28,7 +37,10 @@ const PINNED: [&str; 8] = [
 ];
 
 pub struct Pins {
-    root: PathBuf,
+    /// Where it is mounted, as an operator knows it.
+    mountpoint: PathBuf,
+    /// The same by descriptor: it may be mounted in a mount namespace that is not ours.
+    root: OwnedFd,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +54,14 @@ pub enum PinsError {
 impl Pins {
     /// Mounts a BPF file system at `run_dir/bpf` unless one is there.
     pub fn mount(run_dir: &Path) -> Result<Self, PinsError> {
-        let root = run_dir.join("bpf");
-        create(&root)?;
-        if !is_bpffs(&root) {
-            mount_bpffs(&root).map_err(|source| PinsError::Mount { path: root.clone(), source })?;
-        }
-        let pins = Self { root };
+        let mountpoint = run_dir.join("bpf");
+        create(&mountpoint)?;
+        let root = match open_bpffs(&mountpoint) {
+            Some(root) => root,
+            None => mount_bpffs(&mountpoint)
+                .map_err(|source| PinsError::Mount { path: mountpoint.clone(), source })?,
+        };
+        let pins = Self { mountpoint, root };
         create(&pins.maps())?;
         create(&pins.links())?;
         Ok(pins)
@@ -55,16 +69,21 @@ impl Pins {
 
     /// What an earlier daemon mounted, if anything.
     pub fn existing(run_dir: &Path) -> Option<Self> {
-        let root = run_dir.join("bpf");
-        is_bpffs(&root).then_some(Self { root })
+        let mountpoint = run_dir.join("bpf");
+        let root = open_bpffs(&mountpoint)?;
+        Some(Self { mountpoint, root })
+    }
+
+    fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()))
     }
 
     fn maps(&self) -> PathBuf {
-        self.root.join(format!("maps-v{}", maps::LAYOUT))
+        self.root().join(format!("maps-v{}", maps::LAYOUT))
     }
 
     fn links(&self) -> PathBuf {
-        self.root.join("links")
+        self.root().join("links")
     }
 
     /// Name and pin of every map that survives a restart.
@@ -87,7 +106,7 @@ impl Pins {
     /// Removes the maps of other layouts, once nothing uses them any more.
     pub fn remove_other_layouts(&self) {
         let current = self.maps();
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
             let is_maps = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("maps-v"));
             if is_maps && path != current {
@@ -98,16 +117,20 @@ impl Pins {
 
     /// Detaches the program everywhere and forgets all maps.
     pub fn remove(self) -> Result<(), PinsError> {
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
             remove_dir(&entry.path());
         }
-        in_mount_namespace_of_init(|| umount2(&self.root, MntFlags::MNT_DETACH))
-            .map_err(|source| PinsError::Mount { path: self.root.clone(), source })?;
-        // Without propagation from init's namespace it was mounted in ours.
-        if is_bpffs(&self.root) {
-            let _ = umount2(&self.root, MntFlags::MNT_DETACH);
+        let Self { mountpoint, root } = self;
+        drop(root);
+        let unmount = || umount2(&mountpoint, MntFlags::MNT_DETACH);
+        if let Some(outer) = outer_namespace() {
+            // Not there if it was only ever mounted in ours.
+            let _ = in_namespace(&outer, unmount);
         }
-        let _ = fs::remove_dir(&self.root);
+        if open_bpffs(&mountpoint).is_some() {
+            unmount().map_err(|e| PinsError::Mount { path: mountpoint.clone(), source: e.into() })?;
+        }
+        let _ = fs::remove_dir(&mountpoint);
         Ok(())
     }
 }
@@ -125,39 +148,63 @@ fn remove_dir(path: &Path) {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+fn open_bpffs(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(path, flags, Mode::empty()).ok()?;
+    let is_bpffs = fstatfs(&root).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    is_bpffs.then_some(root)
 }
 
 /// `ip netns exec` and hardened service units give a process a mount namespace of its own, which ends with
-/// it: a file system mounted only there would take the pinned program along. So it is mounted where init
-/// lives, from where it propagates to ours (such namespaces are made as slaves of init's).
-fn mount_bpffs(root: &Path) -> io::Result<()> {
-    let mount_it =
-        || mount(Some("bpf"), root, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, Some("mode=0700"));
-    in_mount_namespace_of_init(mount_it)?;
-    if !is_bpffs(root) {
-        tracing::warn!(
-            path = %root.display(),
-            "the BPF file system is visible in this mount namespace only: forwarding will end with it"
-        );
-        mount_it()?;
+/// it: a file system mounted only there would take the pinned program along. So it is mounted where our
+/// ancestors live.
+fn mount_bpffs(mountpoint: &Path) -> io::Result<OwnedFd> {
+    let mount_it = || {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount(Some("bpf"), mountpoint, Some("bpf"), flags, Some("mode=0700"))?;
+        open_bpffs(mountpoint).ok_or(Errno::ENOENT)
+    };
+    if let Some(outer) = outer_namespace() {
+        // Where an earlier daemon mounted it there, that one is right.
+        match in_namespace(&outer, || open_bpffs(mountpoint).map_or_else(mount_it, Ok)) {
+            Ok(root) => return Ok(root),
+            Err(error) => tracing::warn!(
+                path = %mountpoint.display(),
+                %error,
+                "mounted in this mount namespace only: forwarding will end with it"
+            ),
+        }
     }
-    Ok(())
+    Ok(mount_it()?)
 }
 
-fn in_mount_namespace_of_init(act: impl FnOnce() -> nix::Result<()> + Send) -> io::Result<()> {
-    const OURS: &str = "/proc/self/ns/mnt";
-    const INIT: &str = "/proc/1/ns/mnt";
-    if fs::metadata(OURS)?.ino() == fs::metadata(INIT)?.ino() {
-        return Ok(act()?);
+/// The mount namespace of our oldest ancestor that we may look at, where it is not ours.
+fn outer_namespace() -> Option<File> {
+    let ours = fs::metadata("/proc/self/ns/mnt").ok()?.ino();
+    let mut outermost = None;
+    let mut pid = getppid().as_raw();
+    while pid > 0 {
+        outermost = File::open(format!("/proc/{pid}/ns/mnt")).ok().or(outermost);
+        pid = parent(pid)?;
     }
-    let init = File::open(INIT)?;
-    // A thread of its own: setns(2) wants one that shares its file system state with no other.
+    outermost.filter(|outer| outer.metadata().is_ok_and(|outer| outer.ino() != ours))
+}
+
+/// 0 = none.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): the name in parentheses may contain anything, also parentheses.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Acts in another mount namespace, on a thread of its own: setns(2) wants one that shares its file system
+/// state with no other.
+fn in_namespace<T: Send>(namespace: &File, act: impl FnOnce() -> nix::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let entered = scope.spawn(|| {
             unshare(CloneFlags::CLONE_FS)?;
-            setns(&init, CloneFlags::CLONE_NEWNS)?;
+            setns(namespace, CloneFlags::CLONE_NEWNS)?;
             act()
         });
         entered.join().map_err(|_| io::Error::other("the mounting thread panicked"))?.map_err(io::Error::from)

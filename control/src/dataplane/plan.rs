@@ -135,7 +135,7 @@ impl Tables {
             ranges: Space::new(maps::REAL_SLOTS),
         };
         let live = half(table.half);
-        for service in tables.slots[live].to_vec() {
+        for service in tables.slots[live].iter().copied() {
             let ring = RingRef::unpack(service.ring);
             if service.key.protocol == 0
                 || !tables.ranges.take(service.reals_base, service.reals_len)

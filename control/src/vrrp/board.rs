@@ -12,7 +12,7 @@ pub struct Board {
 }
 
 /// One instance at one moment. The fields are read one by one: a counter may be ahead of the state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     pub state: State,
     /// The end of its lease; in the past or zero where it holds none.

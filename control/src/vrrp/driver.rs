@@ -25,7 +25,6 @@ use nix::{
         time::{TimeSpec, TimeValLike as _},
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
-    time::clock_gettime,
 };
 use socket2::SockAddr;
 use tokio::sync::mpsc;
@@ -113,11 +112,14 @@ pub enum EventKind {
     SendFailed { destination: Ipv4Addr, error: Errno },
 }
 
-/// The running thread.
+/// Speaks to the running thread.
+#[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-    thread: thread::JoinHandle<io::Result<()>>,
 }
+
+/// The running thread. To be waited for: it ends when told, and where the kernel takes its means away.
+pub struct Thread(thread::JoinHandle<io::Result<()>>);
 
 impl Handle {
     pub fn board(&self) -> &Board {
@@ -145,10 +147,12 @@ impl Handle {
         self.shared.leave.store(true, Ordering::Release);
         self.shared.ring();
     }
+}
 
-    /// Waits for the thread to end.
+impl Thread {
+    /// Waits for it to end.
     pub fn join(self) -> io::Result<()> {
-        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the VRRP thread panicked")))
+        self.0.join().unwrap_or_else(|_| Err(io::Error::other("the VRRP thread panicked")))
     }
 }
 
@@ -192,7 +196,7 @@ pub fn spawn(
     instances: Vec<Instance>,
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
-) -> Result<Handle, StartError> {
+) -> Result<(Handle, Thread), StartError> {
     let shared = Arc::new(Shared {
         board: Board::new(instances.len()),
         faults: instances.iter().map(|_| AtomicU8::new(0)).collect(),
@@ -206,7 +210,7 @@ pub fn spawn(
         realtime::enter();
         driver.run()
     })?;
-    Ok(Handle { shared, thread })
+    Ok((Handle { shared }, Thread(thread)))
 }
 
 struct Driver {
@@ -358,7 +362,7 @@ impl Driver {
     fn set_timer(&self) -> io::Result<bool> {
         let mut next = self.deadlines.iter().copied().min().unwrap_or(NEVER);
         if let Some(stop_at) = self.stop_at {
-            if clock() >= stop_at || !self.nodes.iter().any(|node| node.resigned) {
+            if Monotonic::now() >= stop_at || !self.nodes.iter().any(|node| node.resigned) {
                 return Ok(true);
             }
             next = next.min(stop_at);
@@ -371,7 +375,7 @@ impl Driver {
     }
 
     fn fire(&mut self) {
-        let now = clock();
+        let now = Monotonic::now();
         for index in 0..self.nodes.len() {
             if self.deadlines[index] <= now {
                 self.input(index, Machine::on_timer);
@@ -444,7 +448,7 @@ impl Driver {
         if let Some(linger) = shared.stop.get()
             && self.stop_at.is_none()
         {
-            self.stop_at = Some(clock() + *linger);
+            self.stop_at = Some(Monotonic::now() + *linger);
             for index in 0..self.nodes.len() {
                 self.nodes[index].resigned = self.nodes[index].machine.state() == State::Master;
                 self.input(index, Machine::stop);
@@ -454,7 +458,7 @@ impl Driver {
 
     /// Gives one input to one machine and does what it wants.
     fn input(&mut self, index: usize, input: impl FnOnce(&mut Machine, Monotonic, &mut Effects)) {
-        let now = clock();
+        let now = Monotonic::now();
         input(&mut self.nodes[index].machine, now, &mut self.effects);
         while let Some(effect) = self.effects.pop_front() {
             self.carry_out(index, effect, now);
@@ -476,7 +480,7 @@ impl Driver {
             }
             Effect::SendAdvert { priority } => {
                 // A thread that was stopped between the lease and here may be too late for it.
-                let in_time = priority == 0 || clock().nanos() < self.leases.until(node.lease);
+                let in_time = priority == 0 || Monotonic::now().nanos() < self.leases.until(node.lease);
                 if !in_time || !self.advertise(index, priority) {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }
@@ -540,7 +544,7 @@ impl Driver {
             let Some(index) = self.announcing.front().copied() else { break };
             let node = &mut self.nodes[index];
             // Not without the lease, which may have run out meanwhile.
-            let holds = clock().nanos() < self.leases.until(node.lease);
+            let holds = Monotonic::now().nanos() < self.leases.until(node.lease);
             let Some((interface, frame)) =
                 node.frames.get(node.next_frame).filter(|_| holds && node.frames_left > 0)
             else {
@@ -629,11 +633,4 @@ impl Node {
             resigned: false,
         })
     }
-}
-
-/// CLOCK_MONOTONIC, the clock of the leases.
-fn clock() -> Monotonic {
-    // It cannot fail: every kernel has this clock.
-    let now = clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_nanoseconds());
-    Monotonic::from_nanos(u64::try_from(now).unwrap_or(0))
 }
