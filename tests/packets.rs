@@ -462,14 +462,10 @@ fn a_flood_of_refused_queries_is_logged_once() {
     director.run(&who_has(VIP));
     assert_eq!(director.take_log(), 0, "resigning is no event");
     director.lease(LAPSED);
-    for _ in 0..100 {
-        director.run_uncounted(&who_has(VIP));
-    }
+    director.repeat(&who_has(VIP), 100);
     assert_eq!(director.take_log(), 1);
     director.real(10, Real { mac: [0; 6], ..real(1, INGRESS) });
-    for _ in 0..100 {
-        director.run_uncounted(&tcp(VIP, WEB));
-    }
+    director.repeat(&tcp(VIP, WEB), 100);
     assert_eq!(director.take_log(), 1, "another kind of event has its own turn");
     thread::sleep(Duration::from_millis(1100));
     director.run(&who_has(VIP));

@@ -54,7 +54,7 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet) -> Result<Out
 
 impl Arp {
     /// A request that wants an answer. One that asks for its own sender's address announces it
-    /// (RFC 5227 3): the kernel shall learn of it. A probe (RFC 5227 1.1), from 0.0.0.0, does want one.
+    /// (RFC 5227 2.3): the kernel shall learn of it. A probe (RFC 5227 1.1), from 0.0.0.0, does want one.
     #[inline(always)]
     fn is_question(&self) -> bool {
         self.hardware == ETHERNET

@@ -8,11 +8,10 @@ use crate::{
     maps::{LEASES, VIPS},
 };
 
-/// A copy, as the element may be reused while we look at it.
 #[inline(always)]
 pub fn find(address: u32) -> Option<Vip> {
-    // SAFETY: plain integers; userspace changes a virtual address by one update and never reuses one for another
-    // while queries for it are answered, so a torn read could only mix two states of the same address.
+    // SAFETY: any integers make a Vip, and the copy does not outlive the element's memory. Should lvsd remove the
+    // address and add another in this very moment, one query is judged by the other's lease.
     unsafe { VIPS.get(address) }.copied()
 }
 

@@ -137,12 +137,18 @@ impl Director {
     }
 
     pub fn run_uncounted(&self, frame: &[u8]) -> (Action, Vec<u8>) {
+        self.repeat(frame, 1)
+    }
+
+    /// All within a moment; each run gets the frame as the one before left it.
+    pub fn repeat(&self, frame: &[u8], times: u32) -> (Action, Vec<u8>) {
         let mut out = vec![0; frame.len() + 256];
         let result = self
             .program()
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
+                repeat: times,
                 ..TestRunOptions::default()
             })
             .unwrap();
