@@ -19,6 +19,8 @@ mod director;
 mod frames;
 #[path = "packets/hostile.rs"]
 mod hostile;
+#[path = "packets/redirect.rs"]
+mod redirect;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -49,16 +49,12 @@ impl Director {
 
     pub fn load_with_log_level(level: u8) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            let test = thread::current().name().unwrap_or("?").to_owned();
-            let line = format!("skipped: {test}: loading an XDP program needs root\n");
-            // Past libtest's capture. Without stderr there is nobody to tell.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skip("loading an XDP program needs root");
             return None;
         }
-        let mut ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(maps::PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
+        let ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
         let mut director = Self { ebpf };
+        director.program_mut().load().unwrap();
         director.table(TableRef { seed: SEED, half: 0 });
         Some(director)
     }
@@ -163,9 +159,20 @@ impl Director {
         (action, out)
     }
 
+    pub fn program_mut(&mut self) -> &mut Xdp {
+        self.ebpf.program_mut(maps::PROGRAM).unwrap().try_into().unwrap()
+    }
+
     fn program(&self) -> &Xdp {
         self.ebpf.program(maps::PROGRAM).unwrap().try_into().unwrap()
     }
+}
+
+/// Says so past libtest's capture: a skipped test is never a silent one.
+pub fn skip(reason: &str) {
+    let line = format!("skipped: {}: {reason}\n", thread::current().name().unwrap_or("?"));
+    // Without stderr there is nobody to tell.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// An address as it stands in a packet.
