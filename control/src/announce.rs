@@ -1,49 +1,52 @@
 //! How, and how often, does the network learn that an address lives here now? By gratuitous ARP.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use bytes::BufMut as _;
 
 use crate::{config::model::Garp, vrrp::Monotonic};
 
-/// When a master announces its addresses again. The first burst is the machine's own decision.
+/// Bursts that others provoke come no closer than this, however many adverts they send.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// When a master announces its addresses. All figures are frames per address.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     garp: Garp,
     last_burst: Monotonic,
+    provoked_at: Option<Monotonic>,
     again_at: Option<Monotonic>,
     refresh_at: Option<Monotonic>,
 }
 
 impl Schedule {
-    /// Begins with a burst at `now`; its size is `garp.repeat`.
-    pub fn start(garp: Garp, now: Monotonic) -> Self {
-        let mut schedule = Self {
-            garp,
-            last_burst: now,
-            again_at: None,
-            refresh_at: (!garp.refresh.is_zero()).then(|| now + garp.refresh),
-        };
-        schedule.burst(now);
-        schedule
+    /// The new master's first burst, and what follows it.
+    pub fn start(garp: Garp, now: Monotonic) -> (Self, u32) {
+        let refresh_at = (!garp.refresh.is_zero()).then(|| now + garp.refresh);
+        let mut schedule = Self { garp, last_burst: now, provoked_at: None, again_at: None, refresh_at };
+        let frames = schedule.burst(now);
+        (schedule, frames)
     }
 
-    /// One more burst now and a second one later: somebody else announced the addresses. Returns frames per address.
-    pub fn burst(&mut self, now: Monotonic) -> u32 {
-        self.last_burst = now;
-        self.again_at = (!self.garp.delay.is_zero()).then(|| now + self.garp.delay);
-        self.garp.repeat
+    /// Somebody else may have announced the addresses: one more burst, and a second one later.
+    pub fn provoke(&mut self, now: Monotonic) -> u32 {
+        let at = self.last_burst + PAUSE;
+        if now >= at {
+            return self.burst(now);
+        }
+        self.provoked_at = Some(at);
+        0
     }
 
-    pub fn last_burst(&self) -> Monotonic {
-        self.last_burst
-    }
-
-    /// Frames per address that are to be sent at `now`.
+    /// What is to be sent at `now`.
     pub fn due(&mut self, now: Monotonic) -> u32 {
         let mut frames = 0;
+        if self.provoked_at.is_some_and(|at| now >= at) {
+            frames = self.burst(now);
+        }
         if self.again_at.is_some_and(|at| now >= at) {
             self.again_at = None;
+            self.last_burst = now;
             frames = self.garp.repeat;
         }
         if let Some(at) = self.refresh_at.filter(|at| now >= *at) {
@@ -54,11 +57,18 @@ impl Schedule {
     }
 
     pub fn next(&self) -> Option<Monotonic> {
-        self.again_at.into_iter().chain(self.refresh_at).min()
+        self.provoked_at.into_iter().chain(self.again_at).chain(self.refresh_at).min()
+    }
+
+    fn burst(&mut self, now: Monotonic) -> u32 {
+        self.last_burst = now;
+        self.provoked_at = None;
+        self.again_at = (!self.garp.delay.is_zero()).then(|| now + self.garp.delay);
+        self.garp.repeat
     }
 }
 
-/// An Ethernet frame as long as it has content; the driver pads it.
+/// Without padding: that is the network driver's work.
 pub type Frame = [u8; 42];
 
 /// A broadcast ARP request in which the address asks for itself (RFC 5227 3: an announcement).
@@ -82,8 +92,6 @@ pub fn gratuitous_arp(address: Ipv4Addr, mac: [u8; 6]) -> Frame {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn at(seconds: u64) -> Monotonic {
@@ -93,8 +101,8 @@ mod tests {
     #[test]
     fn a_second_burst_follows_after_the_delay_and_then_only_refreshes() {
         let garp = Garp { refresh: Duration::from_secs(60), refresh_repeat: 2, ..Garp::default() };
-        let mut schedule = Schedule::start(garp, at(100));
-        assert_eq!((schedule.due(at(104)), schedule.next()), (0, Some(at(105))));
+        let (mut schedule, first) = Schedule::start(garp, at(100));
+        assert_eq!((first, schedule.due(at(104)), schedule.next()), (5, 0, Some(at(105))));
         assert_eq!((schedule.due(at(105)), schedule.next()), (5, Some(at(160))));
         assert_eq!((schedule.due(at(160)), schedule.next()), (2, Some(at(220))));
         assert_eq!(
@@ -107,13 +115,21 @@ mod tests {
     #[test]
     fn zero_delay_and_zero_refresh_mean_one_burst_only() {
         let garp = Garp { delay: Duration::ZERO, ..Garp::default() };
-        assert_eq!(Schedule::start(garp, at(1)).next(), None);
+        assert_eq!(Schedule::start(garp, at(1)).0.next(), None);
     }
 
     #[test]
-    fn a_new_burst_moves_the_second_one() {
-        let mut schedule = Schedule::start(Garp::default(), at(0));
-        assert_eq!(schedule.burst(at(3)), 5);
+    fn a_provoked_burst_moves_the_second_one() {
+        let (mut schedule, _) = Schedule::start(Garp::default(), at(0));
+        assert_eq!(schedule.provoke(at(3)), 5);
         assert_eq!(schedule.next(), Some(at(8)));
+    }
+
+    #[test]
+    fn a_thousand_provocations_make_one_burst_a_pause_later() {
+        let (mut schedule, _) = Schedule::start(Garp::default(), at(10));
+        let frames: u32 = (1..1000).map(|step| schedule.provoke(at(10) + Duration::from_micros(step))).sum();
+        assert_eq!((frames, schedule.next()), (0, Some(at(10) + PAUSE)));
+        assert_eq!((schedule.due(at(10) + PAUSE), schedule.next()), (5, Some(at(15) + PAUSE)));
     }
 }

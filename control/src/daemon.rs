@@ -32,7 +32,7 @@ use crate::{
     host::{self, Host, LocalInstance},
     netlink::Netlink,
     pool::Pool,
-    vrrp::driver,
+    vrrp::driver::{self, EventKind},
 };
 
 /// How many role changes may wait for the host task; it looks at the state itself, so none is lost beyond.
@@ -115,7 +115,7 @@ async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()
     tasks.spawn(admin::serve(listener, question_sender, cancel.clone()));
 
     let (role_sender, role_changes) = watch::channel(0);
-    tasks.spawn(report_roles(config.instances.iter().map(|i| i.name.clone()).collect(), roles, role_sender));
+    tasks.spawn(report_vrrp(config.instances.iter().map(|i| i.name.clone()).collect(), roles, role_sender));
     let pool = Pool { director, dataplane, config: config.clone(), vrrp: vrrp.clone() };
     let pool_cancel = CancellationToken::new();
     let pool = tokio::spawn(pool.run(verdicts, next_hops, questions, pool_cancel.clone()));
@@ -201,17 +201,34 @@ fn notify_systemd(state: sd_notify::NotifyState) {
     }
 }
 
-/// Logs role changes and wakes the host task for each.
-async fn report_roles(
+/// Logs what the VRRP thread tells and wakes the host task when a role changed.
+async fn report_vrrp(
     names: Vec<String>,
     mut events: mpsc::Receiver<driver::Event>,
     changed: watch::Sender<u64>,
 ) {
-    while let Some(event) = events.recv().await {
-        changed.send_modify(|count| *count = count.wrapping_add(1));
-        let name = names.get(event.instance).map_or("?", String::as_str);
-        if let driver::EventKind::Transition { from, to, cause } = event.kind {
-            tracing::info!(instance = name, %from, %to, %cause, "VRRP state changed");
+    while let Some(driver::Event { instance, kind }) = events.recv().await {
+        let instance = names.get(instance).map_or("?", String::as_str);
+        match kind {
+            EventKind::Transition { from, to, cause } => {
+                tracing::info!(instance, %from, %to, %cause, "VRRP state changed");
+                changed.send_modify(|count| *count = count.wrapping_add(1));
+            }
+            EventKind::AddressesUp | EventKind::AddressesDown => {
+                changed.send_modify(|count| *count = count.wrapping_add(1));
+            }
+            EventKind::Rejected { from, rejection } => {
+                tracing::warn!(instance, %from, cause = %rejection, "adverts are refused");
+            }
+            EventKind::AddressesDiffer { from } => {
+                tracing::warn!(instance, %from, "a peer advertises other virtual addresses");
+            }
+            EventKind::OwnAddress { from } => {
+                tracing::warn!(instance, %from, "adverts come from our own address");
+            }
+            EventKind::SendFailed { destination, error } => {
+                tracing::warn!(instance, %destination, %error, "an advert could not be sent");
+            }
         }
     }
 }

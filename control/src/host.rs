@@ -241,6 +241,10 @@ impl Host {
                     continue;
                 }
             };
+            match self.vrrp.board().take_lost_events() {
+                0 => {}
+                lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
+            }
             self.report_faults(&snapshot, &mut faults);
             self.settle_addresses(&snapshot).await;
             if topology {

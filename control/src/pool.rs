@@ -11,7 +11,7 @@ use crate::{
     config::model::{CheckKind, Config, Forwarding, Protocol},
     dataplane::{Dataplane, plan::NextHop},
     director::{Director, RealState, ServiceState, Standing},
-    vrrp::{Monotonic, driver},
+    vrrp::driver,
 };
 
 pub struct Pool {
@@ -82,7 +82,7 @@ impl Pool {
     }
 
     fn status(&self) -> status::Status {
-        let now = Monotonic::now();
+        let now = driver::clock();
         let instances = self.config.instances.iter().enumerate().map(|(i, instance)| {
             let view = self.vrrp.board().view(i).unwrap_or_default();
             status::Instance {

@@ -2,11 +2,6 @@
 
 use std::{fmt, net::Ipv4Addr, ops::Add, time::Duration};
 
-use nix::{
-    sys::time::TimeValLike as _,
-    time::{ClockId, clock_gettime},
-};
-
 pub mod board;
 pub mod driver;
 pub mod machine;
@@ -19,13 +14,6 @@ mod socket;
 pub struct Monotonic(u64);
 
 impl Monotonic {
-    /// For drivers: machines take the time, they never read it.
-    pub fn now() -> Self {
-        // It cannot fail: every kernel has this clock.
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_nanoseconds());
-        Self(u64::try_from(now).unwrap_or(0))
-    }
-
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }

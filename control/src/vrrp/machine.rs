@@ -106,7 +106,11 @@ impl Machine {
         match &self.role {
             Role::Init | Role::Fault => None,
             Role::Backup(backup) => Some(backup.takeover_at),
-            Role::Master(master) => master.announcements.next().into_iter().chain([master.advert_at]).min(),
+            // The lease is as a rule the last of these; it comes first where adverts cannot be sent.
+            Role::Master(master) => [Some(master.advert_at), Some(master.lease), master.announcements.next()]
+                .into_iter()
+                .flatten()
+                .min(),
         }
     }
 
@@ -139,13 +143,9 @@ impl Machine {
                     let cause = Cause::BetterMaster { address: from, priority: advert.priority };
                     self.become_backup(cause, now, effects);
                 } else if theirs < ours {
-                    // RFC 9568 6.4.3: answer at once. The other one has announced the addresses, so do we, but an
-                    // endless stream of adverts does not become an endless stream of announcements.
+                    // RFC 9568 6.4.3: answer at once. The other one has announced the addresses, so do we.
                     master.renew(&self.settings, now, effects);
-                    let pause = self.settings.advert_interval / 2;
-                    if now >= master.announcements.last_burst() + pause {
-                        announce(master.announcements.burst(now), effects);
-                    }
+                    announce(master.announcements.provoke(now), effects);
                 }
             }
         }
@@ -226,15 +226,12 @@ impl Machine {
         effects: &mut Effects,
     ) {
         let from = self.state();
-        let mut master = Master {
-            lease: now,
-            previous_lease: None,
-            advert_at: now + self.settings.advert_interval,
-            announcements: Schedule::start(self.settings.garp, now),
-        };
+        let (announcements, burst) = Schedule::start(self.settings.garp, now);
+        let advert_at = now + self.settings.advert_interval;
+        let mut master = Master { lease: now, previous_lease: None, advert_at, announcements };
         master.renew(&self.settings, now, effects);
         master.previous_lease = lease;
-        announce(self.settings.garp.repeat, effects);
+        announce(burst, effects);
         effects.push_back(Effect::AddressesUp);
         effects.push_back(Effect::Transition { from, to: State::Master, cause });
         self.role = Role::Master(master);

@@ -303,9 +303,15 @@ fn a_lower_master_is_answered_and_its_announcements_are_overruled() {
 fn a_stream_of_lower_adverts_makes_no_stream_of_announcements() {
     let mut bench = Bench::master(settings(100));
     bench.pass(ms(900)).hear(LOWER, 50);
-    let answers: Vec<_> = (0..10).flat_map(|_| bench.pass(ms(10)).hear(LOWER, 50)).collect();
+    let answers: Vec<_> = (0..9).flat_map(|_| bench.pass(ms(10)).hear(LOWER, 50)).collect();
     assert!(!answers.contains(&Effect::Announce { repeat: 5 }));
-    assert_eq!(answers.iter().filter(|effect| **effect == advert(100)).count(), 10);
+    assert_eq!(answers.iter().filter(|effect| **effect == advert(100)).count(), 9);
+    while bench.patience() > ms(0) {
+        if bench.fire().contains(&Effect::Announce { repeat: 5 }) {
+            break;
+        }
+    }
+    assert_eq!(bench.now, START + Duration::from_micros(3_609_375) + SECOND, "the last word is ours");
 }
 
 #[test]
@@ -402,6 +408,21 @@ fn an_advert_that_was_not_sent_earns_no_lease() {
         assert_eq!(after, [Effect::HoldLease { until: earned }]);
     }
     assert_eq!(bench.fire().last(), Some(&transition(State::Master, State::Backup, Cause::LeaseLapsed)));
+}
+
+#[test]
+fn a_master_that_cannot_send_wakes_up_for_the_end_of_its_lease() {
+    let mut bench = Bench::master(settings(100));
+    // The last advert that is sent is late, so that its lease ends between two ticks of the grid.
+    bench.pass(SECOND + ms(1)).wake();
+    let earned = bench.now + 3 * SECOND;
+    for _ in 0..3 {
+        bench.fire();
+        bench.input(Machine::on_advert_failed);
+    }
+    assert_eq!((bench.machine.state(), bench.machine.next_deadline()), (State::Master, Some(earned)));
+    bench.fire();
+    assert_eq!(bench.machine.state(), State::Backup);
 }
 
 #[test]

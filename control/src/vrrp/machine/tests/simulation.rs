@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::*;
 
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 5_000;
 /// Faults begin in so many intervals. So many are left, after the last repair, for healing.
 const CHAOS: u32 = 80;
 const HEALING: u32 = 16;

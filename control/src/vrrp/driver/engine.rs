@@ -1,0 +1,473 @@
+//! What does the VRRP thread do all day? It does nothing but VRRP: no locks, no disk, no names to resolve.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+    },
+};
+use socket2::SockAddr;
+use tokio::sync::mpsc;
+
+use super::{Event, EventKind, Instance, Shared, StartError, clock, decode_fault};
+use crate::{
+    announce::{self, Frame},
+    config::model::Version,
+    dataplane::lease::LeaseMap,
+    vrrp::{
+        FaultCause, Monotonic, State,
+        board::Counter,
+        machine::{Effect, Effects, Machine, Settings},
+        packet::{Checksum, Datagram, Format, GROUP, MAX_DATAGRAM, Rejection},
+        socket::{AdvertSocket, FrameSocket, arp_interface},
+    },
+};
+
+/// Owner of sockets, clock and leases.
+pub(super) struct Engine {
+    nodes: Vec<Node>,
+    /// When each node's machine wants to be woken.
+    deadlines: Vec<Monotonic>,
+    links: Vec<Link>,
+    frames: FrameSocket,
+    leases: LeaseMap,
+    events: mpsc::Sender<Event>,
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    /// Room for all descriptors: no timer may fire because an advert waits in a socket that found no room here.
+    ready: Vec<EpollEvent>,
+    timer: TimerFd,
+    effects: Effects,
+    packet: BytesMut,
+    received: Box<[u8]>,
+    /// Nodes with frames left to send.
+    announcing: VecDeque<usize>,
+    /// Set once everything has been resigned: when to end at the latest.
+    stop_at: Option<Monotonic>,
+}
+
+/// One interface.
+struct Link {
+    ifindex: u32,
+    socket: AdvertSocket,
+    /// VRID to node.
+    nodes: Box<[Option<usize>; 256]>,
+}
+
+/// One instance.
+struct Node {
+    machine: Machine,
+    format: Format,
+    lease: u32,
+    link: usize,
+    identification: u16,
+    frames: Vec<(SockAddr, Frame)>,
+    next_frame: usize,
+    frames_left: usize,
+    fault: Option<FaultCause>,
+    /// What was told since the last transition, one bit for each kind of remark.
+    told: u16,
+    /// It has handed over and not heard of the new master yet.
+    resigned: bool,
+}
+
+/// Longest run of one kind of work before the others get their turn. The receive buffer holds fewer adverts than
+/// this, so a timer never fires while an advert that would have stopped it lies unread.
+const RECEIVE_BATCH: usize = 4096;
+const ANNOUNCE_BATCH: usize = 64;
+
+const TIMER: u64 = u64::MAX;
+const BELL: u64 = u64::MAX - 1;
+const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
+
+impl Engine {
+    pub(super) fn new(
+        instances: &[Instance],
+        leases: LeaseMap,
+        events: mpsc::Sender<Event>,
+        shared: Arc<Shared>,
+    ) -> Result<Self, StartError> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
+        let timer =
+            TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
+                .map_err(io::Error::from)?;
+        let readable = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
+        epoll.add(&timer, readable(TIMER)).map_err(io::Error::from)?;
+        epoll.add(&shared.bell, readable(BELL)).map_err(io::Error::from)?;
+        let mut links: Vec<Link> = Vec::new();
+        let mut nodes = Vec::with_capacity(instances.len());
+        for (index, instance) in instances.iter().enumerate() {
+            let link = match links.iter().position(|link| link.ifindex == instance.ifindex) {
+                Some(link) => link,
+                None => {
+                    let on_it = |other: &&Instance| other.ifindex == instance.ifindex;
+                    let multicast = instances.iter().filter(on_it).any(|other| other.peers.is_empty());
+                    let link = Link::open(instance, multicast)?;
+                    epoll.add(&link.socket, readable(links.len() as u64)).map_err(io::Error::from)?;
+                    links.push(link);
+                    links.len() - 1
+                }
+            };
+            links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
+            nodes.push(Node::new(instance, link)?);
+        }
+        Ok(Self {
+            deadlines: vec![NEVER; nodes.len()],
+            announcing: VecDeque::with_capacity(nodes.len()),
+            ready: vec![EpollEvent::empty(); links.len() + 2],
+            nodes,
+            links,
+            frames: FrameSocket::open().map_err(StartError::Announcements)?,
+            leases,
+            events,
+            shared,
+            epoll,
+            timer,
+            effects: Effects::with_capacity(16),
+            packet: BytesMut::with_capacity(MAX_DATAGRAM),
+            received: vec![0; 2 * MAX_DATAGRAM].into(),
+            stop_at: None,
+        })
+    }
+
+    /// Until it is told to stop or to leave.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        for index in 0..self.nodes.len() {
+            let lease = Monotonic::from_nanos(self.leases.until(self.nodes[index].lease));
+            self.input(index, |machine, now, effects| machine.on_start(lease, now, effects));
+        }
+        loop {
+            self.announce();
+            if self.set_timer()? {
+                return Ok(());
+            }
+            let timeout = if self.announcing.is_empty() { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+            let count = match self.epoll.wait(&mut self.ready, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // Adverts before timers: of two things that are due, the one that came in may cancel the other.
+            for index in 0..count {
+                match self.ready[index].data() {
+                    TIMER => {}
+                    BELL => {
+                        let _ = self.shared.bell.read();
+                        if self.shared.leave.load(Ordering::Acquire) {
+                            return Ok(());
+                        }
+                        self.read_mailbox();
+                    }
+                    link => self.receive(link as usize),
+                }
+            }
+            self.fire();
+        }
+    }
+
+    /// Arms the timer for what comes next. True when there is nothing left to do.
+    fn set_timer(&self) -> io::Result<bool> {
+        let mut next = self.deadlines.iter().copied().min().unwrap_or(NEVER);
+        if let Some(stop_at) = self.stop_at {
+            if clock() >= stop_at || !self.nodes.iter().any(|node| node.resigned) {
+                return Ok(true);
+            }
+            next = next.min(stop_at);
+        }
+        arm(&self.timer, next)?;
+        Ok(false)
+    }
+
+    fn fire(&mut self) {
+        let now = clock();
+        for index in 0..self.nodes.len() {
+            if self.deadlines[index] <= now {
+                self.input(index, Machine::on_timer);
+            }
+        }
+    }
+
+    fn receive(&mut self, link: usize) {
+        let mut buffer = std::mem::take(&mut self.received);
+        for _ in 0..RECEIVE_BATCH {
+            let Some(bytes) = self.links[link].socket.receive(&mut buffer) else { break };
+            let datagram = Datagram::parse(bytes);
+            let node = datagram.and_then(|datagram| {
+                let vrid = datagram.vrid()?;
+                Some((self.links[link].nodes[usize::from(vrid)]?, datagram))
+            });
+            match node {
+                Some((index, datagram)) => self.hear(index, &datagram),
+                None => self.shared.board.count_stray(),
+            }
+        }
+        self.received = buffer;
+    }
+
+    fn hear(&mut self, index: usize, datagram: &Datagram<'_>) {
+        let (board, node, from) = (&self.shared.board, &mut self.nodes[index], datagram.source);
+        let received = match node.format.accept(datagram) {
+            Ok(received) => received,
+            Err(rejection) => {
+                board.count_rejection(index, rejection);
+                self.tell(index, EventKind::Rejected { from, rejection });
+                return;
+            }
+        };
+        board.count(index, Counter::AdvertsReceived);
+        if received.advert.priority == 0 {
+            board.count(index, Counter::ResignationsReceived);
+        } else {
+            node.resigned = false;
+        }
+        if node.format.version == Version::V3 && received.checksum == Checksum::Message {
+            board.count(index, Counter::ChecksumOfMessage);
+        }
+        let own_address = from == node.format.source;
+        if received.addresses_differ {
+            board.count(index, Counter::AddressesDiffer);
+            self.tell(index, EventKind::AddressesDiffer { from });
+        }
+        if own_address {
+            self.shared.board.count(index, Counter::OwnAddress);
+            self.tell(index, EventKind::OwnAddress { from });
+        }
+        self.input(index, |machine, now, effects| machine.on_advert(from, &received.advert, now, effects));
+    }
+
+    fn read_mailbox(&mut self) {
+        let shared = self.shared.clone();
+        for (index, fault) in shared.faults.iter().enumerate() {
+            let fault = decode_fault(fault.load(Ordering::Acquire));
+            if fault != self.nodes[index].fault {
+                self.nodes[index].fault = fault;
+                match fault {
+                    Some(cause) => {
+                        self.input(index, |machine, now, effects| machine.on_fault(cause, now, effects));
+                    }
+                    None => self.input(index, Machine::on_recovered),
+                }
+            }
+        }
+        if let Some(linger) = shared.stop.get()
+            && self.stop_at.is_none()
+        {
+            self.stop_at = Some(clock() + *linger);
+            for index in 0..self.nodes.len() {
+                self.nodes[index].resigned = self.nodes[index].machine.state() == State::Master;
+                self.input(index, Machine::stop);
+            }
+        }
+    }
+
+    /// Gives one input to one machine and does what it wants.
+    fn input(&mut self, index: usize, input: impl FnOnce(&mut Machine, Monotonic, &mut Effects)) {
+        let now = clock();
+        input(&mut self.nodes[index].machine, now, &mut self.effects);
+        while let Some(effect) = self.effects.pop_front() {
+            self.carry_out(index, effect, now);
+        }
+        self.deadlines[index] = self.nodes[index].machine.next_deadline().unwrap_or(NEVER);
+    }
+
+    fn carry_out(&mut self, index: usize, effect: Effect, now: Monotonic) {
+        let (board, node) = (&self.shared.board, &mut self.nodes[index]);
+        match effect {
+            Effect::HoldLease { until } => {
+                self.leases.hold(node.lease, until.nanos());
+                board.set_lease(index, until);
+            }
+            Effect::ResignLease => {
+                self.leases.resign(node.lease);
+                board.set_lease(index, Monotonic::default());
+                node.frames_left = 0;
+            }
+            Effect::SendAdvert { priority } => {
+                // A thread that was stopped between the lease and here may be too late for it.
+                let in_time = priority == 0 || clock().nanos() < self.leases.until(node.lease);
+                if !in_time || !self.advertise(index, priority) {
+                    self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
+                }
+            }
+            Effect::Announce { repeat } => {
+                if !self.announcing.contains(&index) {
+                    self.announcing.push_back(index);
+                }
+                node.next_frame = 0;
+                node.frames_left = node.frames.len().saturating_mul(repeat as usize);
+            }
+            Effect::AddressesUp => self.tell(index, EventKind::AddressesUp),
+            Effect::AddressesDown => self.tell(index, EventKind::AddressesDown),
+            Effect::Transition { from, to, cause } => {
+                board.set_state(index, to);
+                if to == State::Master {
+                    board.count(index, Counter::BecameMaster);
+                }
+                node.told = 0;
+                self.tell(index, EventKind::Transition { from, to, cause });
+            }
+        }
+    }
+
+    /// True if it has left for at least one receiver.
+    fn advertise(&mut self, index: usize, priority: u8) -> bool {
+        let mut sent = false;
+        for receiver in 0..self.nodes[index].format.peers.len().max(1) {
+            let node = &mut self.nodes[index];
+            let destination = node.format.peers.get(receiver).copied().unwrap_or(GROUP);
+            // The kernel would choose one of its own in place of zero.
+            node.identification = node.identification.checked_add(1).unwrap_or(1);
+            self.packet.clear();
+            node.format.encode(priority, destination, node.identification, &mut self.packet);
+            match self.links[node.link].socket.send(&self.packet, destination) {
+                Ok(()) => {
+                    sent = true;
+                    self.shared.board.count(index, Counter::AdvertsSent);
+                }
+                Err(error) => {
+                    self.shared.board.count(index, Counter::SendFailures);
+                    let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+                    self.tell(index, EventKind::SendFailed { destination, error });
+                }
+            }
+        }
+        if sent && priority == 0 {
+            self.shared.board.count(index, Counter::ResignationsSent);
+        }
+        sent
+    }
+
+    /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them.
+    fn announce(&mut self) {
+        for _ in 0..ANNOUNCE_BATCH {
+            let Some(index) = self.announcing.front().copied() else { break };
+            let node = &mut self.nodes[index];
+            // Not without the lease, which may have run out meanwhile.
+            let holds = clock().nanos() < self.leases.until(node.lease);
+            let Some((interface, frame)) =
+                node.frames.get(node.next_frame).filter(|_| holds && node.frames_left > 0)
+            else {
+                node.frames_left = 0;
+                self.announcing.pop_front();
+                continue;
+            };
+            let counter = match self.frames.send(frame, interface) {
+                Ok(()) => Counter::AnnouncementsSent,
+                Err(_) => Counter::AnnouncementFailures,
+            };
+            self.shared.board.count(index, counter);
+            node.frames_left -= 1;
+            node.next_frame = (node.next_frame + 1) % node.frames.len();
+        }
+    }
+
+    /// Transitions always, remarks once until the next transition.
+    fn tell(&mut self, index: usize, kind: EventKind) {
+        let remark = match kind {
+            EventKind::Transition { .. } | EventKind::AddressesUp | EventKind::AddressesDown => None,
+            EventKind::Rejected { rejection, .. } => Some(rejection.kind()),
+            EventKind::AddressesDiffer { .. } => Some(Rejection::KINDS.len()),
+            EventKind::OwnAddress { .. } => Some(Rejection::KINDS.len() + 1),
+            EventKind::SendFailed { .. } => Some(Rejection::KINDS.len() + 2),
+        };
+        if let Some(remark) = remark {
+            let told = &mut self.nodes[index].told;
+            if *told & 1 << remark != 0 {
+                return;
+            }
+            *told |= 1 << remark;
+        }
+        if self.events.try_send(Event { instance: index, kind }).is_err() {
+            self.shared.board.count_lost_event();
+        }
+    }
+}
+
+impl Link {
+    fn open(instance: &Instance, multicast: bool) -> Result<Self, StartError> {
+        let socket = AdvertSocket::open(&instance.interface, instance.ifindex, multicast)
+            .map_err(|source| StartError::Socket { interface: instance.interface.clone(), source })?;
+        Ok(Self { ifindex: instance.ifindex, socket, nodes: Box::new([None; 256]) })
+    }
+}
+
+impl Node {
+    fn new(instance: &Instance, link: usize) -> io::Result<Self> {
+        let frames = instance.addresses.iter().map(|address| {
+            let frame = announce::gratuitous_arp(address.address, address.mac);
+            arp_interface(address.ifindex).map(|interface| (interface, frame))
+        });
+        Ok(Self {
+            machine: Machine::new(Settings {
+                source: instance.source,
+                version: instance.version,
+                priority: instance.priority,
+                advert_interval: instance.advert_interval,
+                start_as_master: instance.start_as_master,
+                preempt: instance.preempt,
+                garp: instance.garp,
+            }),
+            format: Format {
+                vrid: instance.vrid,
+                version: instance.version,
+                interval: instance.advert_interval,
+                authentication: instance.authentication,
+                checksum: match instance.version {
+                    Version::V2 => Checksum::Message,
+                    Version::V3 => Checksum::PseudoHeader,
+                },
+                source: instance.source,
+                peers: instance.peers.clone(),
+                addresses: instance.addresses.iter().map(|address| address.address).collect(),
+            },
+            lease: instance.lease,
+            link,
+            identification: 0,
+            frames: frames.collect::<io::Result<_>>()?,
+            next_frame: 0,
+            frames_left: 0,
+            fault: None,
+            told: 0,
+            resigned: false,
+        })
+    }
+}
+
+/// Lets the timer fire at `next`, at once if that has passed, and takes back that it has fired before.
+fn arm(timer: &TimerFd, next: Monotonic) -> nix::Result<()> {
+    if next == NEVER {
+        return timer.unset();
+    }
+    let next = Duration::from_nanos(next.nanos().max(1)); // zero would disarm it
+    let next = TimeSpec::from_duration(next);
+    timer.set(Expiration::OneShot(next), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_timer_takes_every_point_in_time() {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).unwrap();
+        let fires = |next| {
+            arm(&timer, next).unwrap();
+            timer.wait().is_ok()
+        };
+        assert!(fires(Monotonic::default()));
+        assert!(fires(Monotonic::from_nanos(clock().nanos() - 1)));
+        assert!(!fires(Monotonic::from_nanos(u64::MAX - 1)));
+        arm(&timer, Monotonic::default()).unwrap();
+        assert!(!fires(NEVER), "what has fired is taken back");
+    }
+}
