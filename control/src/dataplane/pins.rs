@@ -106,20 +106,19 @@ impl Pins {
     /// Removes the maps of other layouts, once nothing uses them any more.
     pub fn remove_other_layouts(&self) {
         let current = self.maps();
+        self.map_directories().iter().filter(|path| **path != current).for_each(|path| remove_dir(path));
+    }
+
+    fn map_directories(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()) {
-            let is_maps = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("maps-v"));
-            if is_maps && path != current {
-                remove_dir(&path);
-            }
-        }
+        let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("maps-v"));
+        ours.map(|entry| entry.path()).collect()
     }
 
     /// Detaches the program everywhere and forgets all maps.
     pub fn remove(self) -> Result<(), PinsError> {
-        for entry in fs::read_dir(self.root()).into_iter().flatten().flatten() {
-            remove_dir(&entry.path());
-        }
+        remove_dir(&self.links());
+        self.map_directories().iter().for_each(|path| remove_dir(path));
         let Self { mountpoint, root } = self;
         drop(root);
         let unmount = || umount2(&mountpoint, MntFlags::MNT_DETACH);
