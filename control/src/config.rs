@@ -14,7 +14,6 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Class, Diagnostic, Severity};
-pub use keywords::markdown_table;
 pub use model::Config;
 pub use source::ReadError;
 

@@ -38,6 +38,7 @@ macro_rules! blocks {
         pub enum Block { $($block,)+ }
 
         impl Block {
+            #[cfg(test)]
             const ALL: &'static [Block] = &[$(Block::$block,)+];
 
             pub const fn name(self) -> &'static str {
@@ -145,7 +146,7 @@ static INDEX: LazyLock<HashMap<&'static str, Vec<Keyword>>> = LazyLock::new(|| {
     index
 });
 
-fn keywords() -> impl Iterator<Item = Keyword> {
+pub fn keywords() -> impl Iterator<Item = Keyword> {
     TABLE.iter().flat_map(|row| {
         row.blocks.iter().flat_map(move |&block| {
             row.words.split_ascii_whitespace().flat_map(move |synonyms| {
@@ -165,6 +166,7 @@ fn keywords() -> impl Iterator<Item = Keyword> {
 }
 
 /// The table as a page of the documentation shows it.
+#[cfg(test)]
 pub fn markdown_table() -> String {
     let mut text = String::new();
     for &block in Block::ALL {

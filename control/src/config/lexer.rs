@@ -112,9 +112,9 @@ impl Lexer<'_> {
 
     fn open<'l>(&mut self, at: usize, rest: &'l str) -> &'l str {
         // Within a bound: a line of nothing but braces must not be searched again for each of them.
-        let near: &str = rest.char_indices().nth(80).and_then(|(cut, _)| rest.get(..cut)).unwrap_or(rest);
-        if near.starts_with("{{")
-            && let Some(length) = near.find("}}").map(|found| found + 2)
+        let mut near = rest.as_bytes().windows(2).take(80);
+        if rest.starts_with("{{")
+            && let Some(length) = near.position(|pair| pair == b"}}").map(|found| found + 2)
         {
             let span = self.span(at, length);
             let report = Report::error(Class::Syntax, span, "a template that nobody filled in");

@@ -243,8 +243,18 @@ impl Reader<'_> {
         self.one(items, word, read)
     }
 
-    /// A word that alone means yes.
-    fn flag(&mut self, items: &Items<'_>, word: &'static str) -> Option<bool> {
+    /// A word that means yes by being there.
+    fn flag(&mut self, items: &Items<'_>, word: &'static str) -> bool {
+        let Some(item) = items.last(word) else { return false };
+        if let [value, ..] = item.statement.arguments.as_slice() {
+            let message = format!("{word} takes no value: keepalived reads this as on, whatever it is");
+            self.error(Class::BadValue, value.span, message);
+        }
+        true
+    }
+
+    /// A word that alone means yes, or takes on/off.
+    fn switch(&mut self, items: &Items<'_>, word: &'static str) -> Option<bool> {
         match items.last(word)?.statement.arguments.as_slice() {
             [] => Some(true),
             _ => self.one(items, word, value::boolean),

@@ -1,1 +1,452 @@
-//! Nothing that a file can contain stops the reader.
+//! What is said about whole files. `BLESS=1 cargo test -p control config` writes the expectations anew.
+
+use std::{
+    env, fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+mod hostile;
+
+use super::{
+    keywords::{self, Block, Status},
+    model::*,
+    *,
+};
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    files.sort();
+    files
+}
+
+/// Whether `said` is what stands in the file.
+fn is_as_pinned(path: &Path, said: &str) -> bool {
+    if env::var_os("BLESS").is_some() {
+        fs::write(path, said).unwrap();
+    }
+    let same = fs::read_to_string(path).is_ok_and(|expected| expected == said);
+    if !same {
+        println!("{} differs from\n{said}", path.display());
+    }
+    same
+}
+
+fn text(text: &str) -> Loaded {
+    interpret(Path::new("lvsd.conf"), text.to_owned())
+}
+
+fn sound(name: &str) -> Config {
+    let loaded = load(Path::new(&format!("tests/config/sound/{name}.conf"))).unwrap();
+    assert!(!loaded.has_errors(), "{}", loaded.render_text());
+    loaded.config
+}
+
+#[test]
+fn each_broken_file_is_answered_as_pinned() {
+    let files = files("tests/config/broken");
+    assert!(files.len() >= 20);
+    let mut wrong = files.iter().filter(|path| {
+        let said = load(path).unwrap().render_text();
+        !is_as_pinned(&path.with_extension("txt"), &said)
+    });
+    assert_eq!(wrong.next(), None);
+}
+
+/// So that the kinds are complete in the documentation, and each of them is pinned by a file.
+#[test]
+fn the_documentation_lists_the_kinds_of_mistake() {
+    let page = fs::read_to_string("../docs/configuration.md").unwrap();
+    let loaded = files("tests/config/broken").into_iter().flat_map(|path| load(&path).unwrap().diagnostics);
+    let mut kinds: Vec<_> = loaded.map(|it| serde_json::to_value(it.code).unwrap()).collect();
+    kinds.dedup();
+    for kind in &kinds {
+        assert!(
+            page.contains(&format!("\n| `{}` |", kind.as_str().unwrap())),
+            "{kind} is not in the documentation"
+        );
+    }
+    let table = page.split_once("| code |").unwrap().1.split_once("## ").unwrap().0;
+    for kind in table.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0)) {
+        assert!(kinds.iter().any(|found| found == kind), "no broken file shows {kind}");
+    }
+}
+
+#[test]
+fn each_sound_file_is_read_without_an_error() {
+    for path in files("tests/config/sound") {
+        let loaded = load(&path).unwrap();
+        assert!(!loaded.has_errors(), "{}", loaded.render_text());
+        assert!(is_as_pinned(&path.with_extension("txt"), &loaded.render_text()), "{}", path.display());
+    }
+}
+
+#[test]
+fn the_fragments_mean_what_they_say() {
+    let expected = |address: [u8; 4], kind, retry, connect_timeout, delay_before_retry| RealServer {
+        address: address.into(),
+        port: 80,
+        weight: 1,
+        inhibit_on_failure: false,
+        checks: vec![Check {
+            kind,
+            address: address.into(),
+            port: 80,
+            bind: None,
+            timing: CheckTiming {
+                delay_loop: Duration::from_secs(10),
+                connect_timeout: Duration::from_secs(connect_timeout),
+                retry,
+                delay_before_retry: Duration::from_secs(delay_before_retry),
+                warmup: Duration::from_secs(10),
+            },
+        }],
+    };
+    let http = HttpCheck {
+        urls: vec![Url {
+            path: "/healthCheck".to_owned(),
+            status: vec![(200, 200)],
+            digest: None,
+            host: "192.168.1.220:80".to_owned(),
+        }],
+        protocol: HttpProtocol::V1_0,
+    };
+    let config = sound("fragments");
+    assert_eq!(
+        config.services,
+        [VirtualServer {
+            address: Ipv4Addr::new(192, 168, 1, 100),
+            port: 80,
+            protocol: Protocol::Tcp,
+            scheduler: Scheduler::Mh,
+            hash_port: false,
+            forwarding: Forwarding::Direct,
+            reals: vec![
+                // delay_before_retry is keepalived's own for HTTP.
+                expected([192, 168, 1, 220], CheckKind::Http(http), 3, 3, 3),
+                expected([192, 168, 1, 221], CheckKind::Tcp, 3, 6, 3),
+            ],
+        }]
+    );
+    assert_eq!((config.global, config.instances), (Global::default(), Vec::new()));
+}
+
+#[test]
+fn what_is_not_said_is_as_in_keepalived() {
+    let config = sound("defaults");
+    assert_eq!(
+        config.instances,
+        [VrrpInstance {
+            name: "V".to_owned(),
+            interface: "eth0".to_owned(),
+            vrid: Vrid::new(1).unwrap(),
+            priority: Priority::DEFAULT,
+            version: Version::V2,
+            advert_interval: Duration::from_secs(1),
+            start_as_master: false,
+            source: None,
+            peers: Vec::new(),
+            authentication: Authentication::None,
+            preempt: Preempt::Immediate,
+            addresses: vec![VirtualAddress {
+                address: Ipv4Addr::new(192, 0, 2, 1),
+                prefix_len: 32,
+                device: None,
+                label: None,
+                broadcast: None,
+                scope: 0,
+            }],
+            garp: Garp {
+                repeat: 5,
+                delay: Duration::from_secs(5),
+                refresh: Duration::ZERO,
+                refresh_repeat: 1,
+            },
+        }]
+    );
+    let timing = |delay_before_retry| CheckTiming {
+        delay_loop: Duration::from_secs(60),
+        connect_timeout: Duration::from_secs(5),
+        retry: 1,
+        delay_before_retry: Duration::from_secs(delay_before_retry),
+        warmup: Duration::from_secs(60),
+    };
+    let [service] = config.services.as_slice() else { panic!("{config:?}") };
+    let [real] = service.reals.as_slice() else { panic!("{config:?}") };
+    assert_eq!((real.weight, real.inhibit_on_failure), (1, false));
+    assert_eq!(real.checks.iter().map(|check| check.timing).collect::<Vec<_>>(), [timing(1), timing(3)]);
+    let Some(CheckKind::Http(http)) = real.checks.last().map(|check| &check.kind) else { panic!("{real:?}") };
+    assert_eq!(http.urls.first().map(|url| url.status.as_slice()), Some(&[(200, 299)][..]));
+}
+
+#[test]
+fn carriage_returns_change_nothing() {
+    assert_eq!(sound("carriage_returns"), sound("defaults"));
+}
+
+#[test]
+fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
+    let config = sound("pair");
+    let [web, dns] = config.services.as_slice() else { panic!("{config:?}") };
+    let checks: Vec<_> = web.reals.iter().flat_map(|real| &real.checks).collect();
+    let seconds = |check: &Check| {
+        let CheckTiming { delay_loop, connect_timeout, retry, delay_before_retry, warmup } = check.timing;
+        let seconds =
+            [delay_loop, connect_timeout, delay_before_retry, warmup].map(|time| time.as_secs_f64());
+        (seconds, retry)
+    };
+    assert_eq!(
+        checks.iter().map(|check| seconds(check)).collect::<Vec<_>>(),
+        [([6.0, 2.0, 0.5, 0.0], 2), ([0.25, 2.0, 0.5, 0.25], 0), ([6.0, 2.0, 0.5, 6.0], 2)]
+    );
+    let hosts: Vec<_> = checks
+        .iter()
+        .filter_map(|check| match &check.kind {
+            CheckKind::Http(http) => Some(http.urls.iter().map(|url| url.host.as_str())),
+            CheckKind::Tcp => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(hosts, ["www.example.org", "www.example.org", "only.example.org", "rs2.example.org"]);
+    let other: Vec<_> =
+        checks.iter().map(|check| (check.address.to_string(), check.port, check.bind)).collect();
+    assert_eq!(
+        other,
+        [
+            ("10.0.0.11".to_owned(), 80, None),
+            ("10.9.0.12".to_owned(), 8080, Some(Ipv4Addr::new(10, 9, 0, 2))),
+            ("10.0.0.12".to_owned(), 80, None)
+        ]
+    );
+    assert_eq!(dns.reals.iter().map(|real| real.weight).collect::<Vec<_>>(), [7, 0]);
+    assert_eq!(dns.reals.iter().map(|real| real.inhibit_on_failure).collect::<Vec<_>>(), [false, true]);
+    assert!(
+        web.hash_port && dns.hash_port && web.scheduler == Scheduler::Mh && dns.scheduler == Scheduler::Sh
+    );
+}
+
+#[test]
+fn a_url_is_read_to_the_last_character() {
+    let config = sound("pair");
+    let check = &config.services.first().unwrap().reals.first().unwrap().checks.first().unwrap().kind;
+    let CheckKind::Http(http) = check else { panic!("{check:?}") };
+    let url = http.urls.first().unwrap();
+    assert_eq!(http.protocol, HttpProtocol::V1_1);
+    assert_eq!(url.path, "/status?full=1#x");
+    assert_eq!(url.status, [(200, 204), (301, 301), (418, 418)]);
+    assert_eq!(url.digest.map(u128::from_be_bytes), Some(0x9b3a_0c85_a887_a256_d693_9da8_8aab_d8cd));
+}
+
+#[test]
+fn an_instance_is_read_with_all_its_words() {
+    let config = sound("pair");
+    let [web, dns] = config.instances.as_slice() else { panic!("{config:?}") };
+    assert_eq!(config.global.router_id.as_deref(), Some("LB_1"));
+    assert_eq!((web.priority.get(), web.preempt, web.start_as_master), (150, Preempt::Never, false));
+    assert_eq!(web.authentication, Authentication::Pass(*b"s3cret!#"));
+    let garp = Garp {
+        repeat: 3,
+        delay: Duration::from_secs(2),
+        refresh: Duration::from_secs(60),
+        refresh_repeat: 1,
+    };
+    assert_eq!(web.garp, garp);
+    let address = |address: [u8; 4], prefix_len| VirtualAddress {
+        address: address.into(),
+        prefix_len,
+        device: None,
+        label: None,
+        broadcast: None,
+        scope: 0,
+    };
+    assert_eq!(
+        web.addresses,
+        [
+            address([10, 0, 0, 100], 24),
+            VirtualAddress {
+                device: Some("eth0".to_owned()),
+                label: Some("eth0:web".to_owned()),
+                broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+                ..address([10, 0, 0, 101], 24)
+            },
+            VirtualAddress {
+                device: Some("eth1".to_owned()),
+                broadcast: Some(Ipv4Addr::new(10, 0, 1, 127)),
+                ..address([10, 0, 1, 100], 25)
+            },
+        ]
+    );
+    assert_eq!((dns.priority, dns.start_as_master), (Priority::OWNER, true));
+    assert_eq!((dns.source, dns.peers.len()), (Some(Ipv4Addr::new(10, 0, 0, 2)), 0));
+}
+
+#[test]
+fn one_vrid_may_be_unicast_and_multicast_on_one_interface() {
+    let config = sound("unicast_v3");
+    let [fast, old] = config.instances.as_slice() else { panic!("{config:?}") };
+    assert_eq!((fast.version, fast.advert_interval), (Version::V3, Duration::from_millis(10)));
+    assert_eq!((old.version, old.advert_interval), (Version::V2, Duration::from_secs(3)));
+    assert_eq!(fast.preempt, Preempt::After(Duration::from_millis(5500)));
+    assert_eq!(fast.source, Some(Ipv4Addr::new(10, 0, 0, 1)));
+    assert_eq!(fast.peers, [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)]);
+}
+
+#[test]
+fn an_include_is_found_beside_the_file_that_names_it() {
+    let config = sound("includes");
+    assert_eq!(config.global.router_id.as_deref(), Some("LB_2"));
+    let instances: Vec<_> = config.instances.iter().map(|it| (it.name.as_str(), it.vrid.get())).collect();
+    assert_eq!(instances, [("A", 10), ("B", 20)]);
+    let loaded = load(Path::new("tests/config/sound/includes.conf")).unwrap();
+    assert_eq!(loaded.files.len(), 5);
+}
+
+#[test]
+fn state_master_without_priority_is_the_owner() {
+    let loaded = text(
+        "vrrp_instance V {\nstate MASTER\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n",
+    );
+    let instance = loaded.config.instances.first().unwrap();
+    assert!(instance.priority.is_owner() && instance.start_as_master);
+}
+
+#[test]
+fn priority_255_without_a_state_is_master_at_once() {
+    let instance = |state: &str| {
+        let file =
+            format!("vrrp_instance V {{\n{state}\npriority 255\ninterface a\nvirtual_router_id 1\n}}\n");
+        text(&file).config.instances.first().unwrap().start_as_master
+    };
+    assert!(instance("") && instance("state MASTER") && !instance("state BACKUP"));
+}
+
+#[test]
+fn the_last_of_two_is_read() {
+    let loaded = text("global_defs {\nrouter_id a\n}\nglobal_defs {\nrouter_id b\n}\n");
+    assert_eq!((loaded.config.global.router_id.as_deref(), loaded.errors), (Some("b"), 1));
+}
+
+#[test]
+fn an_advert_holds_255_addresses() {
+    let errors = |count: u32| {
+        let addresses: String =
+            (1..=count).map(|n| format!("{}/8\n", Ipv4Addr::from_bits(0x0a00_0000 + n))).collect();
+        let file = format!(
+            "vrrp_instance V {{\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {{\n{addresses}}}\n}}\n"
+        );
+        text(&file).errors
+    };
+    assert_eq!((errors(255), errors(256)), (0, 1));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_word() {
+    assert_eq!(text("\u{feff}global_defs {\n}\n").diagnostics, []);
+}
+
+#[test]
+fn a_long_password_is_cut_as_its_peers_cut_it() {
+    let loaded = text(
+        "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nauthentication {\nauth_type PASS\n\
+         auth_pass correcthorse\n}\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n",
+    );
+    assert!(!loaded.has_errors());
+    assert_eq!(loaded.config.instances.first().unwrap().authentication, Authentication::Pass(*b"correcth"));
+}
+
+#[test]
+fn a_diagnostic_as_json_has_its_place() {
+    let loaded = text("global_defs {\n\trouter_di lb1\n}\n");
+    assert_eq!(
+        serde_json::to_value(&loaded.diagnostics).unwrap(),
+        serde_json::json!([{
+            "severity": "error",
+            "code": "unknown-word",
+            "file": "lvsd.conf",
+            "line": 2,
+            "column": 2,
+            "message": "unknown word \"router_di\" in global_defs; did you mean \"router_id\"?",
+        }])
+    );
+}
+
+/// A file in which `line` stands alone in the block.
+fn around(block: Block, line: &str) -> Option<String> {
+    let vrrp = format!("vrrp_instance V {{\n{line}\n}}\n");
+    let server = |inside: &str| format!("virtual_server 192.0.2.1 80 {{\n{inside}\n}}\n");
+    let real = |inside: &str| server(&format!("real_server 192.0.2.2 80 {{\n{inside}\n}}"));
+    Some(match block {
+        Block::Top => line.to_owned(),
+        Block::GlobalDefs => format!("global_defs {{\n{line}\n}}\n"),
+        Block::VrrpInstance => vrrp,
+        Block::Authentication => format!("vrrp_instance V {{\nauthentication {{\n{line}\n}}\n}}\n"),
+        Block::VirtualServer => server(line),
+        Block::RealServer => real(line),
+        Block::TcpCheck => real(&format!("TCP_CHECK {{\n{line}\n}}")),
+        Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
+        Block::Url => real(&format!("HTTP_GET {{\nurl {{\n{line}\n}}\n}}")),
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_word_that_is_called_supported_is_read() {
+    for keyword in keywords::keywords().filter(|keyword| keyword.status == Status::Supported) {
+        let line = match keyword.opens {
+            None => format!("{} *not* *values*", keyword.word),
+            Some(_) => format!("{} {{\n*neither* word\n}}", keyword.word),
+        };
+        let file = around(keyword.block, &line).expect("a supported word stands in a supported block");
+        let at = file.lines().position(|other| line.starts_with(other)).unwrap() + 1;
+        let loaded = text(&file);
+        let about = |diagnostic: &&Diagnostic| (at..=at + 1).contains(&diagnostic.line);
+        assert!(loaded.diagnostics.iter().any(|it| about(&it)), "{keyword:?} is not read");
+    }
+}
+
+#[test]
+fn every_other_word_is_answered_with_its_fate() {
+    for keyword in keywords::keywords() {
+        let class = match keyword.status {
+            Status::Supported => continue,
+            Status::Deprecated(_) => Class::Deprecated,
+            Status::NotYet(_) => Class::Unsupported,
+            Status::Ignored(_) => Class::Ignored,
+        };
+        let block = if keyword.opens.is_some() { " {\n}" } else { " 1" };
+        let Some(file) = around(keyword.block, &format!("{}{block}", keyword.word)) else { continue };
+        let loaded = text(&file);
+        let found = loaded.diagnostics.iter().any(|it| it.code == class && it.message.contains(keyword.word));
+        assert!(found, "{keyword:?}: {}", loaded.render_text());
+    }
+}
+
+#[test]
+fn the_documentation_lists_the_words_of_the_table() {
+    let path = Path::new("../docs/configuration.md");
+    const MARK: &str = "<!-- The rest of this page is written by a test from the table in control/src/config/keywords.rs. -->\n";
+    let page = fs::read_to_string(path).unwrap();
+    let (head, _) = page.split_once(MARK).unwrap();
+    assert!(is_as_pinned(path, &format!("{head}{MARK}{}", keywords::markdown_table())));
+}
+
+/// Debian's keepalived has them. Each word in them is one of keepalived's.
+#[test]
+fn the_samples_of_keepalived_hold_no_unknown_word() {
+    let folder = "/usr/share/doc/keepalived/samples";
+    if !Path::new(folder).is_dir() {
+        return println!("SKIPPED: {folder} is not here: install keepalived");
+    }
+    let samples = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let samples: Vec<_> =
+        samples.filter(|path| path.to_string_lossy().contains("/keepalived.conf.")).collect();
+    assert!(!samples.is_empty());
+    for sample in samples {
+        let loaded = load(&sample).unwrap();
+        let unknown = [Class::UnknownWord, Class::MisplacedWord, Class::Syntax];
+        let found: Vec<_> = loaded.diagnostics.iter().filter(|it| unknown.contains(&it.code)).collect();
+        assert!(found.is_empty(), "{found:#?}");
+    }
+}

@@ -42,7 +42,9 @@ impl Reader<'_> {
     fn http(&mut self, items: &Items<'_>, item: Item<'_>, to: SocketAddrV4, outer: &Inherited) -> HttpCheck {
         let protocols =
             [("1.0", HttpProtocol::V1_0), ("1.0C", HttpProtocol::V1_0Close), ("1.1", HttpProtocol::V1_1)];
-        let protocol = self.one(items, "http_protocol", value::choice(&protocols)).unwrap_or_default();
+        let protocol = self
+            .one(items, "http_protocol", |word| value::choice(&protocols)(&word.to_ascii_uppercase()))
+            .unwrap_or_default();
         let host = outer.virtualhost.clone().unwrap_or_else(|| to.to_string());
         let urls = items.all("url").filter_map(|url| self.url(url, &host)).collect();
         if items.lacks("url") {

@@ -27,7 +27,7 @@ impl Reader<'_> {
         let priority = self.priority(&items, start_as_master);
         let advert_interval = self.advert_interval(&items, version);
         let authentication = self.authentication(&items, version);
-        let preempt = self.preempt(&items, start_as_master == Some(true));
+        let preempt = self.preempt(&items, item, start_as_master == Some(true), priority);
         let source = self.source(&items);
         let peers = self.peers(&items, source);
         let addresses = self.addresses(&items, item, version);
@@ -139,9 +139,9 @@ impl Reader<'_> {
         Authentication::Pass(pass)
     }
 
-    fn preempt(&mut self, items: &Items<'_>, master: bool) -> Preempt {
-        let never = self.flag(items, "nopreempt").unwrap_or(false);
-        let always = self.flag(items, "preempt").unwrap_or(false);
+    fn preempt(&mut self, items: &Items<'_>, item: Item<'_>, master: bool, priority: Priority) -> Preempt {
+        let never = self.flag(items, "nopreempt");
+        let always = self.flag(items, "preempt");
         let seconds = value::seconds(Duration::ZERO..=Duration::from_secs(1000));
         let delay = self.one(items, "preempt_delay", seconds).unwrap_or_default();
         if let (true, true, Some(span)) = (never, always, items.span("preempt")) {
@@ -157,35 +157,44 @@ impl Reader<'_> {
             (false, delay) => Preempt::After(delay),
         };
         let word = if never { "nopreempt" } else { "preempt_delay" };
-        match (items.span(word), items.span("preempt_delay")) {
-            (Some(span), _) if master && setting != Preempt::Immediate => {
-                let message = format!("{word} has no effect with state MASTER, as in keepalived");
-                let report = Report::warning(Class::Trap, span, message);
-                self.reports.push(report.help("write `state BACKUP` on every node, the priority decides"));
-                Preempt::Immediate
-            }
-            (_, Some(span)) if never && delay > Duration::ZERO => {
-                self.warn(Class::Conflict, span, "preempt_delay has no effect with nopreempt");
-                setting
-            }
-            _ => setting,
+        let cause = match (master, priority.is_owner() && never) {
+            (true, _) => "state MASTER",
+            (false, true) => "priority 255",
+            (false, false) => "",
+        };
+        if !cause.is_empty() && setting != Preempt::Immediate {
+            let span = items.span(word).unwrap_or(item.statement.span());
+            let message = format!("{word} has no effect with {cause}, as in keepalived");
+            let report = Report::warning(Class::Trap, span, message);
+            self.reports.push(report.help("write `state BACKUP` and a priority below 255 on every node"));
+            return Preempt::Immediate;
         }
+        if let (true, true, Some(span)) = (never, delay > Duration::ZERO, items.span("preempt_delay")) {
+            self.warn(Class::Conflict, span, "preempt_delay has no effect with nopreempt");
+        }
+        setting
     }
 
+    /// keepalived has one source address, whichever word sets it.
     fn source(&mut self, items: &Items<'_>) -> Option<Ipv4Addr> {
         let unicast = self.one(items, "unicast_src_ip", value::address);
         let multicast = self.one(items, "mcast_src_ip", value::address);
-        let peers = items.last("unicast_peer").is_some();
-        if let (Some(span), false) = (items.span("unicast_src_ip"), peers) {
+        if let (Some(span), None) = (items.span("unicast_src_ip"), items.last("unicast_peer")) {
             let message = "unicast_src_ip without unicast_peer: adverts go to the multicast group";
             let report = Report::error(Class::Trap, span, message);
             self.reports
                 .push(report.help("write unicast_peer { ADDRESS }, or mcast_src_ip if multicast is meant"));
         }
-        if let (Some(span), true) = (items.span("mcast_src_ip"), peers) {
-            self.warn(Class::Conflict, span, "mcast_src_ip has no effect with unicast_peer");
+        if let (Some(one), Some(other), Some(span)) = (unicast, multicast, items.span("mcast_src_ip"))
+            && one != other
+        {
+            self.error(
+                Class::Conflict,
+                span,
+                format!("mcast_src_ip {other} contradicts unicast_src_ip {one}"),
+            );
         }
-        if peers { unicast } else { unicast.or(multicast) }
+        unicast.or(multicast)
     }
 
     fn peers(&mut self, items: &Items<'_>, source: Option<Ipv4Addr>) -> Vec<Ipv4Addr> {
@@ -199,12 +208,18 @@ impl Reader<'_> {
         if let (Some(item), true) = (blocks.first(), entries.is_empty()) {
             self.error(Class::Missing, item.statement.span(), "unicast_peer without an address");
         }
+        let alone = entries.len() == 1;
         for entry in entries {
             let Some(address) = self.word("unicast_peer", &entry.word, value::address) else { continue };
+            self.address_has_no_block(entry);
             self.peer_options(&entry.arguments);
             if source == Some(address) {
-                let message = format!("unicast_peer: {address} is this node's own unicast_src_ip");
-                self.error(Class::Conflict, entry.word.span, message);
+                let message = format!("unicast_peer: {address} is this node itself: not a peer");
+                match alone {
+                    true => self.error(Class::Conflict, entry.word.span, message),
+                    // One list for all nodes is usual.
+                    false => self.warn(Class::Conflict, entry.word.span, message),
+                }
             } else if let Some(first) = peers.insert(address, entry.word.span) {
                 let message = format!("unicast_peer: {address} is named twice");
                 self.reports.push(Report::warning(Class::Duplicate, entry.word.span, message).first(first));
@@ -276,10 +291,7 @@ impl Reader<'_> {
 
     /// `ADDRESS[/LENGTH] [dev IF] [label L] [brd B] [scope S]`, and whether it has a length.
     fn virtual_address(&mut self, entry: &Statement) -> Option<(VirtualAddress, bool)> {
-        if entry.body.is_some() {
-            self.error(Class::Syntax, entry.word.span, "an address takes no block");
-            return None;
-        }
+        self.address_has_no_block(entry);
         let (address, length) =
             self.word("virtual_ipaddress", &entry.word, |word| match word.split_once('/') {
                 Some((address, length)) if !address.contains(':') => {
@@ -337,6 +349,12 @@ impl Reader<'_> {
         Some((read, length.is_some()))
     }
 
+    fn address_has_no_block(&mut self, entry: &Statement) {
+        if entry.body.is_some() {
+            self.error(Class::Syntax, entry.word.span, "an address takes no block");
+        }
+    }
+
     fn one_entry_a_line(&mut self, word: &Word, options: &[&'static str]) {
         if word.spoilt {
             return;
@@ -358,6 +376,7 @@ impl Reader<'_> {
 fn broadcast(address: Ipv4Addr, prefix_len: u8) -> impl Fn(&str) -> value::Value<Option<Ipv4Addr>> {
     move |word| match word {
         "-" => Ok(None),
+        "+" if prefix_len > 30 => Err(Wrong::new(format!("a /{prefix_len} has no broadcast address"))),
         "+" => {
             let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
             Ok(Some(Ipv4Addr::from_bits(address.to_bits() | hosts)))

@@ -50,7 +50,7 @@ impl Reader<'_> {
         let outer = Outer {
             port: endpoint.map(|(_, port)| port),
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
-            inhibit_on_failure: self.flag(&items, "inhibit_on_failure").unwrap_or(false),
+            inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
             inherited: self.inherited(&items, &Inherited::default(), 1),
         };
         let reals = self.reals(&items, item, &outer);
@@ -98,7 +98,9 @@ impl Reader<'_> {
         }
         let choices = [("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)];
         self.one(items, "protocol", |word| {
-            value::choice(&choices)(word)?.ok_or_else(|| Wrong::unsupported("SCTP is not supported yet"))
+            // keepalived takes either case here, unlike in lvs_method.
+            value::choice(&choices)(&word.to_ascii_uppercase())?
+                .ok_or_else(|| Wrong::unsupported("SCTP is not supported yet"))
         })
     }
 
@@ -126,12 +128,12 @@ impl Reader<'_> {
     fn hash_port(&mut self, items: &Items<'_>, scheduler: Scheduler) -> bool {
         let mut hash_port = false;
         for (word, needs, name) in [("mh-port", Scheduler::Mh, "mh"), ("sh-port", Scheduler::Sh, "sh")] {
-            let (Some(set), Some(span)) = (self.flag(items, word), items.span(word)) else { continue };
+            let (true, Some(span)) = (self.flag(items, word), items.span(word)) else { continue };
             if scheduler != needs {
                 self.warn(Class::Conflict, span, format!("{word} has no effect without lvs_sched {name}"));
                 continue;
             }
-            hash_port = set;
+            hash_port = true;
             if items
                 .span("lvs_sched")
                 .is_some_and(|sched| sched.file == span.file && sched.start > span.start)
@@ -209,7 +211,8 @@ impl Reader<'_> {
         let items = self.items(Block::RealServer, item.body());
         self.one(&items, "lvs_method", method);
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
-        let inhibit_on_failure = self.flag(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
+        let inhibit_on_failure =
+            self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
         let inherited = self.inherited(&items, &outer.inherited, 1);
         // The checks are read even without an address, for their own mistakes.
         let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
