@@ -123,6 +123,21 @@ async fn the_digest_ends_at_the_content_length() {
     assert_eq!(check(&with_digest(b"body"), answer).await, Ok(()));
 }
 
+#[test]
+fn the_content_length_holds_over_all_pieces() {
+    let url = with_digest(b"body");
+    let mut answer = Answer::to(&url);
+    let pieces: [&[u8]; 4] = [b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nb", b"o", b"dyj", b"unk"];
+    assert_eq!(pieces.map(|piece| answer.feed(piece)), [Ok(false), Ok(false), Ok(true), Ok(true)]);
+    assert_eq!(answer.finish(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_sloppy_header_is_no_failure() {
+    let answer = b"HTTP/1.0  200 OK\r\nno colon\r\nb\x01d: y\r\nContent-Length : 4\r\n\r\nbodyjunk";
+    assert_eq!(check(&with_digest(b"body"), answer).await, Ok(()));
+}
+
 #[tokio::test]
 async fn a_body_shorter_than_its_content_length_is_no_failure() {
     let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 400\r\n\r\nbody";

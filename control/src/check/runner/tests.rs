@@ -7,9 +7,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::check::{
-    ConnectError,
-    testing::{check_of, full_backlog},
+use crate::{
+    check::{
+        ConnectError,
+        testing::{check_of, full_backlog},
+    },
+    config::model::{HttpCheck, HttpProtocol, Url},
 };
 
 /// More than any of these tests needs on a slow machine.
@@ -39,6 +42,12 @@ async fn listener(address: &str) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
+}
+
+fn http_check_of(address: SocketAddr) -> Check {
+    let url = Url { path: "/".into(), status: vec![(200, 299)], digest: None, host: "www".into() };
+    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0 };
+    Check { kind: CheckKind::Http(http), ..check_of(address) }
 }
 
 /// Takes every connection and closes it.
@@ -134,28 +143,28 @@ async fn silent_servers_do_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn slots_bound_the_probes_under_way() {
-    let slots = Slots::new(2);
-    let (first, _second) = (slots.take().await, slots.take().await);
-    assert!(timeout(Duration::from_millis(20), slots.take()).await.is_err());
-    drop(first);
-    assert!(slots.take().await.is_some());
+async fn no_more_probes_are_under_way_than_there_are_slots() {
+    let (server, address) = listener("127.0.0.1:0").await;
+    let slots = Slots::new(1);
+    let (sender, _verdicts) = mpsc::channel(8);
+    let target = |id| Target { id, check: http_check_of(address) };
+    let serve = async {
+        let (held, _) = server.accept().await.unwrap();
+        assert!(timeout(Duration::from_millis(300), server.accept()).await.is_err(), "the slot is taken");
+        drop(held);
+        server.accept().await.unwrap();
+    };
+    tokio::select! {
+        _ = async { tokio::join!(watch(target(0), &slots, &sender), watch(target(1), &slots, &sender)) } => {}
+        () = serve => return,
+    }
+    panic!("checks do not end");
 }
 
 #[tokio::test]
 async fn cancelling_ends_all_tasks_and_closes_their_sockets() {
     let (server, address) = listener("127.0.0.1:0").await;
-    let mut http = check_of(address);
-    http.kind = CheckKind::Http(crate::config::model::HttpCheck {
-        urls: vec![crate::config::model::Url {
-            path: "/".into(),
-            status: vec![(200, 299)],
-            digest: None,
-            host: "www".into(),
-        }],
-        protocol: Default::default(),
-    });
-    let bench = Bench::start([http], 1);
+    let bench = Bench::start([http_check_of(address)], 1);
     let (mut stream, _) = timeout(LONG, server.accept()).await.unwrap().unwrap();
     bench.cancel.cancel();
     timeout(LONG, bench.runner.stopped()).await.expect("tasks that end");
