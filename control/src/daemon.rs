@@ -68,7 +68,8 @@ async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()
     let routes = host::routes(&config, &netlink).await;
     let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
 
-    let mut dataplane = Dataplane::open(run_dir)?;
+    let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
+    let mut dataplane = Dataplane::open(run_dir, interfaces.keys().any(is_veth))?;
     let leases = dataplane.leases()?;
     let lease_indexes = leases.assign(&owners(&config, &instances))?;
     let mut director = Director::new(&config, host::vips(&instances, &lease_indexes), |key, real| {

@@ -83,9 +83,12 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
-    pub fn open(run_dir: &Path) -> Result<Self, DataplaneError> {
+    /// `redirect_back` is for veth devices: see `maps::REDIRECT_BACK`.
+    pub fn open(run_dir: &Path, redirect_back: bool) -> Result<Self, DataplaneError> {
         let pins = Pins::mount(run_dir)?;
+        let redirect_back = u32::from(redirect_back);
         let mut loader = EbpfLoader::new();
+        loader.override_global(maps::REDIRECT_BACK, &redirect_back, true);
         for (name, path) in pins.map_pins() {
             loader.map_pin_path(name, path);
         }

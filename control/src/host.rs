@@ -347,8 +347,14 @@ mod tests {
     }
 
     fn snapshot(addresses: &[Ipv4Addr], running: bool) -> Snapshot {
-        let link =
-            Link { ifindex: 3, name: "eth0".into(), mac: [2, 0, 0, 0, 0, 1], running, loopback: false };
+        let link = Link {
+            ifindex: 3,
+            name: "eth0".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            running,
+            loopback: false,
+            veth: false,
+        };
         let address = |address: &Ipv4Addr| Address { ifindex: 3, address: *address, prefix_len: 24 };
         Snapshot {
             links: vec![link],

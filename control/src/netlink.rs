@@ -16,7 +16,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage, AddressScope},
-        link::{LinkAttribute, LinkFlags, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteType},
     },
@@ -47,6 +47,7 @@ pub struct Link {
     /// Administratively up and with carrier.
     pub running: bool,
     pub loopback: bool,
+    pub veth: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -219,10 +220,14 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mac: [0; 6],
         running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        veth: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::LinkInfo(infos) => {
+                link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             _ => {}
         }

@@ -7,6 +7,11 @@ pub const LAYOUT: u32 = 1;
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";
 
+/// Read-only global of the program, `u32`: 1 = frames leave the interface they came in on by bpf_redirect, not by
+/// XDP_TX. A veth device rings its peer's bell after a redirect, but after XDP_TX only if the peer has an XDP
+/// program too; without one the frame lies in the peer's ring until something else does.
+pub const REDIRECT_BACK: &str = "REDIRECT_BACK";
+
 /// Array of [`crate::TableRef`] words, one element: which half of [`SERVICES`] is live.
 pub const TABLE: &str = "TABLE";
 /// Array of [`crate::Service`]: two open-addressed tables of [`SERVICE_SLOTS`], one live.

@@ -3,9 +3,13 @@
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
-    use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+    use aya_ebpf::{Global, bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
     use lvs_ebpf::{maps::OUTCOMES, pipeline};
     use lvs_ebpf_common::Outcome;
+
+    /// `lvs_ebpf_common::maps::REDIRECT_BACK`; a constant for the verifier, so the other way costs nothing.
+    #[unsafe(no_mangle)]
+    static REDIRECT_BACK: Global<u32> = Global::new(0);
 
     #[xdp]
     pub fn director(ctx: XdpContext) -> u32 {
@@ -14,14 +18,14 @@ mod bpf {
             // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
             unsafe { *counter += 1 };
         }
-        action(outcome)
+        action(&ctx, outcome)
     }
 
     /// Without `_`, so that a new outcome does not compile until someone has decided its fate.
     #[inline(always)]
-    fn action(outcome: Outcome) -> u32 {
+    fn action(ctx: &XdpContext, outcome: Outcome) -> u32 {
         match outcome {
-            Outcome::Forwarded | Outcome::ArpAnswered | Outcome::EchoAnswered => xdp_action::XDP_TX,
+            Outcome::Forwarded | Outcome::ArpAnswered | Outcome::EchoAnswered => send_back(ctx),
             Outcome::Redirected => xdp_action::XDP_REDIRECT,
             Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
                 xdp_action::XDP_PASS
@@ -37,6 +41,16 @@ mod bpf {
             | Outcome::NoNeighbour
             | Outcome::BadTable => xdp_action::XDP_DROP,
         }
+    }
+
+    /// Out of the interface it came in on.
+    #[inline(always)]
+    fn send_back(ctx: &XdpContext) -> u32 {
+        if REDIRECT_BACK.load() == 0 {
+            return xdp_action::XDP_TX;
+        }
+        // SAFETY: a helper on plain integers. With flags 0 it cannot fail.
+        unsafe { bpf_redirect(ctx.ingress_ifindex() as u32, 0) as u32 }
     }
 
     #[panic_handler]
