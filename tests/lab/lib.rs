@@ -1,1 +1,34 @@
-//! Namespaces as hosts.
+//! A laboratory of network namespaces: hosts on one switch, with real daemons, real packets and real HTTP.
+//!
+//! [`Lab`] owns it all and leaves nothing behind. [`Scene`] is the usual line-up of a client, two directors and
+//! three real servers. What a test sees, it sees through [`Capture`] (frames), [`Load`] (requests) and
+//! [`Director::status`].
+
+mod arp_probe;
+mod capture;
+mod clock;
+mod config;
+mod director;
+mod http;
+mod keepalived;
+mod lab;
+mod need;
+mod node;
+mod process;
+mod scene;
+mod signals;
+mod wire;
+
+pub use arp_probe::ArpProbe;
+pub use capture::Capture;
+pub use clock::{Stamp, wait_for};
+pub use config::{Vrrp, web_service};
+pub use director::{Director, Status};
+pub use http::{Load, Outage, Request, get, outage, spread};
+pub use keepalived::Keepalived;
+pub use lab::{Lab, remove_leftovers};
+pub use need::{Need, find_program, require};
+pub use node::{Mac, Node};
+pub use process::Process;
+pub use scene::{RealServer, Scene, VIP, serve};
+pub use wire::{Advert, Arp, turns};

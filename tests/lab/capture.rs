@@ -1,0 +1,146 @@
+//! Which ARP and VRRP frames pass an interface, and when?
+
+use std::{
+    io::{IoSliceMut, Write as _},
+    mem,
+    net::Ipv4Addr,
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    net::if_::if_nametoindex,
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
+        time::TimeSpec,
+    },
+};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::{Advert, Arp, Mac, Node, Stamp};
+
+/// Listens until it is dropped. Frames that the node itself sends are heard too, except by XDP.
+pub struct Capture {
+    heard: Arc<Mutex<Heard>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Heard {
+    adverts: Vec<Advert>,
+    arps: Vec<Arp>,
+}
+
+impl Capture {
+    pub fn start(node: &Node, interface: &str) -> Result<Self> {
+        let socket = node.in_ns(|| packet_socket(interface, libc::ETH_P_ALL as u16))?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        // Room for what comes while the machine is busy with something else.
+        socket.set_recv_buffer_size(8 << 20)?;
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = thread::spawn({
+            let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
+            move || {
+                if let Err(error) = listen(&socket, &heard, &stop) {
+                    eprintln!("the capture ended: {error:#}");
+                }
+            }
+        });
+        Ok(Self { heard, stop, thread: Some(thread) })
+    }
+
+    pub fn adverts(&self) -> Vec<Advert> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).adverts.clone()
+    }
+
+    pub fn arps(&self) -> Vec<Arp> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).arps.clone()
+    }
+
+    /// When who answered for `address`: replies only.
+    pub fn answers_for(&self, address: Ipv4Addr) -> Vec<(Stamp, Mac)> {
+        let arps = self.arps();
+        arps.iter()
+            .filter(|arp| arp.is_reply && arp.sender.1 == address)
+            .map(|arp| (arp.at, arp.sender.0))
+            .collect()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It told its error itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()> {
+    let mut buffer = [0; 2048];
+    let mut control = cmsg_space!(TimeSpec);
+    while !stop.load(Ordering::Relaxed) {
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message =
+            match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty()) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN | Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("reading frames"),
+            };
+        let at = message
+            .cmsgs()?
+            .find_map(|control| match control {
+                ControlMessageOwned::ScmTimestampns(at) => Some(Stamp::from_unix(at.into())),
+                _ => None,
+            })
+            .context("a frame without a timestamp")?;
+        let frame = message.iovs().next().unwrap_or_default();
+        let (advert, arp) = (Advert::read(at, frame), Arp::read(at, frame));
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.adverts.extend(advert);
+        heard.arps.extend(arp);
+    }
+    Ok(())
+}
+
+/// A socket for whole frames on `interface` of the calling thread's namespace, which hears frames of `ethertype`
+/// (0 = none, to send only).
+pub(crate) fn packet_socket(interface: &str, ethertype: u16) -> Result<Socket> {
+    let protocol = ethertype.to_be();
+    let index = if_nametoindex(interface).with_context(|| interface.to_owned())?;
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
+    // SAFETY: sockaddr_ll consists of integers only, for which all zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = i32::try_from(index)?;
+    // SAFETY: the storage is large and aligned enough for every sockaddr, and the length written is that of
+    // the sockaddr_ll stored.
+    let ((), address) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            storage.cast::<libc::sockaddr_ll>().write(address);
+            length.write(size_of::<libc::sockaddr_ll>() as libc::socklen_t);
+            Ok(())
+        })?
+    };
+    socket.bind(&address).with_context(|| format!("binding to {interface}"))?;
+    Ok(socket)
+}
+
+/// Sends one frame.
+pub(crate) fn send_frame(mut socket: &Socket, frame: &[u8]) -> Result<()> {
+    socket.write_all(frame).context("sending a frame")
+}

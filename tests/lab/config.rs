@@ -1,0 +1,77 @@
+//! The configuration that the hosts of a lab run: one text for `lvsd` and keepalived alike.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::{RealServer, VIP};
+
+/// One VRRP instance with the lab's VIP.
+#[derive(Clone, Debug)]
+pub struct Vrrp {
+    pub version: u8,
+    pub priority: u8,
+    pub advert_interval: Duration,
+    /// VRRPv2's clear text password, at most 8 characters.
+    pub password: Option<&'static str>,
+}
+
+impl Vrrp {
+    pub fn v2(priority: u8) -> Self {
+        Self { version: 2, priority, advert_interval: Duration::from_secs(1), password: None }
+    }
+
+    pub fn v3(priority: u8, advert_interval: Duration) -> Self {
+        Self { version: 3, priority, advert_interval, password: None }
+    }
+
+    /// How long a silent master of the same `advert_interval` is waited for (RFC 9568 6.1).
+    pub fn master_down(&self) -> Duration {
+        let steps = 256 - u32::from(self.priority);
+        // RFC 3768 6.1: in v2 the skew does not depend on the interval.
+        let unit = if self.version == 2 { Duration::from_secs(1) } else { self.advert_interval };
+        self.advert_interval * 3 + unit * steps / 256
+    }
+
+    /// keepalived.conf text.
+    pub fn text(&self) -> String {
+        let Self { version, priority, advert_interval, password } = self;
+        let authentication = match password {
+            Some(password) => {
+                format!(
+                    "    authentication {{\n        auth_type PASS\n        auth_pass {password}\n    }}\n"
+                )
+            }
+            None => String::new(),
+        };
+        format!(
+            "global_defs {{\n    vrrp_version {version}\n}}\n\
+             vrrp_instance VI_1 {{\n    state BACKUP\n    interface eth0\n    virtual_router_id 51\n    \
+             priority {priority}\n    advert_int {interval}\n{authentication}    \
+             virtual_ipaddress {{\n        {vip}/24\n    }}\n}}\n",
+            interval = advert_interval.as_secs_f64(),
+            vip = VIP.ip(),
+        )
+    }
+}
+
+/// The VIP's HTTP service by direct routing, over `reals` with their weights. Each is asked for its page every
+/// 200 ms; a failure is confirmed once, 100 ms later.
+pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
+    let mut text = format!(
+        "virtual_server {} {} {{\n    lvs_sched mh\n    mh-port\n    lvs_method DR\n    protocol TCP\n",
+        VIP.ip(),
+        VIP.port()
+    );
+    for (real, weight) in reals {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "    real_server {} {} {{\n        weight {weight}\n        HTTP_GET {{\n            \
+             url {{\n                path /\n                status_code 200\n            }}\n            \
+             delay_loop 0.2\n            connect_timeout 0.5\n            retry 1\n            \
+             delay_before_retry 0.1\n            warmup 0\n        }}\n    }}\n",
+            real.node.address(),
+            VIP.port()
+        );
+    }
+    text + "}\n"
+}

@@ -1,0 +1,93 @@
+//! The usual line-up: a client, a watcher, two directors and three real servers on one switch.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{Lab, Node, Process, get, need::built_program, wait_for};
+
+/// The lab's network is 10.77.0.0/24.
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 100), 80);
+
+const fn address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, last)
+}
+
+pub struct Scene {
+    pub client: Node,
+    /// Listens and asks questions that must not change what the client knows.
+    pub watcher: Node,
+    pub lb1: Node,
+    pub lb2: Node,
+    pub reals: Vec<RealServer>,
+    /// Last, so that it is removed when all processes in it have ended.
+    pub lab: Lab,
+}
+
+/// A host that serves its own name over HTTP, at its own address and at the VIP.
+pub struct RealServer {
+    pub node: Node,
+    process: Option<Process>,
+}
+
+impl Scene {
+    pub fn new() -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let client = lab.host("client", address(9))?;
+        let watcher = lab.host("watcher", address(8))?;
+        let lb1 = lab.host("lb1", address(1))?;
+        let lb2 = lab.host("lb2", address(2))?;
+        let mut reals = Vec::new();
+        for number in 1..=3 {
+            reals.push(RealServer::new(lab.host(&format!("rs{number}"), address(10 + number))?)?);
+        }
+        Ok(Self { client, watcher, lb1, lb2, reals, lab })
+    }
+
+    /// Asks the VIP once a few milliseconds until it answers.
+    pub fn wait_for_service(&self, limit: Duration) -> Result<()> {
+        self.client.in_ns(|| wait_for("an answer from the VIP", limit, || Ok(get(VIP, None).ok().map(drop))))
+    }
+}
+
+impl RealServer {
+    fn new(node: Node) -> Result<Self> {
+        // What direct routing asks of a real server: to own the VIP and not to tell anybody.
+        node.sysctl("ipv4.conf.all.arp_ignore", "1")?;
+        node.sysctl("ipv4.conf.all.arp_announce", "2")?;
+        node.run(&format!("ip address add {}/32 dev lo", VIP.ip()))?;
+        let mut real = Self { node, process: None };
+        real.start()?;
+        Ok(real)
+    }
+
+    pub fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        self.process = Some(serve(&self.node)?);
+        Ok(())
+    }
+
+    /// Kills the HTTP server; the host lives on and refuses connections.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An HTTP server on `node` that says the node's name at all its addresses. It listens already.
+pub fn serve(node: &Node) -> Result<Process> {
+    let mut command = node.command(built_program("lab-http"));
+    command.args([node.name(), &format!("0.0.0.0:{}", VIP.port())]);
+    let process = node.spawn("http", command)?;
+    let own = SocketAddrV4::new(node.address(), VIP.port());
+    node.in_ns(|| wait_for("the HTTP server", Duration::from_secs(5), || Ok(get(own, None).ok().map(drop))))?;
+    Ok(process)
+}
