@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask`: what a developer types. One file per subcommand.
+
+mod build;
+mod run;
+mod setup;
+mod test;
+
+use std::{env, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Setup, build, run and test lvs-ebpf")]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what builds and labs need (the other subcommands do it by themselves)
+    Setup,
+    /// Build lvsd, with the XDP program inside
+    Build(build::Arguments),
+    /// Watch a VIP survive the death of its master and of a real server, or run lvsd on this host
+    Run(run::Arguments),
+    /// Run all tests: unit, packets, labs, interop
+    Test(test::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Task::Setup => setup::setup(),
+        Task::Build(arguments) => build::build(&arguments).map(|lvsd| println!("{}", lvsd.display())),
+        Task::Run(arguments) => run::run(&arguments),
+        Task::Test(arguments) => test::test(&arguments),
+    }
+}
+
+/// The cargo that started this, in the root of the workspace.
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command
+}
+
+/// Runs to its end before the user's eyes.
+fn run_visibly(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("running {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `cargo xtask test`: does everything still hold?
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use lvs_tests::find_program;
+use nix::unistd::geteuid;
+
+use crate::{cargo, run_visibly, setup::setup};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub fn test(arguments: &Arguments) -> Result<()> {
+    setup()?;
+    // Real programs beside the tests, built with the same features, so that nothing is compiled twice.
+    run_visibly(cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
+
+    let mut summary = Summary::default();
+    let mut units = cargo();
+    units.args(["test", "--workspace", "--lib", "--bins"]);
+    let units_passed = watch(units, arguments, &mut summary)?;
+    let mut labs = cargo();
+    labs.args(["test", "--workspace", "--test", "*"]);
+    if !geteuid().is_root() && find_program("sudo").is_some() {
+        // Only these: they make namespaces and load XDP. Without sudo they say that they are skipped.
+        labs.args(["--config", "target.'cfg(all())'.runner = 'sudo -E'"]);
+    }
+    let labs_passed = watch(labs, arguments, &mut summary)?;
+
+    print!("{summary}");
+    ensure!(units_passed && labs_passed && summary.failed == 0, "not everything passed");
+    Ok(())
+}
+
+/// Runs tests before the user's eyes and counts what they say.
+fn watch(mut command: Command, arguments: &Arguments, summary: &mut Summary) -> Result<bool> {
+    command.arg("--no-fail-fast").args(&arguments.filter);
+    // Measurements that passing tests print are worth seeing.
+    command.args(["--", "--show-output"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
+    let stderr = child.stderr.take().context("no stderr")?;
+    let errors = thread::spawn(move || echo(stderr, |line| eprintln!("{line}")));
+    let stdout = child.stdout.take().context("no stdout")?;
+    let output = echo(stdout, |line| println!("{line}"))?;
+    let errors = errors.join().map_err(|_| anyhow!("reading stderr panicked"))??;
+    output.iter().chain(&errors).for_each(|line| summary.read(line));
+    Ok(child.wait()?.success())
+}
+
+fn echo(stream: impl Read, print: impl Fn(&str)) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for line in BufReader::new(stream).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        print(&line);
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Summary {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+    /// Test and reason. libtest counts these as passed.
+    skipped: BTreeMap<String, String>,
+}
+
+impl Summary {
+    fn read(&mut self, line: &str) {
+        if let Some((_, skipped)) = line.split_once("skipped: ") {
+            let (test, reason) = skipped.split_once(": ").unwrap_or((skipped, ""));
+            self.skipped.insert(test.to_owned(), reason.to_owned());
+        }
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        let count = |what: &str| {
+            let (before, _) = result.split_once(&format!(" {what}"))?;
+            before.rsplit(' ').next()?.parse::<usize>().ok()
+        };
+        self.passed += count("passed").unwrap_or(0);
+        self.failed += count("failed").unwrap_or(0);
+        self.ignored += count("ignored").unwrap_or(0);
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f)?;
+        for (test, reason) in &self.skipped {
+            writeln!(f, "skipped: {test}: {reason}")?;
+        }
+        let skipped = self.skipped.len();
+        let passed = self.passed.saturating_sub(skipped);
+        writeln!(f, "{passed} passed, {} failed, {} skipped", self.failed, skipped + self.ignored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skipped_test_is_not_a_passed_one() {
+        let mut summary = Summary::default();
+        for line in [
+            "test a ... ok",
+            "skipped: a_lab: not root",
+            "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test b ... skipped: a_lab: not root",
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+        ] {
+            summary.read(line);
+        }
+        assert_eq!(summary.to_string(), "\nskipped: a_lab: not root\n8 passed, 2 failed, 2 skipped\n");
+    }
+}
