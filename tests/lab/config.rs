@@ -12,28 +12,34 @@ pub struct Vrrp {
     pub advert_interval: Duration,
     /// VRRPv2's clear text password, at most 8 characters.
     pub password: Option<&'static str>,
+    pub preempt: bool,
 }
 
 impl Vrrp {
     pub fn v2(priority: u8) -> Self {
-        Self { version: 2, priority, advert_interval: Duration::from_secs(1), password: None }
+        Self { version: 2, priority, advert_interval: Duration::from_secs(1), password: None, preempt: true }
     }
 
     pub fn v3(priority: u8, advert_interval: Duration) -> Self {
-        Self { version: 3, priority, advert_interval, password: None }
+        Self { version: 3, priority, advert_interval, password: None, preempt: true }
     }
 
-    /// How long a silent master of the same `advert_interval` is waited for (RFC 9568 6.1).
-    pub fn master_down(&self) -> Duration {
-        let steps = 256 - u32::from(self.priority);
+    /// How long a master lives on without a further advert: three intervals. Its lease ends then.
+    pub fn lifetime(&self) -> Duration {
+        self.advert_interval * 3
+    }
+
+    /// How much longer a backup of this priority waits (RFC 9568 6.1).
+    pub fn skew(&self) -> Duration {
         // RFC 3768 6.1: in v2 the skew does not depend on the interval.
         let unit = if self.version == 2 { Duration::from_secs(1) } else { self.advert_interval };
-        self.advert_interval * 3 + unit * steps / 256
+        unit * (256 - u32::from(self.priority)) / 256
     }
 
     /// keepalived.conf text.
     pub fn text(&self) -> String {
-        let Self { version, priority, advert_interval, password } = self;
+        let Self { version, priority, advert_interval, password, preempt } = self;
+        let nopreempt = if *preempt { "" } else { "    nopreempt\n" };
         let authentication = match password {
             Some(password) => {
                 format!(
@@ -45,7 +51,7 @@ impl Vrrp {
         format!(
             "global_defs {{\n    vrrp_version {version}\n}}\n\
              vrrp_instance VI_1 {{\n    state BACKUP\n    interface eth0\n    virtual_router_id 51\n    \
-             priority {priority}\n    advert_int {interval}\n{authentication}    \
+             priority {priority}\n    advert_int {interval}\n{nopreempt}{authentication}    \
              virtual_ipaddress {{\n        {vip}/24\n    }}\n}}\n",
             interval = advert_interval.as_secs_f64(),
             vip = VIP.ip(),
@@ -53,8 +59,11 @@ impl Vrrp {
     }
 }
 
+/// The longest that [`web_service`] takes to find a server that refuses connections.
+pub const CHECK_TIME: Duration = Duration::from_millis(400);
+
 /// The VIP's HTTP service by direct routing, over `reals` with their weights. Each is asked for its page every
-/// 200 ms; a failure is confirmed once, 100 ms later.
+/// 200 ms; a failure is confirmed once, 200 ms later.
 pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
     let mut text = format!(
         "virtual_server {} {} {{\n    lvs_sched mh\n    mh-port\n    lvs_method DR\n    protocol TCP\n",
@@ -68,7 +77,7 @@ pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
             "    real_server {} {} {{\n        weight {weight}\n        HTTP_GET {{\n            \
              url {{\n                path /\n                status_code 200\n            }}\n            \
              delay_loop 0.2\n            connect_timeout 0.5\n            retry 1\n            \
-             delay_before_retry 0.1\n            warmup 0\n        }}\n    }}\n",
+             delay_before_retry 0.2\n            warmup 0\n        }}\n    }}\n",
             real.node.address(),
             VIP.port()
         );

@@ -49,9 +49,19 @@ pub struct Real {
     pub bytes: u64,
 }
 
+/// How a daemon is brought onto its host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Entry {
+    /// Only the network is the host's own.
+    Network,
+    /// As users do it: `ip netns exec` gives the daemon mounts of its own as well.
+    IpNetnsExec,
+}
+
 /// Dropped, its daemon is killed.
 pub struct Director {
     node: Node,
+    entry: Entry,
     process: Process,
     config: PathBuf,
     run_dir: PathBuf,
@@ -59,10 +69,14 @@ pub struct Director {
 
 impl Director {
     pub fn start(node: &Node, config: &str) -> Result<Self> {
+        Self::start_by(Entry::Network, node, config)
+    }
+
+    pub fn start_by(entry: Entry, node: &Node, config: &str) -> Result<Self> {
         let config = node.write_file("lvsd.conf", config)?;
         let run_dir = node.dir().join("run");
-        let process = spawn(node, &config, &run_dir)?;
-        let mut director = Self { node: node.clone(), process, config, run_dir };
+        let process = spawn(entry, node, &config, &run_dir)?;
+        let mut director = Self { node: node.clone(), entry, process, config, run_dir };
         director.wait_until_it_answers()?;
         Ok(director)
     }
@@ -126,7 +140,7 @@ impl Director {
     /// Starts the daemon again where the last one left its tables.
     pub fn start_again(&mut self) -> Result<()> {
         ensure!(!self.process.is_running()?, "{} is still running lvsd", self.node.name());
-        self.process = spawn(&self.node, &self.config, &self.run_dir)?;
+        self.process = spawn(self.entry, &self.node, &self.config, &self.run_dir)?;
         self.wait_until_it_answers()
     }
 
@@ -148,8 +162,16 @@ impl Director {
     }
 }
 
-fn spawn(node: &Node, config: &Path, run_dir: &Path) -> Result<Process> {
-    let mut command = node.command(built_program("lvsd"));
+fn spawn(entry: Entry, node: &Node, config: &Path, run_dir: &Path) -> Result<Process> {
+    let lvsd = built_program("lvsd");
+    let mut command = match entry {
+        Entry::Network => node.command(lvsd),
+        Entry::IpNetnsExec => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", node.namespace()]).arg(lvsd);
+            command
+        }
+    };
     command.args(["run", "--xdp-mode", "native", "--config"]).arg(config).arg("--run-dir").arg(run_dir);
     node.spawn("lvsd", command)
 }

@@ -1,0 +1,131 @@
+//! What do clients notice when a real server dies and returns?
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use lvs_tests::{
+    CHECK_TIME, Director, Load, Need, Scene, Stamp, VIP, Vrrp, get, outage, require, spread, wait_for,
+    web_service,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// On top of the check's own time: the check itself and the requests under way.
+const SLACK: Duration = Duration::from_millis(100);
+const PORTS: std::ops::Range<u16> = 20_000..20_600;
+
+#[test]
+fn after_its_checks_time_a_dead_real_server_fails_no_request() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut site = Site::new()?;
+    let load = Load::start(&site.scene.client, VIP, Duration::from_millis(3))?;
+    thread::sleep(Duration::from_millis(500));
+
+    let killed = Stamp::now();
+    site.kill_second()?;
+    thread::sleep(CHECK_TIME + Duration::from_secs(2));
+
+    let requests = load.finish()?;
+    let outage = outage(&requests, killed)?;
+    println!("no request failed any more {:?} after the death, {} did before", outage.length, outage.failed);
+    ensure!(outage.failed > 0, "the real server was not in use");
+    ensure!(outage.length <= CHECK_TIME + SLACK, "{outage:?}");
+    let after = requests.iter().filter(|request| request.started > killed + CHECK_TIME + SLACK);
+    assert_eq!(spread(after).into_keys().collect::<Vec<_>>(), ["rs1", "rs3"]);
+    Ok(())
+}
+
+#[test]
+fn connections_of_other_real_servers_keep_theirs() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut site = Site::new()?;
+    let before = site.real_of_each_port()?;
+
+    site.kill_second()?;
+    site.wait_for_second("down")?;
+    let without = site.real_of_each_port()?;
+    site.scene.reals.get_mut(1).context("no rs2")?.start()?;
+    site.wait_for_second("up")?;
+    let again = site.real_of_each_port()?;
+
+    ensure!(without.values().all(|name| name != "rs2"), "rs2 still answers");
+    let unaffected = || before.iter().filter(|(_, name)| *name != "rs2");
+    let kept = |later: &BTreeMap<u16, String>| {
+        unaffected().filter(|(port, name)| later.get(port) == Some(name)).count()
+    };
+    let total = unaffected().count();
+    println!(
+        "of {total} client ports on other real servers {} kept theirs through the death, {} through the return",
+        kept(&without),
+        kept(&again)
+    );
+    ensure!(kept(&without) * 100 >= total * 95, "{} of {total}", kept(&without));
+    ensure!(kept(&again) * 100 >= total * 95, "{} of {total}", kept(&again));
+    ensure!(again.values().any(|name| name == "rs2"), "rs2 is not asked again");
+    Ok(())
+}
+
+#[test]
+fn a_backup_knows_of_a_dead_real_server_as_well() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut site = Site::new()?;
+    let backup = Director::start(&site.scene.lb2, &site.config(100))?;
+    assert_eq!(backup.state()?, "BACKUP");
+    site.kill_second()?;
+    wait_for_real(&backup, 1, "down")
+}
+
+/// One director, master, with three real servers of equal weight.
+struct Site {
+    lb1: Director,
+    scene: Scene,
+}
+
+impl Site {
+    fn new() -> Result<Self> {
+        let scene = Scene::new()?;
+        let lb1 = Director::start(&scene.lb1, &config(&scene, 150))?;
+        lb1.wait_for_state("MASTER", PATIENCE)?;
+        scene.wait_for_service(PATIENCE)?;
+        Ok(Self { lb1, scene })
+    }
+
+    fn config(&self, priority: u8) -> String {
+        config(&self.scene, priority)
+    }
+
+    fn kill_second(&mut self) -> Result<()> {
+        self.scene.reals.get_mut(1).context("no rs2")?.kill()
+    }
+
+    fn wait_for_second(&self, state: &str) -> Result<()> {
+        wait_for_real(&self.lb1, 1, state)
+    }
+
+    fn real_of_each_port(&self) -> Result<BTreeMap<u16, String>> {
+        self.scene.client.in_ns(|| {
+            PORTS
+                .map(|port| Ok((port, get(VIP, Some(port)).with_context(|| format!("from port {port}"))?)))
+                .collect()
+        })
+    }
+}
+
+fn config(scene: &Scene, priority: u8) -> String {
+    let pool: Vec<_> = scene.reals.iter().map(|real| (real, 1)).collect();
+    Vrrp::v3(priority, Duration::from_millis(100)).text() + &web_service(&pool)
+}
+
+fn wait_for_real(director: &Director, index: usize, state: &str) -> Result<()> {
+    wait_for(&format!("real server {index} {state}"), PATIENCE, || {
+        let status = director.status()?;
+        let service = status.services.first().context("no service")?;
+        let real = service.reals.get(index).context("no such real server")?;
+        Ok((real.state == state).then_some(()))
+    })
+}
