@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use lvs_tests::{Director, Load, Node, Request, Scene, Stamp, VIP, outage, spread, wait_for};
+use lvs_tests::{Director, Load, Node, Outage, Request, Scene, Stamp, VIP, outage, spread, wait_for};
 
 const CONFIG: &str = include_str!("demonstration.conf");
 /// Time between two requests of the client.
@@ -35,36 +35,52 @@ pub fn show(keep: bool) -> Result<()> {
     let mut table = Table::default();
 
     screen.headline("All is well");
-    let (from, _) = screen.watch(&[&lb1, &lb2], 4)?;
-    let answered = spread(screen.since(from).iter());
+    screen.watch(&[&lb1, &lb2], 4)?;
+    let answered = spread(&screen.settled());
     ensure!(answered.len() == scene.reals.len(), "not every real server was asked: {answered:?}");
-    table.row(
-        "requests per real server, 2 s",
-        join(answered.iter().map(|(name, count)| format!("{name} {count}"))),
-    );
 
-    screen.headline("kill -9 of lvsd on lb1, the master");
+    screen.headline("kill -9 of lvsd on lb1, the master: its tables forward on, lb2 takes over");
     let killed = Stamp::now();
     lb1.kill()?;
     lb2.wait_for_state("MASTER", PATIENCE)?;
+    let took = killed.elapsed();
     screen.watch(&[&lb2], 4)?;
-    let lost = outage(&screen.settled(), killed)?;
     table.row(
-        "kill -9 of the master",
-        format!("{} ms without service, {} requests failed", lost.length.as_millis(), lost.failed),
+        "kill -9 of lvsd on the master",
+        took,
+        "until lb2 is master",
+        &outage(&screen.settled(), killed)?,
     );
 
-    screen.headline("lvsd on lb1 is started again and takes back its role");
+    screen.headline("lvsd on lb1 is started again and takes its role back");
     let returned = Stamp::now();
     lb1.start_again()?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
     lb2.wait_for_state("BACKUP", PATIENCE)?;
     let took = returned.elapsed();
     screen.watch(&[&lb1, &lb2], 4)?;
-    let lost = outage(&screen.settled(), returned)?;
+    table.row("start of lvsd", took, "until lb1 is master", &outage(&screen.settled(), returned)?);
+
+    screen.headline("the cable of lb1 is pulled: the master is gone as a whole");
+    let pulled = Stamp::now();
+    scene.lab.unplug(&scene.lb1)?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+    let took = pulled.elapsed();
+    screen.watch(&[&lb1, &lb2], 4)?;
+    table.row("loss of the master's host", took, "until lb2 is master", &outage(&screen.settled(), pulled)?);
+
+    screen.headline("the cable is back");
+    let returned = Stamp::now();
+    scene.lab.plug_in(&scene.lb1)?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    let took = returned.elapsed();
+    screen.watch(&[&lb1, &lb2], 4)?;
     table.row(
-        "return of the master",
-        format!("MASTER again after {} ms, {} requests failed", took.as_millis(), lost.failed),
+        "return of the master's host",
+        took,
+        "until lb1 is master",
+        &outage(&screen.settled(), returned)?,
     );
 
     let victim = scene.reals.get_mut(1).context("no second real server")?;
@@ -74,14 +90,7 @@ pub fn show(keep: bool) -> Result<()> {
     victim.kill()?;
     screen.watch(&[&lb1, &lb2], 4)?;
     let lost = outage(&screen.settled(), killed)?;
-    table.row(
-        "kill of a real server",
-        format!(
-            "no request failed any more after {} ms, {} did before",
-            lost.length.as_millis(),
-            lost.failed
-        ),
-    );
+    table.row("kill -9 of a real server", lost.length, "until no request fails any more", &lost);
 
     screen.headline(&format!("the HTTP server on {name} is started again"));
     let returned = Stamp::now();
@@ -92,22 +101,19 @@ pub fn show(keep: bool) -> Result<()> {
         Ok(first.map(|request| request.finished))
     })?;
     screen.watch(&[&lb1, &lb2], 4)?;
-    let lost = outage(&screen.settled(), returned)?;
+    let took = first.since(returned);
     table.row(
         "return of the real server",
-        format!(
-            "asked again after {} ms, {} requests failed",
-            first.since(returned).as_millis(),
-            lost.failed
-        ),
+        took,
+        "until it is asked again",
+        &outage(&screen.settled(), returned)?,
     );
 
     let requests = screen.finish()?;
     let failed = requests.iter().filter(|request| request.answer.is_err()).count();
-    table.row("all requests", format!("{}, of which {failed} failed", requests.len()));
-    let forwarded: u64 = [&lb1, &lb2].into_iter().map(forwarded).sum::<Result<u64>>()?;
-    table.row("packets forwarded by XDP since", format!("{forwarded}"));
+    let forwarded = forwarded(&lb1)? + forwarded(&lb2)?;
     table.print();
+    println!("\n    {} requests, {failed} failed; {forwarded} packets forwarded by XDP", requests.len());
 
     if keep {
         print_kept(&scene);
@@ -118,7 +124,7 @@ pub fn show(keep: bool) -> Result<()> {
     Ok(())
 }
 
-/// Counted by the daemons' tables, which survive a daemon.
+/// By the director's tables, which survive a daemon.
 fn forwarded(director: &Director) -> Result<u64> {
     Ok(director.status()?.outcomes.get("forwarded").copied().unwrap_or(0))
 }
@@ -153,10 +159,9 @@ impl Screen {
         println!("\n{:6.1} s  {text}", self.start.elapsed().as_secs_f64());
     }
 
-    /// Prints `ticks` lines; returns from when to when that was.
-    fn watch(&self, directors: &[&Director], ticks: usize) -> Result<(Stamp, Stamp)> {
-        let from = Stamp::now();
-        let mut last = from;
+    /// Prints `ticks` lines.
+    fn watch(&self, directors: &[&Director], ticks: usize) -> Result<()> {
+        let mut last = Stamp::now();
         for _ in 0..ticks {
             thread::sleep(TICK);
             let roles = directors
@@ -174,7 +179,7 @@ impl Screen {
                 join(answered.iter().map(|(name, count)| format!("{name} {count:3}"))),
             );
         }
-        Ok((from, last))
+        Ok(())
     }
 
     /// Requests that ended since.
@@ -195,17 +200,23 @@ impl Screen {
     }
 }
 
+/// One line per event.
 #[derive(Default)]
-struct Table(Vec<(&'static str, String)>);
+struct Table(Vec<String>);
 
 impl Table {
-    fn row(&mut self, what: &'static str, result: String) {
-        self.0.push((what, result));
+    fn row(&mut self, event: &str, took: Duration, until: &str, outage: &Outage) {
+        self.0.push(format!(
+            "{event:<30} {:>6} ms {until:<32} {:>6} ms {:>6}",
+            took.as_millis(),
+            outage.length.as_millis(),
+            outage.failed
+        ));
     }
 
     fn print(&self) {
-        println!();
-        self.0.iter().for_each(|(what, result)| println!("    {what:<32} {result}"));
+        println!("\n    {:<30} {:<42} {:>9} {:>6}", "event", "", "outage", "failed");
+        self.0.iter().for_each(|row| println!("    {row}"));
     }
 }
 
