@@ -1,7 +1,7 @@
 //! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start and stop.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{Read as _, Write as _},
     path::Path,
@@ -108,7 +108,8 @@ async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()
         check: target.check.clone(),
         up: target.up,
     });
-    let checks = check::Runner::spawn(targets.collect(), verdict_sender, cancel.clone());
+    let (isolated_sender, isolated) = watch::channel(HashSet::new());
+    let checks = check::Runner::spawn(targets.collect(), verdict_sender, isolated, cancel.clone());
 
     let (hop_sender, next_hops) = watch::channel(HashMap::new());
     let (question_sender, questions) = mpsc::channel(QUESTIONS);
@@ -120,7 +121,15 @@ async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()
     let pool = Pool { director, dataplane, config: config.clone(), vrrp: vrrp.clone() };
     let pool_cancel = CancellationToken::new();
     let pool = tokio::spawn(pool.run(verdicts, next_hops, questions, pool_cancel.clone()));
-    let mut host = Host { netlink, config, instances, routes, vrrp: vrrp.clone(), next_hops: hop_sender };
+    let mut host = Host {
+        netlink,
+        config,
+        instances,
+        routes,
+        vrrp: vrrp.clone(),
+        next_hops: hop_sender,
+        isolated: isolated_sender,
+    };
     let host_cancel = CancellationToken::new();
     let host = {
         let cancel = host_cancel.clone();

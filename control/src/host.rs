@@ -170,6 +170,29 @@ fn fault(instance: &LocalInstance, snapshot: &Snapshot) -> Option<FaultCause> {
     }
 }
 
+/// Real servers that cannot be reached because of us, as opposed to because of them.
+fn isolated(
+    instances: &[LocalInstance],
+    faults: &[Option<FaultCause>],
+    routes: &HashMap<Ipv4Addr, Route>,
+) -> HashSet<Ipv4Addr> {
+    let cut: HashSet<u32> = instances
+        .iter()
+        .zip(faults)
+        .filter(|(_, fault)| fault.is_some())
+        .map(|(instance, _)| instance.link.ifindex)
+        .collect();
+    routes.iter().filter(|(_, route)| cut.contains(&route.ifindex)).map(|(real, _)| *real).collect()
+}
+
+fn send_if_new<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
+    channel.send_if_modified(|known| {
+        let modified = *known != value;
+        *known = value;
+        modified
+    });
+}
+
 /// Virtual addresses to add and to remove so that masters, and only they, have theirs.
 fn address_work<'a>(
     instances: &'a [LocalInstance],
@@ -204,6 +227,8 @@ pub struct Host {
     pub routes: HashMap<Ipv4Addr, Route>,
     pub vrrp: driver::Handle,
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+    /// Real servers behind an interface whose instance is in FAULT.
+    pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
 }
 
 /// How often neighbours that are not known yet are asked for.
@@ -246,19 +271,17 @@ impl Host {
                 lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
             }
             self.report_faults(&snapshot, &mut faults);
+            let isolated = isolated(&self.instances, &faults, &self.routes);
+            send_if_new(&self.isolated, isolated);
             self.settle_addresses(&snapshot).await;
             if topology {
-                self.routes = routes(&self.config, &self.netlink).await;
+                // A route that went with its link is kept in mind: it says whom the link led to.
+                self.routes.extend(routes(&self.config, &self.netlink).await);
             }
             if probe {
                 self.probe(&snapshot, ticks.is_multiple_of(CONFIRM_EVERY)).await;
             }
-            let next_hops = next_hops(&self.routes, &snapshot);
-            self.next_hops.send_if_modified(|known| {
-                let modified = *known != next_hops;
-                *known = next_hops;
-                modified
-            });
+            send_if_new(&self.next_hops, next_hops(&self.routes, &snapshot));
             time::sleep(SETTLE).await;
         }
     }
@@ -397,6 +420,16 @@ mod tests {
         assert_eq!(fault(instance, &snapshot(&[OWN], false)), Some(FaultCause::LinkDown));
         assert_eq!(fault(instance, &snapshot(&[VIP], true)), Some(FaultCause::SourceMissing));
         assert_eq!(fault(instance, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+    }
+
+    #[test]
+    fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
+        let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
+        let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
+        let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false };
+        let routes = [(near, route(3, near)), (far, route(4, far))].into();
+        assert_eq!(isolated(&instances, &[Some(FaultCause::LinkDown)], &routes), [near].into());
+        assert_eq!(isolated(&instances, &[None], &routes), HashSet::new());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Who runs the probes? One task per checker, on a bounded number of sockets.
 
 use std::{
+    collections::HashSet,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +12,7 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,13 +51,23 @@ pub struct Verdict {
 impl Runner {
     /// Starts a task for each target; `cancel` ends them and closes their sockets.
     ///
-    /// A full channel delays the checks that have something to say, and no others.
-    pub fn spawn(targets: Vec<Target>, verdicts: mpsc::Sender<Verdict>, cancel: CancellationToken) -> Self {
+    /// A full channel delays the checks that have something to say, and no others. While an address is among
+    /// the `isolated` its checks say nothing: it is this director that is cut off, and were its reals taken out
+    /// for that, it would come back as a master without any.
+    pub fn spawn(
+        targets: Vec<Target>,
+        verdicts: mpsc::Sender<Verdict>,
+        isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+        cancel: CancellationToken,
+    ) -> Self {
         let slots = Arc::new(Slots::new(descriptors_for_checks()));
         let tasks = TaskTracker::new();
         for target in targets {
-            let (slots, verdicts, cancel) = (slots.clone(), verdicts.clone(), cancel.clone());
-            tasks.spawn(async move { cancel.run_until_cancelled(watch(target, &slots, &verdicts)).await });
+            let (slots, verdicts) = (slots.clone(), verdicts.clone());
+            let (isolated, cancel) = (isolated.clone(), cancel.clone());
+            tasks.spawn(async move {
+                cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
+            });
         }
         tasks.close();
         Self { tasks }
@@ -67,17 +79,26 @@ impl Runner {
     }
 }
 
-async fn watch(target: Target, slots: &Slots, verdicts: &mpsc::Sender<Verdict>) {
+async fn watch(
+    target: Target,
+    slots: &Slots,
+    verdicts: &mpsc::Sender<Verdict>,
+    mut isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+) {
     let Target { id, check, up } = target;
     let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
         let Some(slot) = slots.take().await else { return };
-        let result = probe(&check, machine.url()).await;
+        let cut_off = isolated.borrow_and_update().contains(&check.address);
+        let result = if cut_off { Ok(()) } else { probe(&check, machine.url()).await };
         drop(slot);
 
         let (finding, error) = match result {
+            _ if cut_off => (Finding::NotTried, None),
+            // The link went or came while the probe was under way.
+            Err(_) if isolated.has_changed().unwrap_or(false) => (Finding::NotTried, None),
             Ok(()) => (Finding::Success, None),
             Err(CheckError::Connect(error)) if error.is_local() => {
                 if hindrance.as_ref() != Some(&error) {

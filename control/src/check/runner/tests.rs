@@ -3,6 +3,7 @@ use std::{collections::HashSet, net::SocketAddr};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpListener,
+    sync::watch::channel,
     time::{sleep, timeout},
 };
 
@@ -19,6 +20,7 @@ use crate::{
 const LONG: Duration = Duration::from_secs(30);
 
 struct Bench {
+    isolated: watch::Sender<HashSet<Ipv4Addr>>,
     runner: Runner,
     verdicts: mpsc::Receiver<Verdict>,
     cancel: CancellationToken,
@@ -29,8 +31,9 @@ impl Bench {
         let targets =
             checks.into_iter().enumerate().map(|(id, check)| Target { id, check, up: true }).collect();
         let (sender, verdicts) = mpsc::channel(capacity);
+        let (isolated, receiver) = channel(HashSet::new());
         let cancel = CancellationToken::new();
-        Self { runner: Runner::spawn(targets, sender, cancel.clone()), verdicts, cancel }
+        Self { isolated, runner: Runner::spawn(targets, sender, receiver, cancel.clone()), verdicts, cancel }
     }
 
     async fn verdict(&mut self) -> Verdict {
@@ -69,6 +72,21 @@ async fn a_server_is_reported_once_and_then_at_each_change() {
     assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, error: None });
     sleep(Duration::from_millis(300)).await;
     assert!(bench.verdicts.is_empty(), "no change, no verdict");
+}
+
+#[tokio::test]
+async fn a_director_that_is_cut_off_blames_no_real_server() {
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([check_of(address)], 8);
+    assert!(bench.verdict().await.up);
+
+    bench.isolated.send_replace([check_of(address).address].into());
+    drop(server);
+    sleep(Duration::from_millis(500)).await;
+    assert!(bench.verdicts.is_empty(), "cut off, no verdict");
+
+    bench.isolated.send_replace(HashSet::new());
+    assert!(!bench.verdict().await.up);
 }
 
 #[tokio::test]
@@ -114,6 +132,7 @@ async fn a_full_channel_holds_up_no_check_without_news() {
             Target { id: 9, check: check_of(address), up: true },
         ],
         sender,
+        bench.isolated.subscribe(),
         bench.cancel.clone(),
     );
     // Both of the second runner wait for room; the first goes on.
@@ -147,7 +166,8 @@ async fn no_more_probes_are_under_way_than_there_are_slots() {
     let (server, address) = listener("127.0.0.1:0").await;
     let slots = Slots::new(1);
     let (sender, _verdicts) = mpsc::channel(8);
-    let target = |id| Target { id, check: http_check_of(address) };
+    let (_none, cut) = channel(HashSet::new());
+    let target = |id| Target { id, check: http_check_of(address), up: true };
     let serve = async {
         let (held, _) = server.accept().await.unwrap();
         assert!(timeout(Duration::from_millis(300), server.accept()).await.is_err(), "the slot is taken");
@@ -155,7 +175,7 @@ async fn no_more_probes_are_under_way_than_there_are_slots() {
         server.accept().await.unwrap();
     };
     tokio::select! {
-        _ = async { tokio::join!(watch(target(0), &slots, &sender), watch(target(1), &slots, &sender)) } => {}
+        _ = async { tokio::join!(watch(target(0), &slots, &sender, cut.clone()), watch(target(1), &slots, &sender, cut)) } => {}
         () = serve => return,
     }
     panic!("checks do not end");
@@ -176,7 +196,8 @@ async fn cancelling_ends_all_tasks_and_closes_their_sockets() {
 #[tokio::test]
 async fn tasks_end_when_nobody_takes_their_verdicts() {
     let (_server, address) = listener("127.0.0.1:0").await;
-    let Bench { runner, verdicts, cancel: _cancel } = Bench::start([check_of(address)], 1);
+    let Bench { runner, verdicts, cancel: _cancel, isolated: _isolated } =
+        Bench::start([check_of(address)], 1);
     drop(verdicts);
     timeout(LONG, runner.stopped()).await.expect("tasks that end");
 }
