@@ -1,6 +1,6 @@
 //! `lvsd`: what each command prints and with which status it exits.
 
-use std::{path::Path, process::ExitCode};
+use std::{io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -27,15 +27,25 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lvsd: {error:#}");
+            eprintln!("lvsd: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// The error and its causes, each once: some errors already say their cause.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
+}
+
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("LVSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 fn check(file: &Path, format: Format) -> ExitCode {
@@ -46,6 +56,9 @@ fn check(file: &Path, format: Format) -> ExitCode {
             return ExitCode::from(UNREADABLE);
         }
     };
+    if loaded.omitted > 0 && format == Format::Json {
+        eprintln!("lvsd: {} more diagnostics are not listed", loaded.omitted);
+    }
     match format {
         Format::Text => print!("{}", loaded.render_text()),
         Format::Json => match serde_json::to_string_pretty(&loaded.diagnostics) {
