@@ -4,8 +4,8 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    ArpProbe, Capture, Director, Load, Mac, Need, Outage, Scene, Stamp, VIP, Vrrp, outage, require, turns,
-    web_service,
+    ArpProbe, Capture, Director, Load, Mac, Need, Node, Outage, Scene, Stamp, VIP, Vrrp, outage, require,
+    turns, web_service,
 };
 
 const PACE: Duration = Duration::from_millis(2);
@@ -75,6 +75,29 @@ fn a_master_that_wakes_up_after_its_lease_is_backup_and_has_answered_nobody() ->
 }
 
 #[test]
+fn a_master_whose_cable_returns_takes_its_role_back() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(|priority| Vrrp::v3(priority, Duration::from_millis(100)))?;
+    let (first, second) = (&pair.scene.lb1, &pair.scene.lb2);
+    pair.scene.lab.unplug(first)?;
+    pair.lb2.wait_for_state("MASTER", PATIENCE)?;
+    assert_eq!(pair.lb1.state()?, "FAULT");
+
+    pair.scene.lab.plug_in(first)?;
+    pair.lb1.wait_for_state("MASTER", PATIENCE)?;
+    pair.lb2.wait_for_state("BACKUP", PATIENCE)?;
+    pair.scene.wait_for_service(PATIENCE)?;
+    thread::sleep(Duration::from_secs(1));
+
+    assert_eq!(pair.masters(), [first, second, first].map(Node::address));
+    let answers = pair.watch.answers_for(*VIP.ip());
+    assert_eq!(turns(answers.into_iter().map(|(_, mac)| mac)), [first, second, first].map(Node::mac));
+    Ok(())
+}
+
+#[test]
 fn a_restart_within_the_lease_after_kill_is_noticed_by_nobody() -> Result<()> {
     unnoticed_restart(Director::kill)
 }
@@ -100,8 +123,15 @@ fn a_master_that_is_stopped_loses_no_request() -> Result<()> {
 
     let outage = outage(&load.finish()?, stopped)?;
     assert_eq!(outage.failed, 0, "{outage:?}");
-    assert_eq!(pair.masters(), [pair.scene.lb1.address(), pair.scene.lb2.address()]);
-    assert_eq!(turns(pair.answers_since(stopped)), [pair.scene.lb1.mac(), pair.scene.lb2.mac()]);
+    let (first, second) = (&pair.scene.lb1, &pair.scene.lb2);
+    assert_eq!(pair.masters(), [first.address(), second.address()]);
+    let adverts = pair.watch.adverts();
+    let resigned = adverts
+        .iter()
+        .find(|advert| advert.source == first.address() && advert.priority == 0)
+        .context("no advert of priority 0")?;
+    // The lease goes before the word that it is gone.
+    assert_eq!(turns(pair.answers_since(resigned.at)), [second.mac()]);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod process;
 mod scene;
 mod signals;
 mod wire;
+mod xdp_pass;
 
 pub use arp_probe::ArpProbe;
 pub use capture::Capture;

@@ -14,18 +14,23 @@ const TICK: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn show(keep: bool) -> Result<()> {
-    println!("One switch, seven hosts, each a network namespace:\n");
     let mut scene = Scene::new()?;
-    for (host, role) in [
-        (&scene.client, "asks the VIP every 4 ms"),
-        (&scene.lb1, "director, lvsd with priority 150"),
-        (&scene.lb2, "director, lvsd with priority 100"),
-    ] {
-        print_host(host, role);
+    if keep {
+        scene.lab.keep()?;
     }
-    scene.reals.iter().for_each(|real| print_host(&real.node, "real server, HTTP"));
-    println!("    {:<8} {:<14} the VIP\n", "", VIP.ip());
+    print_hosts(&scene);
+    let result = lose_and_recover(&mut scene);
+    if keep {
+        // After a failure most of all.
+        print_kept(&scene);
+        return result;
+    }
+    drop(scene);
+    println!("\nAll hosts are removed again. `cargo xtask run --keep` leaves them up.");
+    result
+}
 
+fn lose_and_recover(scene: &mut Scene) -> Result<()> {
     let mut lb1 = Director::start(&scene.lb1, CONFIG)?;
     let lb2 = Director::start(&scene.lb2, &CONFIG.replace("priority 150", "priority 100"))?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
@@ -114,19 +119,21 @@ pub fn show(keep: bool) -> Result<()> {
     let forwarded = forwarded(&lb1)? + forwarded(&lb2)?;
     table.print();
     println!("\n    {} requests, {failed} failed; {forwarded} packets forwarded by XDP", requests.len());
-
-    if keep {
-        print_kept(&scene);
-        return scene.lab.keep();
-    }
-    drop(scene);
-    println!("\nAll hosts are removed again. `cargo xtask run --keep` leaves them up.");
     Ok(())
 }
 
 /// By the director's tables, which survive a daemon.
 fn forwarded(director: &Director) -> Result<u64> {
     Ok(director.status()?.outcomes.get("forwarded").copied().unwrap_or(0))
+}
+
+fn print_hosts(scene: &Scene) {
+    println!("One switch and its hosts, each a network namespace:\n");
+    print_host(&scene.client, "asks the VIP every 4 ms");
+    print_host(&scene.lb1, "director, lvsd with priority 150");
+    print_host(&scene.lb2, "director, lvsd with priority 100");
+    scene.reals.iter().for_each(|real| print_host(&real.node, "real server, HTTP"));
+    println!("    {:<8} {:<14} the VIP", "", VIP.ip());
 }
 
 fn print_host(host: &Node, role: &str) {
