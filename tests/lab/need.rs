@@ -28,8 +28,8 @@ pub enum Need {
 pub fn require(needs: &[Need]) -> bool {
     let Some(reason) = needs.iter().find_map(|need| need.missing()) else { return true };
     let test = thread::current().name().unwrap_or("?").to_owned();
-    // Without stderr there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
+    // In one piece, since other threads write too. Without stderr there is nobody to tell.
+    let _ = std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes());
     false
 }
 
