@@ -32,7 +32,7 @@ use crate::{
     node::output,
     process::signal_pid,
     signals::{leave_current, set_current, undisturbed},
-    wait_for, xdp_pass,
+    wait_for,
 };
 
 const LABS: &str = "/run/lvs-lab";
@@ -67,7 +67,7 @@ impl Lab {
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
         set_current(&dir);
         let kept = Arc::new(AtomicBool::new(false));
-        let switch = match xdp_pass::pin(&bpf_directory(&dir)).and_then(|()| make_switch(&id, &dir, &kept)) {
+        let switch = match make_switch(&id, &dir, &kept) {
             Ok(switch) => switch,
             Err(error) => {
                 // The first error is the one to tell.
@@ -98,8 +98,8 @@ impl Lab {
             node.namespace
         ))?;
         self.switch.run(&format!("ip link set {name} master br0 up"))?;
-        let pass = bpf_directory(&self.dir).join("pass");
-        self.switch.run(&format!("ip link set dev {name} xdp pinned {}", pass.display()))?;
+        // A frame redirected to a host's veth needs NAPI on its peer, the port of the switch.
+        self.switch.run(&format!("ethtool -K {name} gro on"))?;
         // A veth passes on frames whose checksum is still to be computed. A program that reads it would see nonsense.
         node.run("ethtool -K eth0 tx off")?;
         node.run(&format!("ip address add {address}/24 dev eth0"))?;
@@ -168,11 +168,6 @@ fn lock() -> Result<Flock<File>> {
         }
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Where the XDP program of the switch's ports is pinned.
-fn bpf_directory(lab: &Path) -> PathBuf {
-    lab.join("bpf")
 }
 
 fn make_switch(id: &str, dir: &Path, kept: &Arc<AtomicBool>) -> Result<Node> {

@@ -18,7 +18,6 @@ mod process;
 mod scene;
 mod signals;
 mod wire;
-mod xdp_pass;
 
 pub use arp_probe::ArpProbe;
 pub use capture::Capture;
