@@ -73,9 +73,8 @@ async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()
     let leases = dataplane.leases()?;
     let lease_indexes = leases.assign(&owners(&config, &instances))?;
     let mut director = Director::new(&config, host::vips(&instances, &lease_indexes), |key, real| {
-        real.weight > 0
-            && dataplane.knows(key, real.address, real.port)
-            && !dataplane.on_ring(key, real.address, real.port)
+        let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
+        known.then(|| dataplane.on_ring(key, real.address, real.port))
     });
     director.on_next_hops(host::next_hops(&routes, &snapshot));
     // Tables first: the program never meets a packet that it has no answer for.

@@ -12,7 +12,7 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::model::{Config, VirtualAddress, VrrpInstance},
+    config::model::{Config, VirtualAddress, VirtualServer, VrrpInstance},
     dataplane::plan::NextHop,
     netlink::{Address, Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
     vrrp::{FaultCause, State, driver},
@@ -136,8 +136,7 @@ pub fn xdp_interfaces(
 
 /// The kernel's routes to all real servers.
 pub async fn routes(config: &Config, netlink: &Netlink) -> HashMap<Ipv4Addr, Route> {
-    let reals: HashSet<Ipv4Addr> =
-        config.services.iter().flat_map(|service| service.reals.iter().map(|real| real.address)).collect();
+    let reals: HashSet<Ipv4Addr> = config.services.iter().flat_map(VirtualServer::destinations).collect();
     let mut routes = HashMap::new();
     for real in reals {
         match netlink.route(real).await {

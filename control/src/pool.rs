@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Question, status},
     check::Verdict,
-    config::model::{CheckKind, Config, Forwarding, Protocol},
+    config::model::{CheckKind, Config, Forwarding, Protocol, SorryServer},
     dataplane::{Dataplane, plan::NextHop},
-    director::{Director, RealState, ServiceState, Standing},
+    director::{Change, Director, RealState, ServiceState, Standing},
     vrrp::driver,
 };
 
@@ -55,20 +55,38 @@ impl Pool {
     }
 
     fn on_verdict(&mut self, verdict: Verdict) {
-        let before = self.director.checked(verdict.id).map(|(_, real)| real.standing());
         let error = verdict.error.map(|error| error.to_string());
-        self.director.on_verdict(verdict.id, verdict.up, error.clone());
-        let Some((service, real)) = self.director.checked(verdict.id) else { return };
-        let (Some(from), to) = (before, real.standing()) else { return };
-        if from != to {
-            tracing::info!(
-                service = %name(service),
-                real = %format_args!("{}:{}", real.config.address, real.config.port),
-                from = word(from),
-                to = word(to),
-                cause = error.as_deref().unwrap_or("check succeeded"),
-                "real server changed"
-            );
+        let cause = error.clone();
+        for change in self.director.on_verdict(verdict.id, verdict.up, error) {
+            self.tell(change, cause.as_deref().unwrap_or("check succeeded"));
+        }
+    }
+
+    fn tell(&self, change: Change, cause: &str) {
+        let service = |index: usize| &self.director.services()[index];
+        match change {
+            Change::Real { service: s, real, from, to } => {
+                let (service, real) = (service(s), &service(s).reals[real].config);
+                tracing::info!(
+                    service = %name(service),
+                    real = %format_args!("{}:{}", real.address, real.port),
+                    from = word(from),
+                    to = word(to),
+                    cause,
+                    "real server changed"
+                );
+            }
+            Change::Quorum { service: s, gained } => {
+                let service = service(s);
+                tracing::info!(
+                    service = %name(service),
+                    to = if gained { "quorum" } else { "no quorum" },
+                    weight = service.weight(),
+                    sorry_server = self.director.sorry(service).is_some(),
+                    cause,
+                    "quorum changed"
+                );
+            }
         }
     }
 
@@ -112,7 +130,30 @@ impl Pool {
             forwarding: match service.config.forwarding {
                 Forwarding::Direct => "DR".to_owned(),
             },
+            quorum: status::Quorum {
+                up: service.has_quorum(),
+                weight: service.weight(),
+                required: service.config.quorum.weight,
+                hysteresis: service.config.quorum.hysteresis,
+            },
+            sorry_server: service.config.sorry.as_ref().map(|sorry| self.sorry(service, sorry)),
             reals: service.reals.iter().map(|real| self.real(service, real)).collect(),
+        }
+    }
+
+    fn sorry(&self, service: &ServiceState, sorry: &SorryServer) -> status::SorryServer {
+        let counter = self.dataplane.counter(&service.key, sorry.address, sorry.port);
+        let standing = match self.director.sorry(service) {
+            Some(_) => Standing::Up,
+            None if sorry.inhibit => Standing::Draining,
+            None => Standing::Down,
+        };
+        status::SorryServer {
+            address: sorry.address.to_string(),
+            port: sorry.port,
+            state: word(standing).to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
         }
     }
 

@@ -32,7 +32,28 @@ pub struct Service {
     pub protocol: String,
     pub scheduler: String,
     pub forwarding: String,
+    pub quorum: Quorum,
+    pub sorry_server: Option<SorryServer>,
     pub reals: Vec<Real>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quorum {
+    pub up: bool,
+    /// Of the real servers that are up.
+    pub weight: u32,
+    pub required: u32,
+    pub hysteresis: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SorryServer {
+    pub address: String,
+    pub port: u16,
+    /// up: it stands for all real servers; down or draining: it does not.
+    pub state: String,
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,7 +102,13 @@ impl fmt::Display for Status {
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight State         Packets          Bytes")?;
         for service in &self.services {
             let protocol = service.protocol.to_uppercase();
-            writeln!(f, "{protocol:<4} {}:{} {}", service.address, service.port, service.scheduler)?;
+            write!(f, "{protocol:<4} {}:{} {}", service.address, service.port, service.scheduler)?;
+            let Quorum { up, weight, required, .. } = &service.quorum;
+            writeln!(
+                f,
+                "{}",
+                if *up { String::new() } else { format!(" no quorum: {weight} of {required}") }
+            )?;
             for real in &service.reals {
                 let name = format!("{}:{}", real.address, real.port);
                 writeln!(
@@ -93,6 +120,14 @@ impl fmt::Display for Status {
                     let error = check.error.as_deref().unwrap_or_default();
                     writeln!(f, "     {} {}: {error}", check.kind, check.state)?;
                 }
+            }
+            if let Some(sorry) = &service.sorry_server {
+                let name = format!("{}:{}", sorry.address, sorry.port);
+                writeln!(
+                    f,
+                    "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
+                    service.forwarding, "sorry", sorry.state, sorry.packets, sorry.bytes
+                )?;
             }
         }
         writeln!(f, "\nPackets by outcome")?;
@@ -143,14 +178,28 @@ mod tests {
                 protocol: "tcp".into(),
                 scheduler: "mh".into(),
                 forwarding: "DR".into(),
+                quorum: Quorum { up: false, weight: 0, required: 1, hysteresis: 0 },
+                sorry_server: Some(SorryServer {
+                    address: "10.0.0.9".into(),
+                    port: 80,
+                    state: "up".into(),
+                    packets: 1,
+                    bytes: 60,
+                }),
                 reals: vec![real],
             }],
             outcomes: [("forwarded".to_owned(), 7), ("no_real".to_owned(), 0)].into(),
         };
         let text = status.to_string();
-        for part in
-            ["VI_1", "MASTER", "2400ms", "TCP  10.0.0.100:80 mh", "-> 10.0.0.2:80", "TCP_CHECK down: refused"]
-        {
+        for part in [
+            "VI_1",
+            "MASTER",
+            "2400ms",
+            "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
+            "-> 10.0.0.2:80",
+            "TCP_CHECK down: refused",
+            "-> 10.0.0.9:80                  DR      sorry  up",
+        ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(text.contains("forwarded") && !text.contains("no_real"), "only what happened:\n{text}");

@@ -24,6 +24,7 @@ pub fn check_of(server: SocketAddr) -> Check {
             delay_before_retry: Duration::from_millis(10),
             warmup: Duration::ZERO,
         },
+        alpha: false,
     }
 }
 

@@ -439,11 +439,12 @@ const TABLE: &[Row] = &[
     not_yet(&[GarpGroup], "garp_interval gna_interval interface", ""),
     not_yet(&[GarpGroup], "interfaces", "").opens(Entries),
     //
-    read(&[VirtualServer], "lvs_sched|lb_algo protocol mh-port sh-port weight"),
+    read(&[VirtualServer], "lvs_sched|lb_algo protocol mh-port sh-port weight quorum hysteresis"),
+    read(&[VirtualServer], "sorry_server sorry_server_inhibit sorry_server_lvs_method"),
     read(&[VirtualServer, RealServer], "lvs_method|lb_kind inhibit_on_failure virtualhost"),
     read(
         &[VirtualServer, RealServer, TcpCheck, HttpGet],
-        "delay_loop connect_timeout retry delay_before_retry warmup",
+        "delay_loop connect_timeout retry delay_before_retry warmup alpha",
     ),
     read(&[VirtualServer], "real_server").opens(RealServer).repeats(),
     not_yet(
@@ -454,18 +455,7 @@ const TABLE: &[Row] = &[
     not_yet(&[VirtualServer], "ops flag-1 flag-2 flag-3", ""),
     not_yet(&[VirtualServer], "ip_family", "there is no IPv6 yet"),
     not_yet(&[VirtualServer], "ha_suspend", "checks run on the backup too"),
-    not_yet(
-        &[VirtualServer, RealServer, TcpCheck, HttpGet],
-        "alpha",
-        "a real server counts as up until its first check failed",
-    ),
-    not_yet(&[VirtualServer], "quorum hysteresis", "the service is up while one real server is"),
     not_yet(&[VirtualServer], "omega quorum_up quorum_down", NO_SCRIPTS),
-    not_yet(
-        &[VirtualServer],
-        "sorry_server sorry_server_inhibit sorry_server_lvs_method",
-        "packets are dropped while every real server is down",
-    ),
     ignored(
         &[VirtualServer],
         "mh-fallback sh-fallback",

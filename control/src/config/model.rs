@@ -213,7 +213,39 @@ pub struct VirtualServer {
     /// `mh-port`, `sh-port`: the source port takes part in the hash.
     pub hash_port: bool,
     pub forwarding: Forwarding,
+    pub quorum: Quorum,
+    /// Takes the place of all real servers while there is no quorum.
+    pub sorry: Option<SorryServer>,
     pub reals: Vec<RealServer>,
+}
+
+impl VirtualServer {
+    /// All that its packets may be sent to.
+    pub fn destinations(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.reals.iter().map(|real| real.address).chain(self.sorry.iter().map(|sorry| sorry.address))
+    }
+}
+
+/// Weight of living real servers that a service needs: lost below `weight - hysteresis`, gained again at
+/// `weight + hysteresis`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    pub weight: u32,
+    pub hysteresis: u32,
+}
+
+impl Default for Quorum {
+    fn default() -> Self {
+        Self { weight: 1, hysteresis: 0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SorryServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    /// `sorry_server_inhibit`: the connections it has may end there.
+    pub inhibit: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -237,6 +269,8 @@ pub struct Check {
     /// `bindto`.
     pub bind: Option<Ipv4Addr>,
     pub timing: CheckTiming,
+    /// The real server stays out of its pool until the first success.
+    pub alpha: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -102,6 +102,7 @@ fn the_fragments_mean_what_they_say() {
                 delay_before_retry: Duration::from_secs(delay_before_retry),
                 warmup: Duration::from_secs(10),
             },
+            alpha: false,
         }],
     };
     let http = HttpCheck {
@@ -123,6 +124,8 @@ fn the_fragments_mean_what_they_say() {
             scheduler: Scheduler::Mh,
             hash_port: false,
             forwarding: Forwarding::Direct,
+            quorum: Quorum::default(),
+            sorry: None,
             reals: vec![
                 // delay_before_retry is keepalived's own for HTTP.
                 expected([192, 168, 1, 220], CheckKind::Http(http), 3, 3, 3),
@@ -225,6 +228,20 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
     assert!(
         web.hash_port && dns.hash_port && web.scheduler == Scheduler::Mh && dns.scheduler == Scheduler::Sh
     );
+}
+
+#[test]
+fn the_pool_rules_are_read_and_what_cannot_be_reached_is_lowered() {
+    let config = sound("pools");
+    let [web, low] = config.services.as_slice() else { panic!("{config:?}") };
+    let alpha: Vec<Vec<_>> =
+        web.reals.iter().map(|real| real.checks.iter().map(|check| check.alpha).collect()).collect();
+    assert_eq!(alpha, [vec![false, true], vec![true]]);
+    assert_eq!(web.quorum, Quorum { weight: 4, hysteresis: 1 });
+    let sorry = SorryServer { address: Ipv4Addr::new(10, 0, 0, 99), port: 80, inhibit: true };
+    assert_eq!(web.sorry, Some(sorry.clone()));
+    assert_eq!(low.quorum, Quorum { weight: 3, hysteresis: 2 });
+    assert_eq!(low.sorry, Some(SorryServer { port: 81, inhibit: false, ..sorry }));
 }
 
 #[test]

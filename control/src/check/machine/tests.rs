@@ -26,6 +26,7 @@ fn tcp(retry: u32) -> Check {
             delay_before_retry: secs(2),
             warmup: secs(10),
         },
+        alpha: false,
     }
 }
 

@@ -28,6 +28,7 @@ impl Reader<'_> {
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port());
         let bind = self.one(&items, "bindto", value::address);
         let inherited = self.inherited(&items, outer, 0);
+        let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {
             Block::TcpCheck => CheckKind::Tcp,
             Block::HttpGet => {
@@ -36,7 +37,7 @@ impl Reader<'_> {
             _ => return None,
         };
         let timing = timing(&kind, &inherited);
-        Some(Check { kind, address, port, bind, timing })
+        Some(Check { kind, address, port, bind, timing, alpha })
     }
 
     fn http(&mut self, items: &Items<'_>, item: Item<'_>, to: SocketAddrV4, outer: &Inherited) -> HttpCheck {

@@ -13,7 +13,7 @@ use super::{
 use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
-    model::{Forwarding, Protocol, RealServer, Scheduler, VirtualServer},
+    model::{Forwarding, Protocol, Quorum, RealServer, Scheduler, SorryServer, VirtualServer},
     source::Span,
 };
 
@@ -28,6 +28,7 @@ pub(super) struct Inherited {
     pub delay_before_retry: Option<Duration>,
     pub warmup: Option<Duration>,
     pub virtualhost: Option<String>,
+    pub alpha: Option<bool>,
 }
 
 /// What a virtual_server hands to its real servers.
@@ -51,15 +52,21 @@ impl Reader<'_> {
             port: endpoint.map(|(_, port)| port),
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
             inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
-            inherited: self.inherited(&items, &Inherited::default(), 1),
+            inherited: Inherited {
+                alpha: Some(self.flag(&items, "alpha")),
+                ..self.inherited(&items, &Inherited::default(), 1)
+            },
         };
         let reals = self.reals(&items, item, &outer);
+        let sorry = self.sorry(&items, outer.port, &reals);
+        let quorum = self.quorum(&items, &reals);
         let ((address, port), protocol, forwarding) = (endpoint?, protocol?, forwarding?);
         if let Some(first) = self.services.insert((address, port, protocol), span) {
             let message = format!("a second virtual_server {address} {port} of this protocol");
             self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
         }
-        let service = VirtualServer { address, port, protocol, scheduler, hash_port, forwarding, reals };
+        let service =
+            VirtualServer { address, port, protocol, scheduler, hash_port, forwarding, quorum, sorry, reals };
         Some((span, service))
     }
 
@@ -181,7 +188,77 @@ impl Reader<'_> {
                 .or(outer.delay_before_retry),
             warmup: self.one(items, "warmup", value::seconds(any)).or(outer.warmup),
             virtualhost: self.one(items, "virtualhost", value::text).or(outer.virtualhost),
+            alpha: outer.alpha,
         }
+    }
+
+    fn sorry(
+        &mut self,
+        items: &Items<'_>,
+        service_port: Option<u16>,
+        reals: &[RealServer],
+    ) -> Option<SorryServer> {
+        self.one(items, "sorry_server_lvs_method", method);
+        let inhibit = self.flag(items, "sorry_server_inhibit");
+        let Some(item) = items.last("sorry_server") else {
+            let lonely = ["sorry_server_inhibit", "sorry_server_lvs_method"];
+            if items.lacks("sorry_server")
+                && let Some((word, span)) =
+                    lonely.into_iter().find_map(|word| Some((word, items.span(word)?)))
+            {
+                self.warn(Class::Conflict, span, format!("{word} has no effect without sorry_server"));
+            }
+            return None;
+        };
+        let (address, port) = self.destination(item, service_port)?;
+        let span = item.statement.span();
+        if address.is_loopback() {
+            let message = format!("{address} is this node itself: a sorry_server here is not supported yet");
+            self.error(Class::Unsupported, span, message);
+            return None;
+        }
+        if reals.iter().any(|real| (real.address, real.port) == (address, port)) {
+            let message = format!("sorry_server {address} is a real_server of the same service");
+            self.error(Class::Conflict, span, message);
+            return None;
+        }
+        Some(SorryServer { address, port, inhibit })
+    }
+
+    /// keepalived lowers what can never be reached, and so does lvsd; here it is said.
+    fn quorum(&mut self, items: &Items<'_>, reals: &[RealServer]) -> Quorum {
+        const MOST: u32 = 1 << 26; // As many real servers of weight 65535 as a service may have.
+        let Quorum { mut weight, mut hysteresis } = Quorum::default();
+        weight = self.one(items, "quorum", value::number(1..=MOST)).unwrap_or(weight);
+        hysteresis = self.one(items, "hysteresis", value::number(0..=MOST)).unwrap_or(hysteresis);
+        let total = reals.iter().fold(0, |sum: u32, real| sum.saturating_add(real.weight.into()));
+        if let Some(span) = items.span("quorum")
+            && weight > total
+            && total > 0
+        {
+            let message = format!("quorum {weight} is read as {total}, the weight of all real servers");
+            self.warn(Class::Trap, span, message);
+            weight = total;
+        }
+        if let Some(span) = items.span("hysteresis") {
+            if hysteresis >= weight {
+                let most = weight - 1;
+                self.warn(
+                    Class::Trap,
+                    span,
+                    format!("hysteresis {hysteresis} is read as {most}, below quorum"),
+                );
+                hysteresis = most;
+            }
+            if hysteresis > 0 && weight + hysteresis > total {
+                let message = format!(
+                    "quorum + hysteresis is {}, the real servers weigh {total}: the quorum is never gained",
+                    weight + hysteresis
+                );
+                self.warn(Class::Trap, span, message);
+            }
+        }
+        Quorum { weight, hysteresis }
     }
 
     fn reals(&mut self, items: &Items<'_>, item: Item<'_>, outer: &Outer) -> Vec<RealServer> {
@@ -207,13 +284,16 @@ impl Reader<'_> {
     }
 
     fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
-        let endpoint = self.real_endpoint(item, outer.port);
+        let endpoint = self.destination(item, outer.port);
         let items = self.items(Block::RealServer, item.body());
         self.one(&items, "lvs_method", method);
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
         let inhibit_on_failure =
             self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
-        let inherited = self.inherited(&items, &outer.inherited, 1);
+        let inherited = Inherited {
+            alpha: self.switch(&items, "alpha").or(outer.inherited.alpha),
+            ..self.inherited(&items, &outer.inherited, 1)
+        };
         // The checks are read even without an address, for their own mistakes.
         let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
         let checks = self.checks(&items, SocketAddrV4::new(address, port), &inherited);
@@ -222,10 +302,11 @@ impl Reader<'_> {
     }
 
     /// DR leaves the packet as it is: its port is the service's.
-    fn real_endpoint(&mut self, item: Item<'_>, service_port: Option<u16>) -> Option<(Ipv4Addr, u16)> {
+    fn destination(&mut self, item: Item<'_>, service_port: Option<u16>) -> Option<(Ipv4Addr, u16)> {
+        let name = item.keyword.word;
         let (address, port) = match item.statement.arguments.as_slice() {
             [] => {
-                self.error(Class::Missing, item.statement.span(), "real_server without an address");
+                self.error(Class::Missing, item.statement.span(), format!("{name} without an address"));
                 return None;
             }
             [address] => (address, None),
@@ -234,9 +315,9 @@ impl Reader<'_> {
                 (address, Some(port))
             }
         };
-        let address = self.word("real_server", address, server);
+        let address = self.word(name, address, server);
         let any = |word: &str| value::number(0..=65535)(word);
-        let written = port.and_then(|port| Some((self.word("real_server", port, any)?, port.span)));
+        let written = port.and_then(|port| Some((self.word(name, port, any)?, port.span)));
         if let (Some((written, span)), Some(service)) = (written, service_port)
             && written != 0
             && written != u32::from(service)

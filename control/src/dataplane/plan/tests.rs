@@ -103,11 +103,40 @@ fn no_packet_meets_a_hole_at_any_step_of_any_change() {
         web(&[real(3, 1), real(4, 1)]),
         web(&(10..=60).map(|last| real(last, 1)).collect::<Vec<_>>()),
         web(&[real(60, 3)]),
+        // A sorry server beside them, which comes in when the last real server goes out.
+        web(&[real(60, 3), real(61, 1), real(99, 0)]),
+        web(&[real(60, 0), real(61, 0), real(99, 1)]),
+        web(&[real(60, 0), real(61, 1), real(99, 0)]),
     ];
     for change in changes {
         for write in tables.plan(&change).unwrap() {
             maps.apply(&write);
             maps.assert_no_hole();
+        }
+    }
+}
+
+#[test]
+fn the_sorry_server_comes_in_and_goes_by_one_store() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    for write in tables.plan(&web(&[real(1, 1), real(2, 1), real(9, 0)])).unwrap() {
+        maps.apply(&write);
+    }
+    let sorry = [real(1, 0), real(2, 0), real(9, 1)];
+    let living = [real(1, 1), real(2, 1), real(9, 0)];
+    for (reals, only_sorry) in [(sorry, true), (living, false)] {
+        let writes = tables.plan(&web(&reals)).unwrap();
+        let flips =
+            writes.iter().filter(|write| matches!(write, Write::ServiceRing { .. } | Write::Table(_)));
+        assert_eq!(flips.count(), 1, "{writes:?}");
+        for write in writes {
+            maps.apply(&write);
+            maps.assert_no_hole();
+        }
+        for hash in (0..=u32::MAX).step_by(40_000_003) {
+            let to_sorry = is(&maps.forward(&WEB, hash).unwrap(), Ipv4Addr::new(10, 77, 0, 9), 80);
+            assert_eq!(to_sorry, only_sorry);
         }
     }
 }

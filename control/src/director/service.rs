@@ -1,0 +1,156 @@
+//! Who of a service's real servers takes flows? keepalived's pool rules.
+//!
+//! A real server is up while all its checks succeed. While the living ones weigh too little for the quorum, the
+//! sorry server stands for all of them. Without one, quorum is only told, and the living stay.
+
+use std::net::Ipv4Addr;
+
+use lvs_ebpf_common::{Service, ServiceKey};
+
+use crate::{
+    config::model::{Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
+    dataplane::plan::{DesiredReal, DesiredService, NextHop},
+};
+
+pub struct ServiceState {
+    pub config: VirtualServer,
+    pub key: ServiceKey,
+    pub reals: Vec<RealState>,
+    has_quorum: bool,
+}
+
+pub struct RealState {
+    pub config: RealServer,
+    /// One for each of the real's checks.
+    pub checks: Vec<CheckState>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckState {
+    pub up: bool,
+    /// Why the last result was a failure.
+    pub error: Option<String>,
+    /// A result has come in since the start.
+    pub ran: bool,
+}
+
+/// A real server's place in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Up,
+    Down,
+    /// Weight 0: no new flows, those it has continue.
+    Draining,
+}
+
+impl ServiceState {
+    /// `was_up` is where an earlier daemon left a real server; `None`: it did not know it.
+    pub fn new(config: VirtualServer, was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>) -> Self {
+        let key = key(&config);
+        let reals: Vec<_> =
+            config.reals.iter().map(|real| RealState::new(real.clone(), was_up(&key, real))).collect();
+        let mut service = Self { config, key, reals, has_quorum: false };
+        service.settle_quorum();
+        service
+    }
+
+    pub fn has_quorum(&self) -> bool {
+        self.has_quorum
+    }
+
+    /// Total weight of the real servers that are up: what the quorum asks for.
+    pub fn weight(&self) -> u32 {
+        self.reals.iter().map(|real| u32::from(real.effective_weight())).sum()
+    }
+
+    /// Counts again; true: the quorum was gained or lost.
+    pub fn settle_quorum(&mut self) -> bool {
+        let (sum, quorum) = (self.weight(), self.config.quorum);
+        let had = self.has_quorum;
+        self.has_quorum = match had {
+            true => sum > 0 && sum >= quorum.weight.saturating_sub(quorum.hysteresis),
+            false => sum >= quorum.weight.saturating_add(quorum.hysteresis),
+        };
+        self.has_quorum != had
+    }
+
+    /// The sorry server, while it stands for the real servers. It does not while nobody knows where its frames
+    /// would go: then a few living real servers are better than none.
+    pub fn sorry(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> Option<&SorryServer> {
+        self.config.sorry.as_ref().filter(|sorry| !self.has_quorum && next_hop(sorry.address).is_some())
+    }
+
+    pub fn desired(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> DesiredService {
+        let sorry = self.sorry(&next_hop).is_some();
+        let reals = self.reals.iter().map(|real| DesiredReal {
+            address: real.config.address,
+            port: real.config.port,
+            weight: if sorry { 0 } else { real.effective_weight() },
+            next_hop: next_hop(real.config.address),
+        });
+        let last = self.config.sorry.iter().map(|it| DesiredReal {
+            address: it.address,
+            port: it.port,
+            weight: sorry.into(),
+            next_hop: next_hop(it.address),
+        });
+        DesiredService { key: self.key, hash: hash(&self.config), reals: reals.chain(last).collect() }
+    }
+}
+
+impl RealState {
+    fn new(config: RealServer, was_up: Option<bool>) -> Self {
+        let check = |alpha: bool| CheckState { up: was_up.unwrap_or(!alpha), error: None, ran: false };
+        let checks = config.checks.iter().map(|config| check(config.alpha)).collect();
+        Self { config, checks }
+    }
+
+    /// All checks succeed, or there are none.
+    pub fn is_up(&self) -> bool {
+        self.checks.iter().all(|check| check.up)
+    }
+
+    pub fn effective_weight(&self) -> u16 {
+        if self.is_up() { self.config.weight } else { 0 }
+    }
+
+    pub fn standing(&self) -> Standing {
+        match (self.is_up(), self.config.weight) {
+            (true, 0) => Standing::Draining,
+            (true, _) => Standing::Up,
+            (false, _) if self.config.inhibit_on_failure => Standing::Draining,
+            (false, _) => Standing::Down,
+        }
+    }
+}
+
+fn key(service: &VirtualServer) -> ServiceKey {
+    ServiceKey {
+        address: u32::from_ne_bytes(service.address.octets()),
+        port: service.port.to_be(),
+        protocol: match service.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+        },
+        _pad: 0,
+    }
+}
+
+fn hash(service: &VirtualServer) -> u32 {
+    match service.scheduler {
+        Scheduler::Mh | Scheduler::Sh if service.hash_port => Service::HASH_SOURCE_PORT,
+        Scheduler::Mh | Scheduler::Sh => Service::HASH_SOURCE,
+        Scheduler::Dh => Service::HASH_DESTINATION,
+        Scheduler::Rr
+        | Scheduler::Wrr
+        | Scheduler::Lc
+        | Scheduler::Wlc
+        | Scheduler::Lblc
+        | Scheduler::Lblcr
+        | Scheduler::Fo
+        | Scheduler::Ovf
+        | Scheduler::Sed
+        | Scheduler::Nq
+        | Scheduler::Twos => Service::HASH_CONNECTION,
+    }
+}

@@ -1,0 +1,179 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::model::{CheckKind, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, VirtualServer};
+
+const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3 };
+const SORRY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
+
+fn real(last: u8, checks: usize) -> RealServer {
+    let second = Duration::from_secs(1);
+    let timing = CheckTiming {
+        delay_loop: second,
+        connect_timeout: second,
+        retry: 1,
+        delay_before_retry: second,
+        warmup: second,
+    };
+    let address = Ipv4Addr::new(10, 77, 0, last);
+    let check = Check { kind: CheckKind::Tcp, address, port: 80, bind: None, timing, alpha: false };
+    RealServer { address, port: 80, weight: 3, inhibit_on_failure: false, checks: vec![check; checks] }
+}
+
+fn alpha(last: u8) -> RealServer {
+    let mut real = real(last, 2);
+    real.checks[0].alpha = true;
+    real
+}
+
+fn service(reals: Vec<RealServer>) -> VirtualServer {
+    VirtualServer {
+        address: Ipv4Addr::new(10, 77, 0, 100),
+        port: 80,
+        protocol: Protocol::Tcp,
+        scheduler: Scheduler::Wlc,
+        hash_port: false,
+        forwarding: Forwarding::Direct,
+        quorum: Quorum::default(),
+        sorry: None,
+        reals,
+    }
+}
+
+fn direct(service: VirtualServer) -> Director {
+    let config = Config { services: vec![service], ..Config::default() };
+    Director::new(&config, Vec::new(), |_, _| None)
+}
+
+/// A service with a sorry server and, behind each of its reals, one check of the same number.
+fn with_sorry(reals: u8, quorum: Quorum) -> Director {
+    let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit: false });
+    let reals = (1..=reals).map(|last| real(last, 1)).collect();
+    let mut director = direct(VirtualServer { sorry, quorum, ..service(reals) });
+    director.on_next_hops([(SORRY, HOP)].into());
+    director
+}
+
+fn weights(director: &Director) -> Vec<u16> {
+    director.desired().services[0].reals.iter().map(|real| real.weight).collect()
+}
+
+fn down(director: &mut Director, id: usize) -> Vec<Change> {
+    director.on_verdict(id, false, Some("connection refused".into()))
+}
+
+fn up(director: &mut Director, id: usize) -> Vec<Change> {
+    director.on_verdict(id, true, None)
+}
+
+#[test]
+fn a_real_is_in_the_pool_only_while_all_its_checks_succeed() {
+    let mut director = direct(service(vec![real(1, 2), real(2, 0)]));
+    assert_eq!(weights(&director), [3, 3], "in the pool from the start");
+    assert_eq!(
+        down(&mut director, 0),
+        [Change::Real { service: 0, real: 0, from: Standing::Up, to: Standing::Down }]
+    );
+    assert_eq!(up(&mut director, 1), []);
+    assert_eq!(weights(&director), [0, 3]);
+    up(&mut director, 0);
+    assert_eq!(weights(&director), [3, 3]);
+}
+
+#[test]
+fn a_real_that_was_out_before_a_restart_stays_out_until_a_check_succeeds() {
+    let config = Config { services: vec![service(vec![real(1, 1), real(2, 1)])], ..Config::default() };
+    let mut director = Director::new(&config, Vec::new(), |_, real| Some(real.address.octets()[3] != 2));
+    assert_eq!(weights(&director), [3, 0]);
+    assert_eq!(director.targets().map(|target| target.up).collect::<Vec<_>>(), [true, false]);
+    up(&mut director, 1);
+    assert_eq!(weights(&director), [3, 3]);
+}
+
+#[test]
+fn with_alpha_a_real_is_out_until_its_first_success() {
+    let mut director = direct(service(vec![alpha(1), real(2, 1)]));
+    assert_eq!(weights(&director), [0, 3]);
+    assert_eq!(director.targets().map(|target| target.up).collect::<Vec<_>>(), [false, true, true]);
+    up(&mut director, 0);
+    assert_eq!(weights(&director), [3, 3]);
+}
+
+#[test]
+fn a_restart_does_not_take_a_real_with_alpha_out() {
+    let config = Config { services: vec![service(vec![alpha(1)])], ..Config::default() };
+    assert_eq!(weights(&Director::new(&config, Vec::new(), |_, _| Some(true))), [3]);
+}
+
+#[test]
+fn a_next_hop_once_known_is_kept_when_the_kernel_forgets_it() {
+    let mut director = direct(service(vec![real(1, 0)]));
+    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 1), HOP)].into());
+    director.on_next_hops(HashMap::new());
+    assert_eq!(director.desired().services[0].reals[0].next_hop, Some(HOP));
+}
+
+#[test]
+fn a_failed_real_drains_with_inhibit_on_failure_and_is_down_without() {
+    let inhibited = RealServer { inhibit_on_failure: true, ..real(2, 1) };
+    let mut director = direct(service(vec![real(1, 1), inhibited]));
+    down(&mut director, 0);
+    down(&mut director, 1);
+    let standings: Vec<_> = director.services()[0].reals.iter().map(RealState::standing).collect();
+    assert_eq!(standings, [Standing::Down, Standing::Draining]);
+}
+
+#[test]
+fn the_sorry_server_stands_for_all_reals_while_none_is_up() {
+    let mut director = with_sorry(2, Quorum::default());
+    assert_eq!(weights(&director), [3, 3, 0]);
+    down(&mut director, 0);
+    assert_eq!(weights(&director), [0, 3, 0]);
+    let lost = Change::Quorum { service: 0, gained: false };
+    assert!(down(&mut director, 1).contains(&lost));
+    assert_eq!(weights(&director), [0, 0, 1]);
+    let gained = Change::Quorum { service: 0, gained: true };
+    assert!(up(&mut director, 1).contains(&gained));
+    assert_eq!(weights(&director), [0, 3, 0]);
+}
+
+#[test]
+fn the_living_wait_outside_until_there_are_enough_of_them() {
+    // Lost below 5, gained at 7: each real weighs 3.
+    let mut director = with_sorry(3, Quorum { weight: 6, hysteresis: 1 });
+    down(&mut director, 0);
+    assert_eq!(weights(&director), [0, 3, 3, 0]);
+    down(&mut director, 1);
+    assert_eq!(weights(&director), [0, 0, 0, 1]);
+    assert_eq!(up(&mut director, 0).len(), 1, "6 is not enough to gain what 6 did not lose");
+    assert_eq!(weights(&director), [0, 0, 0, 1]);
+    up(&mut director, 1);
+    assert_eq!(weights(&director), [3, 3, 3, 0]);
+}
+
+#[test]
+fn without_a_sorry_server_a_lost_quorum_is_told_and_the_living_stay() {
+    let quorum = Quorum { weight: 6, hysteresis: 0 };
+    let mut director = direct(VirtualServer { quorum, ..service(vec![real(1, 1), real(2, 1)]) });
+    assert!(down(&mut director, 0).contains(&Change::Quorum { service: 0, gained: false }));
+    assert_eq!(weights(&director), [0, 3]);
+}
+
+#[test]
+fn a_sorry_server_without_next_hop_does_not_replace_living_reals() {
+    let mut director = with_sorry(2, Quorum { weight: 6, hysteresis: 0 });
+    director.next_hops.clear();
+    down(&mut director, 0);
+    assert_eq!(weights(&director), [0, 3, 0]);
+    director.on_next_hops([(SORRY, HOP)].into());
+    assert_eq!(weights(&director), [0, 0, 1]);
+}
+
+#[test]
+fn a_start_without_quorum_begins_with_the_sorry_server_and_tells_no_loss() {
+    let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit: false });
+    let mut director = direct(VirtualServer { sorry, ..service(vec![alpha(1)]) });
+    director.on_next_hops([(SORRY, HOP)].into());
+    assert_eq!(weights(&director), [0, 1]);
+    assert_eq!(down(&mut director, 0), []);
+}
