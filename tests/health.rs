@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use lvs_tests::{
-    CHECK_TIME, Director, Load, Need, Scene, Stamp, VIP, Vrrp, get, outage, require, spread, wait_for,
-    web_service,
+    CHECK_TIME, Director, Load, Need, Scene, Stamp, VIP, Vrrp, get, outage, require, service_with, spread,
+    wait_for, web_service,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,6 +65,53 @@ fn connections_of_other_real_servers_keep_theirs() -> Result<()> {
     ensure!(kept(&without) * 100 >= total * 95, "{} of {total}", kept(&without));
     ensure!(kept(&again) * 100 >= total * 95, "{} of {total}", kept(&again));
     ensure!(again.values().any(|name| name == "rs2"), "rs2 is not asked again");
+    Ok(())
+}
+
+#[test]
+fn no_packet_is_without_a_real_server_while_the_sorry_server_comes_and_goes() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    let [first, second, sorry] = scene.reals.as_slice() else { bail!("not three real servers") };
+    let sorry = format!("    sorry_server {} 80\n", sorry.node.address());
+    let service = service_with(&sorry, &[(first, 1), (second, 1)]);
+    let lb1 = Director::start(&scene.lb1, &(Vrrp::v3(150, Duration::from_millis(100)).text() + &service))?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    scene.wait_for_service(PATIENCE)?;
+    // Before the first neighbours were known there was nobody.
+    let without_real = || Ok::<_, anyhow::Error>(lb1.status()?.outcomes.get("no_real").copied());
+    let before = without_real()?;
+    let load = Load::start(&scene.client, VIP, Duration::from_millis(3))?;
+
+    for index in [0, 1] {
+        scene.reals.get_mut(index).context("no such real server")?.kill()?;
+    }
+    for index in [0, 1] {
+        wait_for_real(&lb1, index, "down")?;
+    }
+    let alone = Stamp::now();
+    thread::sleep(Duration::from_secs(1));
+    let back = Stamp::now();
+    for index in [0, 1] {
+        scene.reals.get_mut(index).context("no such real server")?.start()?;
+    }
+    for index in [0, 1] {
+        wait_for_real(&lb1, index, "up")?;
+    }
+    let returned = Stamp::now();
+    thread::sleep(Duration::from_millis(500));
+
+    let requests = load.finish()?;
+    let of = |from: Stamp, to: Option<Stamp>| {
+        spread(requests.iter().filter(|it| it.started > from && to.is_none_or(|to| it.started < to)))
+            .into_keys()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(alone, Some(back)), ["rs3"]);
+    assert_eq!(of(returned, None), ["rs1", "rs2"]);
+    assert_eq!(without_real()?, before);
     Ok(())
 }
 

@@ -65,8 +65,13 @@ pub const CHECK_TIME: Duration = Duration::from_millis(400);
 /// The VIP's HTTP service by direct routing, over `reals` with their weights. Each is asked for its page every
 /// 200 ms; a failure is confirmed once, 200 ms later.
 pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
+    service_with("", reals)
+}
+
+/// The same, with further lines in its virtual_server.
+pub fn service_with(lines: &str, reals: &[(&RealServer, u16)]) -> String {
     let mut text = format!(
-        "virtual_server {} {} {{\n    lvs_sched mh\n    mh-port\n    lvs_method DR\n    protocol TCP\n",
+        "virtual_server {} {} {{\n    lvs_sched mh\n    mh-port\n    lvs_method DR\n    protocol TCP\n{lines}",
         VIP.ip(),
         VIP.port()
     );

@@ -22,7 +22,7 @@ mod wire;
 pub use arp_probe::ArpProbe;
 pub use capture::Capture;
 pub use clock::{Stamp, wait_for};
-pub use config::{CHECK_TIME, Vrrp, web_service};
+pub use config::{CHECK_TIME, Vrrp, service_with, web_service};
 pub use director::{Director, Entry, Status};
 pub use http::{Load, Outage, Request, get, outage, spread};
 pub use keepalived::Keepalived;
