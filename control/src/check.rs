@@ -1,13 +1,13 @@
 //! Is a real server fit to serve? Checkers ask it, by keepalived's rules, on master and backup alike.
 
+mod connect;
 mod http;
 mod machine;
 mod runner;
-mod tcp;
 
+pub use connect::ConnectError;
 pub use http::HttpError;
 pub use runner::{Runner, Target, Verdict};
-pub use tcp::ConnectError;
 
 /// Why a check failed, in the words `lvsd status` shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Question, status},
     check::Verdict,
-    config::model::{CheckKind, Config, Forwarding, Protocol, SorryServer},
+    config::model::{Config, Forwarding, Protocol, SorryServer},
     dataplane::{Dataplane, plan::NextHop},
     director::{Change, Director, RealState, ServiceState, Standing},
     vrrp::driver,
@@ -160,10 +160,7 @@ impl Pool {
     fn real(&self, service: &ServiceState, real: &RealState) -> status::Real {
         let counter = self.dataplane.counter(&service.key, real.config.address, real.config.port);
         let checks = real.config.checks.iter().zip(&real.checks).map(|(config, state)| status::Check {
-            kind: match config.kind {
-                CheckKind::Tcp => "TCP_CHECK".to_owned(),
-                CheckKind::Http(_) => "HTTP_GET".to_owned(),
-            },
+            kind: config.kind.word().to_owned(),
             state: match (state.ran, state.up) {
                 (false, true) => "unchecked".to_owned(),
                 (_, true) => "up".to_owned(),

@@ -1,7 +1,8 @@
 //! When does a real server leave the pool, when does it return, and when is the next probe due?
 //!
 //! keepalived's rules. A real server starts in the pool, and its very first failure takes it out; after that
-//! it takes `retry` + 1 failures in a row. One success brings it back. With several urls one is asked per
+//! it takes `retry` + 1 failures in a row. One success brings it back. Where `rise` or `fall` are given, they are
+//! the numbers of results in a row that count instead. With several urls one is asked per
 //! cycle; after a failure the failed url is asked until it answers, and then every url must answer once.
 
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ struct Urls {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Up { failures: u32 },
-    Down,
+    Down { successes: u32 },
 }
 
 /// Before the first probe, so that interfaces and routes can settle.
@@ -64,11 +65,15 @@ impl Machine {
         Self {
             timing,
             urls: match &check.kind {
-                CheckKind::Tcp => None,
                 CheckKind::Http(http) => Some(Urls { count: http.urls.len(), next: 0, failed: false }),
+                _ => None,
             },
-            // The retries count as used up: the first failure decides.
-            state: if up { State::Up { failures: timing.retry } } else { State::Down },
+            state: match (up, timing.fall) {
+                // The retries count as used up: the first failure decides.
+                (true, None) => State::Up { failures: timing.retry },
+                (true, Some(_)) => State::Up { failures: 0 },
+                (false, _) => State::Down { successes: 0 },
+            },
             decided: false,
             due: now + BOOT_DELAY + warmup,
         }
@@ -96,7 +101,7 @@ impl Machine {
     }
 
     fn on_success(&mut self) -> Option<Change> {
-        if self.decided && matches!(self.state, State::Up { .. }) {
+        if (self.decided || self.timing.fall.is_some()) && matches!(self.state, State::Up { .. }) {
             self.state = State::Up { failures: 0 };
         }
         if let Some(urls) = &mut self.urls {
@@ -111,23 +116,33 @@ impl Machine {
             }
             urls.next = 0;
         }
-        let news = !self.decided || matches!(self.state, State::Down);
+        let news = match &mut self.state {
+            State::Down { successes } => {
+                *successes += 1;
+                if *successes < self.timing.rise {
+                    return None;
+                }
+                true
+            }
+            State::Up { .. } => !self.decided,
+        };
         self.decided = true;
         self.state = State::Up { failures: 0 };
         news.then_some(Change::Up)
     }
 
     fn on_failure(&mut self) -> (Duration, Option<Change>) {
-        let CheckTiming { delay_loop, delay_before_retry, retry, .. } = self.timing;
+        let CheckTiming { delay_loop, delay_before_retry, retry, fall, .. } = self.timing;
+        let tolerated = fall.map_or(retry, |fall| fall.saturating_sub(1));
         let change = match &mut self.state {
-            State::Up { failures } if *failures < retry => {
+            State::Up { failures } if *failures < tolerated => {
                 *failures += 1;
                 return (delay_before_retry, None);
             }
             State::Up { .. } => Some(Change::Down),
-            State::Down => (!self.decided).then_some(Change::Down),
+            State::Down { .. } => (!self.decided).then_some(Change::Down),
         };
-        self.state = State::Down;
+        self.state = State::Down { successes: 0 };
         self.decided = true;
         let delay = match &mut self.urls {
             None => delay_loop,

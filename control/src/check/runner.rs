@@ -16,12 +16,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
-    CheckError, http,
+    CheckError, connect, http,
     machine::{Change, Finding, Machine},
-    tcp,
 };
 use crate::config::model::{Check, CheckKind};
 
@@ -107,7 +106,12 @@ async fn watch(
                 }
                 (Finding::NotTried, None)
             }
-            Err(error) => (Finding::Failure, Some(error)),
+            Err(error) => {
+                if check.log_all_failures {
+                    info!(check = check.kind.word(), address = %check.address, port = check.port, cause = %error, "check failed");
+                }
+                (Finding::Failure, Some(error))
+            }
         };
         if finding != Finding::NotTried {
             hindrance = None;
@@ -124,7 +128,7 @@ async fn watch(
 }
 
 async fn probe(check: &Check, url: usize) -> Result<(), CheckError> {
-    let mut stream = tcp::connect(check).await?;
+    let mut stream = connect::tcp(check).await?;
     if let CheckKind::Http(http) = &check.kind
         && let Some(url) = http.urls.get(url)
     {

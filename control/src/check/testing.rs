@@ -7,7 +7,7 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
-use crate::config::model::{Check, CheckKind, CheckTiming};
+use crate::config::model::{Check, CheckKind, CheckSource, CheckTiming};
 
 /// A TCP check of `server` that is patient with a slow machine.
 pub fn check_of(server: SocketAddr) -> Check {
@@ -16,15 +16,18 @@ pub fn check_of(server: SocketAddr) -> Check {
         kind: CheckKind::Tcp,
         address,
         port: server.port(),
-        bind: None,
+        source: CheckSource::default(),
         timing: CheckTiming {
             delay_loop: Duration::from_millis(50),
             connect_timeout: Duration::from_secs(20),
             retry: 1,
             delay_before_retry: Duration::from_millis(10),
             warmup: Duration::ZERO,
+            rise: 1,
+            fall: None,
         },
         alpha: false,
+        log_all_failures: false,
     }
 }
 

@@ -230,7 +230,9 @@ const fn ignored(blocks: &'static [Block], words: &'static str, reason: &'static
     Row::new(blocks, words, Status::Ignored(reason))
 }
 
-const CONNECTING: &[Block] = &[SslGet, SmtpCheck, SmtpHost, DnsCheck, UdpCheck, PingCheck];
+const CONNECTING: &[Block] = &[TcpCheck, HttpGet];
+const CHECKS: &[Block] = &[TcpCheck, HttpGet];
+const OTHER_CONNECTING: &[Block] = &[SslGet, SmtpCheck, SmtpHost, DnsCheck, UdpCheck, PingCheck];
 const OTHER_CHECKS: &[Block] = &[SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck, MiscCheck];
 const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
@@ -268,7 +270,7 @@ const TABLE: &[Row] = &[
     ignored(&[Top], "net_namespace_ipvs namespace_with_ipsets", NO_IPVS),
     ignored(&[Top], "use_pid_dir child_wait_time", ONE_PROCESS),
     //
-    read(&[GlobalDefs], "router_id vrrp_version"),
+    read(&[GlobalDefs], "router_id vrrp_version checker_log_all_failures"),
     read(
         &[GlobalDefs],
         "vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh vrrp_garp_master_refresh_repeat",
@@ -316,7 +318,7 @@ const TABLE: &[Row] = &[
     not_yet(&[GlobalDefs], "lvs_timeouts", "the default applies"),
     not_yet(
         &[GlobalDefs],
-        "checker_log_all_failures reload_check_config reload_time_file reload_repeat reload_file include_check \
+        "reload_check_config reload_time_file reload_repeat reload_file include_check \
          config_save_dir data_use_instance json_version state_dump_file stats_dump_file json_dump_file umask random_seed",
         "",
     ),
@@ -442,10 +444,7 @@ const TABLE: &[Row] = &[
     read(&[VirtualServer], "lvs_sched|lb_algo protocol mh-port sh-port weight quorum hysteresis"),
     read(&[VirtualServer], "sorry_server sorry_server_inhibit sorry_server_lvs_method"),
     read(&[VirtualServer, RealServer], "lvs_method|lb_kind inhibit_on_failure virtualhost"),
-    read(
-        &[VirtualServer, RealServer, TcpCheck, HttpGet],
-        "delay_loop connect_timeout retry delay_before_retry warmup alpha",
-    ),
+    read(&[VirtualServer, RealServer], "delay_loop connect_timeout retry delay_before_retry warmup alpha"),
     read(&[VirtualServer], "real_server").opens(RealServer).repeats(),
     not_yet(
         &[VirtualServer],
@@ -478,10 +477,12 @@ const TABLE: &[Row] = &[
     not_yet(&[RealServer], "uthreshold lthreshold", "the number of connections is not limited"),
     not_yet(&[RealServer], "notify_up notify_down", NO_SCRIPTS),
     //
-    read(&[TcpCheck, HttpGet], "connect_ip connect_port bindto"),
+    read(CONNECTING, "connect_ip connect_port connect_timeout bindto bind_port bind_if fwmark"),
+    read(CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures"),
+    // These two are lvsd's own.
+    read(CHECKS, "rise fall"),
     // keepalived knows it in HTTP_GET only, but files carry it in both.
     Row::new(&[TcpCheck, HttpGet], "nb_get_retry", Status::Deprecated("retry")),
-    not_yet(&[TcpCheck, HttpGet], "bind_port bind_if fwmark log_all_failures", "the default applies"),
     read(&[HttpGet], "virtualhost http_protocol"),
     read(&[HttpGet], "url").opens(Url).repeats(),
     not_yet(&[HttpGet], "enable_sni sni_name tls_compliant", "there is no TLS yet"),
@@ -494,7 +495,7 @@ const TABLE: &[Row] = &[
     ),
     not_yet(&[Url], "tls_compliant", "there is no TLS yet"),
     //
-    not_yet(CONNECTING, "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),
+    not_yet(OTHER_CONNECTING, "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),
     not_yet(OTHER_CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures", ""),
     not_yet(
         &[SslGet],

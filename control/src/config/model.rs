@@ -1,6 +1,10 @@
 //! What a configuration means once it has been read: valid by construction, no text left to interpret.
 
+mod check;
+
 use std::{net::Ipv4Addr, time::Duration};
+
+pub use check::*;
 
 /// Everything that one file (with its includes) says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -258,60 +262,4 @@ pub struct RealServer {
     pub inhibit_on_failure: bool,
     /// All must succeed; none = always up.
     pub checks: Vec<Check>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Check {
-    pub kind: CheckKind,
-    /// `connect_ip`, `connect_port`; the real server's own where absent.
-    pub address: Ipv4Addr,
-    pub port: u16,
-    /// `bindto`.
-    pub bind: Option<Ipv4Addr>,
-    pub timing: CheckTiming,
-    /// The real server stays out of its pool until the first success.
-    pub alpha: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CheckTiming {
-    pub delay_loop: Duration,
-    pub connect_timeout: Duration,
-    /// Failures tolerated after the first.
-    pub retry: u32,
-    pub delay_before_retry: Duration,
-    /// The first check runs at 1 s plus a random part of this.
-    pub warmup: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum CheckKind {
-    Tcp,
-    Http(HttpCheck),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpCheck {
-    pub urls: Vec<Url>,
-    pub protocol: HttpProtocol,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum HttpProtocol {
-    #[default]
-    V1_0,
-    /// 1.0 with `Connection: close`.
-    V1_0Close,
-    V1_1,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Url {
-    pub path: String,
-    /// Accepted codes, inclusive ranges; 200..=299 where the file names none.
-    pub status: Vec<(u16, u16)>,
-    /// MD5 of the body.
-    pub digest: Option<[u8; 16]>,
-    /// Host header: url, checker, real server, virtual server, in that order; `ip:port` where none says.
-    pub host: String,
 }

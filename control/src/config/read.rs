@@ -24,6 +24,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         names: HashMap::new(),
         vrids: HashMap::new(),
         vips: HashMap::new(),
+        log_all_failures: false,
         services: HashMap::new(),
     };
     let top = reader.items(Block::Top, statements);
@@ -46,6 +47,8 @@ struct Reader<'a> {
     names: HashMap<String, Span>,
     vrids: HashMap<(String, u8, bool), Span>,
     vips: HashMap<Ipv4Addr, Span>,
+    /// `checker_log_all_failures`.
+    log_all_failures: bool,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
 }
 
@@ -282,6 +285,7 @@ impl Reader<'_> {
             self.extra(item, &item.statement.arguments);
         }
         let router_id = self.one(&items, "router_id", value::text);
+        self.log_all_failures = self.switch(&items, "checker_log_all_failures").unwrap_or(false);
         let version = self.one(&items, "vrrp_version", version).unwrap_or_default();
         let words = [
             "vrrp_garp_master_delay",

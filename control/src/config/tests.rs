@@ -94,15 +94,18 @@ fn the_fragments_mean_what_they_say() {
             kind,
             address: address.into(),
             port: 80,
-            bind: None,
+            source: CheckSource::default(),
             timing: CheckTiming {
                 delay_loop: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(connect_timeout),
                 retry,
                 delay_before_retry: Duration::from_secs(delay_before_retry),
                 warmup: Duration::from_secs(10),
+                rise: 1,
+                fall: None,
             },
             alpha: false,
+            log_all_failures: false,
         }],
     };
     let http = HttpCheck {
@@ -175,6 +178,8 @@ fn what_is_not_said_is_as_in_keepalived() {
         retry: 1,
         delay_before_retry: Duration::from_secs(delay_before_retry),
         warmup: Duration::from_secs(60),
+        rise: 1,
+        fall: None,
     };
     let [service] = config.services.as_slice() else { panic!("{config:?}") };
     let [real] = service.reals.as_slice() else { panic!("{config:?}") };
@@ -195,7 +200,7 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
     let [web, dns] = config.services.as_slice() else { panic!("{config:?}") };
     let checks: Vec<_> = web.reals.iter().flat_map(|real| &real.checks).collect();
     let seconds = |check: &Check| {
-        let CheckTiming { delay_loop, connect_timeout, retry, delay_before_retry, warmup } = check.timing;
+        let CheckTiming { delay_loop, connect_timeout, retry, delay_before_retry, warmup, .. } = check.timing;
         let seconds =
             [delay_loop, connect_timeout, delay_before_retry, warmup].map(|time| time.as_secs_f64());
         (seconds, retry)
@@ -208,13 +213,13 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
         .iter()
         .filter_map(|check| match &check.kind {
             CheckKind::Http(http) => Some(http.urls.iter().map(|url| url.host.as_str())),
-            CheckKind::Tcp => None,
+            _ => None,
         })
         .flatten()
         .collect();
     assert_eq!(hosts, ["www.example.org", "www.example.org", "only.example.org", "rs2.example.org"]);
     let other: Vec<_> =
-        checks.iter().map(|check| (check.address.to_string(), check.port, check.bind)).collect();
+        checks.iter().map(|check| (check.address.to_string(), check.port, check.source.address)).collect();
     assert_eq!(
         other,
         [
@@ -242,6 +247,33 @@ fn the_pool_rules_are_read_and_what_cannot_be_reached_is_lowered() {
     assert_eq!(web.sorry, Some(sorry.clone()));
     assert_eq!(low.quorum, Quorum { weight: 3, hysteresis: 2 });
     assert_eq!(low.sorry, Some(SorryServer { port: 81, inhibit: false, ..sorry }));
+}
+
+#[test]
+fn the_words_of_connecting_checks_are_read() {
+    let config = sound("checks");
+    let checks = &config.services.first().unwrap().reals.first().unwrap().checks;
+    let [full, bare] = checks.as_slice() else { panic!("{checks:?}") };
+    let source = CheckSource {
+        address: Some(Ipv4Addr::new(10, 9, 0, 1)),
+        port: Some(1024),
+        interface: Some("eth1".to_owned()),
+        mark: Some(7),
+    };
+    assert_eq!((&full.source, full.log_all_failures, bare.log_all_failures), (&source, false, true));
+    assert_eq!((full.address, full.port), (Ipv4Addr::new(10, 9, 0, 11), 8080));
+    let milliseconds = Duration::from_millis;
+    let timing = CheckTiming {
+        delay_loop: milliseconds(50),
+        connect_timeout: milliseconds(200),
+        retry: 0,
+        delay_before_retry: milliseconds(100),
+        warmup: Duration::ZERO,
+        rise: 2,
+        fall: Some(3),
+    };
+    assert_eq!(full.timing, timing);
+    assert_eq!((bare.timing.rise, bare.timing.fall, bare.timing.retry), (1, None, 1));
 }
 
 #[test]

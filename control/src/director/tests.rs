@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::model::{CheckKind, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, VirtualServer};
+use crate::config::model::{
+    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, VirtualServer,
+};
 
 const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3 };
 const SORRY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
@@ -14,9 +16,19 @@ fn real(last: u8, checks: usize) -> RealServer {
         retry: 1,
         delay_before_retry: second,
         warmup: second,
+        rise: 1,
+        fall: None,
     };
     let address = Ipv4Addr::new(10, 77, 0, last);
-    let check = Check { kind: CheckKind::Tcp, address, port: 80, bind: None, timing, alpha: false };
+    let check = Check {
+        kind: CheckKind::Tcp,
+        address,
+        port: 80,
+        source: CheckSource::default(),
+        timing,
+        alpha: false,
+        log_all_failures: false,
+    };
     RealServer { address, port: 80, weight: 3, inhibit_on_failure: false, checks: vec![check; checks] }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Finding::{Failure, NotTried, Success},
     *,
 };
-use crate::config::model::{HttpCheck, HttpProtocol, Url};
+use crate::config::model::{CheckSource, HttpCheck, HttpProtocol, Url};
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -18,15 +18,18 @@ fn tcp(retry: u32) -> Check {
         kind: CheckKind::Tcp,
         address: Ipv4Addr::LOCALHOST,
         port: 80,
-        bind: None,
+        source: CheckSource::default(),
         timing: CheckTiming {
             delay_loop: secs(10),
             connect_timeout: secs(5),
             retry,
             delay_before_retry: secs(2),
             warmup: secs(10),
+            rise: 1,
+            fall: None,
         },
         alpha: false,
+        log_all_failures: false,
     }
 }
 
@@ -220,6 +223,47 @@ fn a_failed_url_is_asked_at_the_slower_of_both_delays() {
     assert_eq!(bench.answer(Failure), (None, secs(30)));
 }
 
+#[test]
+fn with_fall_as_many_failures_in_a_row_decide_from_the_start_on() {
+    let mut check = tcp(5);
+    check.timing.fall = Some(3);
+    let mut bench = Bench::new(&check);
+    assert_eq!(bench.answer(Failure), (None, secs(2)));
+    assert_eq!(bench.answer(Failure), (None, secs(2)));
+    assert_eq!(bench.answer(Success).0, Some(Up));
+    assert_eq!(bench.answer(Failure), (None, secs(2)));
+    assert_eq!(bench.answer(Failure), (None, secs(2)));
+    assert_eq!(bench.answer(Failure), (Some(Down), secs(10)));
+}
+
+#[test]
+fn with_rise_as_many_successes_in_a_row_bring_it_back() {
+    let mut check = tcp(0);
+    check.timing.rise = 3;
+    let mut bench = Bench::after(&check, &[Failure, Success, Success]);
+    assert_eq!(bench.answer(Failure), (None, secs(10)), "the count starts again");
+    assert_eq!(bench.answer(Success), (None, secs(10)));
+    assert_eq!(bench.answer(NotTried), (None, secs(10)));
+    assert_eq!(bench.answer(Success), (None, secs(10)));
+    assert_eq!(bench.answer(Success).0, Some(Up));
+}
+
+#[test]
+fn rise_does_not_hold_up_a_server_that_starts_in_the_pool() {
+    let mut check = tcp(0);
+    check.timing.rise = 3;
+    assert_eq!(Bench::new(&check).answer(Success).0, Some(Up));
+}
+
+#[test]
+fn with_urls_rise_counts_rounds() {
+    let mut check = http(2, 0);
+    check.timing.rise = 2;
+    // The failed url answers, then all must, twice.
+    let mut bench = Bench::after(&check, &[Failure, Success, Success, Success, Success]);
+    assert_eq!(bench.answer(Success).0, Some(Up));
+}
+
 fn finding() -> impl Strategy<Value = Finding> {
     prop_oneof![Just(Success), Just(Failure), Just(NotTried)]
 }
@@ -234,11 +278,14 @@ proptest! {
         findings in prop::collection::vec(finding(), 0..60),
         urls in 0_usize..4,
         retry in prop_oneof![0..4_u32, Just(u32::MAX)],
+        rise in 1..4_u32,
+        fall in prop::option::of(1..4_u32),
         delays in [duration(), duration(), duration()],
         random: u32,
         up: bool,
     ) {
         let mut check = if urls == 0 { tcp(retry) } else { http(urls, retry) };
+        (check.timing.rise, check.timing.fall) = (rise, fall);
         [check.timing.delay_loop, check.timing.delay_before_retry, check.timing.warmup] = delays;
         let start = Bench::new(&check).now;
         let mut machine = Machine::new(&check, up, random, start);

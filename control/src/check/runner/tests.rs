@@ -93,7 +93,7 @@ async fn a_director_that_is_cut_off_blames_no_real_server() {
 async fn a_check_that_cannot_start_gives_no_verdict() {
     let (_server, address) = listener("127.0.0.1:0").await;
     let mut check = check_of(address);
-    check.bind = Some("192.0.2.1".parse().unwrap());
+    check.source.address = Some("192.0.2.1".parse().unwrap());
     let mut bench = Bench::start([check, check_of(address)], 8);
     assert_eq!(bench.verdict().await.id, 1);
     sleep(Duration::from_millis(300)).await;

@@ -11,7 +11,7 @@ use super::{
 use crate::config::{
     diagnostic::{Class, quote},
     keywords::Block,
-    model::{Check, CheckKind, CheckTiming, HttpCheck, HttpProtocol, Url},
+    model::{Check, CheckKind, CheckSource, CheckTiming, HttpCheck, HttpProtocol, Url},
 };
 
 impl Reader<'_> {
@@ -26,7 +26,6 @@ impl Reader<'_> {
         self.extra(item, &item.statement.arguments);
         let address = self.one(&items, "connect_ip", value::address).unwrap_or(*real.ip());
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port());
-        let bind = self.one(&items, "bindto", value::address);
         let inherited = self.inherited(&items, outer, 0);
         let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {
@@ -36,8 +35,41 @@ impl Reader<'_> {
             }
             _ => return None,
         };
-        let timing = timing(&kind, &inherited);
-        Some(Check { kind, address, port, bind, timing, alpha })
+        let timing = self.timing(&items, &kind, &inherited);
+        let source = self.source_of_check(&items);
+        let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
+        Some(Check { kind, address, port, source, timing, alpha, log_all_failures })
+    }
+
+    fn source_of_check(&mut self, items: &Items<'_>) -> CheckSource {
+        CheckSource {
+            address: self.one(items, "bindto", value::address),
+            port: self.one(items, "bind_port", value::port),
+            interface: self.one(items, "bind_if", value::interface),
+            mark: self.one(items, "fwmark", value::number(1..=u32::MAX)),
+        }
+    }
+
+    /// keepalived's defaults: lib/check_*.c agree on all but the pause of HTTP. `rise` and `fall` are lvsd's.
+    fn timing(&mut self, items: &Items<'_>, kind: &CheckKind, said: &Inherited) -> CheckTiming {
+        let delay_before_retry = match kind {
+            CheckKind::Tcp => Duration::from_secs(1),
+            CheckKind::Http(_) => Duration::from_secs(3),
+        };
+        let delay_loop = said.delay_loop.unwrap_or(Duration::from_secs(60));
+        let fall = self.one(items, "fall", value::number(1..=1_000_000));
+        if let (Some(_), Some(span)) = (fall, items.span("retry")) {
+            self.warn(Class::Conflict, span, "retry has no effect beside fall");
+        }
+        CheckTiming {
+            delay_loop,
+            connect_timeout: said.connect_timeout.unwrap_or(Duration::from_secs(5)),
+            retry: said.retry.unwrap_or(1),
+            delay_before_retry: said.delay_before_retry.unwrap_or(delay_before_retry),
+            warmup: said.warmup.unwrap_or(delay_loop),
+            rise: self.one(items, "rise", value::number(1..=1_000_000)).unwrap_or(1),
+            fall,
+        }
     }
 
     fn http(&mut self, items: &Items<'_>, item: Item<'_>, to: SocketAddrV4, outer: &Inherited) -> HttpCheck {
@@ -71,22 +103,6 @@ impl Reader<'_> {
             self.error(Class::BadValue, item.statement.word.span, "status_code needs a value");
         }
         words.iter().filter_map(|word| self.word("status_code", word, codes)).collect()
-    }
-}
-
-/// keepalived's defaults: lib/check_*.c agree on all but the pause of HTTP.
-fn timing(kind: &CheckKind, said: &Inherited) -> CheckTiming {
-    let delay_before_retry = match kind {
-        CheckKind::Tcp => Duration::from_secs(1),
-        CheckKind::Http(_) => Duration::from_secs(3),
-    };
-    let delay_loop = said.delay_loop.unwrap_or(Duration::from_secs(60));
-    CheckTiming {
-        delay_loop,
-        connect_timeout: said.connect_timeout.unwrap_or(Duration::from_secs(5)),
-        retry: said.retry.unwrap_or(1),
-        delay_before_retry: said.delay_before_retry.unwrap_or(delay_before_retry),
-        warmup: said.warmup.unwrap_or(delay_loop),
     }
 }
 

@@ -1,0 +1,177 @@
+//! Does the real server take a connection? And how every other check comes by its socket.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::config::model::{Check, CheckSource};
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot open a socket here: {0}")]
+    Socket(io::ErrorKind),
+    #[error("cannot bind to {to} here: {cause}")]
+    Bind { to: String, cause: io::ErrorKind },
+    #[error("no local port is free")]
+    NoLocalPort,
+    #[error("{0}")]
+    Refused(io::ErrorKind),
+    #[error("timeout after {0:?}")]
+    Timeout(Duration),
+}
+
+impl ConnectError {
+    /// This host could not even try: no verdict on the real server.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Socket(_) | Self::Bind { .. } | Self::NoLocalPort => true,
+            Self::Refused(_) | Self::Timeout(_) => false,
+        }
+    }
+}
+
+/// Connects as `check` says. Dropping the stream closes it, as dropping the future does.
+pub async fn tcp(check: &Check) -> Result<TcpStream, ConnectError> {
+    let socket = socket(&check.source, Type::STREAM, None)?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let limit = check.timing.connect_timeout;
+    match timeout(limit, socket.connect(target(check).into())).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(refused(error)),
+        Err(_) => Err(ConnectError::Timeout(limit)),
+    }
+}
+
+/// A socket that does not block and is bound as `source` says.
+fn socket(source: &CheckSource, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ConnectError> {
+    let socket = Socket::new(Domain::IPV4, kind.nonblocking(), protocol)
+        .map_err(|error| ConnectError::Socket(error.kind()))?;
+    let failed = |to: String| move |cause: io::Error| ConnectError::Bind { to, cause: cause.kind() };
+    if let Some(mark) = source.mark {
+        socket.set_mark(mark).map_err(failed(format!("fwmark {mark}")))?;
+    }
+    if let Some(interface) = &source.interface {
+        socket.bind_device(Some(interface.as_bytes())).map_err(failed(interface.clone()))?;
+    }
+    let address = source.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    match source.port {
+        Some(port) => {
+            let to = SocketAddrV4::new(address, port);
+            // The last check's connection may still be in TIME_WAIT.
+            socket
+                .set_reuse_address(true)
+                .and_then(|()| socket.bind(&to.into()))
+                .map_err(failed(to.to_string()))?;
+        }
+        None if source.address.is_some() => {
+            // The port is chosen at connect: else all checks from this address share one range of ports.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
+                .map_err(io::Error::from)
+                .and_then(|()| socket.bind(&SocketAddrV4::new(address, 0).into()))
+                .map_err(failed(address.to_string()))?;
+        }
+        None => {}
+    }
+    Ok(socket)
+}
+
+fn target(check: &Check) -> SocketAddrV4 {
+    SocketAddrV4::new(check.address, check.port)
+}
+
+fn refused(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => ConnectError::NoLocalPort,
+        kind => ConnectError::Refused(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+    use crate::check::testing::{check_of, full_backlog};
+
+    #[tokio::test]
+    async fn an_open_port_takes_the_connection_and_sees_it_closed_at_once() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        drop(tcp(&check_of(server.local_addr().unwrap())).await.unwrap());
+        let (stream, _) = server.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        assert_eq!(stream.try_read(&mut [0; 8]).unwrap(), 0, "FIN, no data, no RST");
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_refused() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = tcp(&check_of(address)).await.unwrap_err();
+        assert_eq!(error.to_string(), "connection refused");
+        assert!(!error.is_local());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_the_syn_times_out() {
+        let (address, _held) = full_backlog();
+        let mut check = check_of(address);
+        check.timing.connect_timeout = Duration::from_millis(50);
+        assert_eq!(tcp(&check).await.unwrap_err().to_string(), "timeout after 50ms");
+    }
+
+    #[tokio::test]
+    async fn bindto_is_the_source_the_server_sees() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut check = check_of(server.local_addr().unwrap());
+        check.source.address = Some(Ipv4Addr::new(127, 0, 0, 77));
+        let _stream = tcp(&check).await.unwrap();
+        assert_eq!(server.accept().await.unwrap().1.ip(), Ipv4Addr::new(127, 0, 0, 77));
+    }
+
+    #[tokio::test]
+    async fn an_address_this_host_does_not_own_is_a_local_fault() {
+        let mut check = check_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        check.source.address = Some(Ipv4Addr::new(192, 0, 2, 1));
+        let error = tcp(&check).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot bind to 192.0.2.1 here: address not available");
+        assert!(error.is_local());
+    }
+
+    #[tokio::test]
+    async fn bind_port_is_the_port_the_server_sees_again_and_again() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let free = TcpListener::bind("127.0.0.78:0").unwrap().local_addr().unwrap().port();
+        let mut check = check_of(server.local_addr().unwrap());
+        check.source =
+            CheckSource { port: Some(free), address: Some(Ipv4Addr::new(127, 0, 0, 78)), ..check.source };
+        for _ in 0..2 {
+            let stream = tcp(&check).await.unwrap();
+            let (served, from) = server.accept().await.unwrap();
+            assert_eq!(from.port(), free);
+            // The server closes first: TIME_WAIT is on its side.
+            drop(served);
+            stream.readable().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn bind_if_keeps_a_check_on_its_interface() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut check = check_of(server.local_addr().unwrap());
+        check.source.interface = Some("lo".into());
+        tcp(&check).await.unwrap();
+        check.source.interface = Some("none-such".into());
+        let error = tcp(&check).await.unwrap_err();
+        assert!(error.to_string().starts_with("cannot bind to none-such here: "), "{error}");
+        assert!(error.is_local());
+    }
+}

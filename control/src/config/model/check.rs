@@ -1,0 +1,87 @@
+//! What a checker shall ask, from where, and how often.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    pub kind: CheckKind,
+    /// `connect_ip`, `connect_port`; the real server's own where absent.
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub source: CheckSource,
+    pub timing: CheckTiming,
+    /// The real server stays out of its pool until the first success.
+    pub alpha: bool,
+    /// `log_all_failures`: those that change nothing are logged too.
+    pub log_all_failures: bool,
+}
+
+/// Where a check comes from; the kernel chooses what is not said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckSource {
+    /// `bindto`.
+    pub address: Option<Ipv4Addr>,
+    /// `bind_port`.
+    pub port: Option<u16>,
+    /// `bind_if`.
+    pub interface: Option<String>,
+    /// `fwmark`: SO_MARK, for the routing rules of this host.
+    pub mark: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CheckTiming {
+    pub delay_loop: Duration,
+    pub connect_timeout: Duration,
+    /// Failures tolerated after the first.
+    pub retry: u32,
+    pub delay_before_retry: Duration,
+    /// The first check runs at 1 s plus a random part of this.
+    pub warmup: Duration,
+    /// As many successes in a row bring a real server back.
+    pub rise: u32,
+    /// As many failures in a row take it out, the first ones after the start too. Replaces `retry`.
+    pub fall: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckKind {
+    Tcp,
+    Http(HttpCheck),
+}
+
+impl CheckKind {
+    /// As the file has it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP_CHECK",
+            Self::Http(_) => "HTTP_GET",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpCheck {
+    pub urls: Vec<Url>,
+    pub protocol: HttpProtocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HttpProtocol {
+    #[default]
+    V1_0,
+    /// 1.0 with `Connection: close`.
+    V1_0Close,
+    V1_1,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Url {
+    pub path: String,
+    /// Accepted codes, inclusive ranges; 200..=299 where the file names none.
+    pub status: Vec<(u16, u16)>,
+    /// MD5 of the body.
+    pub digest: Option<[u8; 16]>,
+    /// Host header: url, checker, real server, virtual server, in that order; `ip:port` where none says.
+    pub host: String,
+}
