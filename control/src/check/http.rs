@@ -1,18 +1,21 @@
 //! Does the real server give the expected answer to a GET, as keepalived's HTTP_GET asks and judges?
 //!
-//! The parser of heads is httparse, not hyper, for three rules of keepalived that a full client breaks: the
-//! digest covers the body as received (hyper decodes chunks), a body shorter than its Content-Length is no
-//! failure (hyper's is an error), and no task may live beside the check that owns the socket. The answer ends
-//! where the server closes or, kinder than keepalived, where its Content-Length ends.
+//! The parser of heads is httparse, not hyper, for three rules of keepalived that a full client breaks: what an
+//! HTTP/1.0 request is answered is taken as it comes (hyper decodes chunks), a body shorter than its Content-Length
+//! is no failure (hyper's is an error), and no task may live beside the check that owns the socket. The answer
+//! ends where the server closes or, kinder than keepalived, where its Content-Length or last chunk ends. Chunks
+//! are decoded where the request was HTTP/1.1: keepalived takes their sizes for a part of the body.
+
+mod body;
 
 use std::{fmt::Display, io, time::Duration};
 
-use md5::{Digest as _, Md5};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
 };
 
+use self::body::Body;
 use crate::config::model::{HttpProtocol, Url};
 
 /// Why an answer is not the expected one.
@@ -43,11 +46,19 @@ pub enum HttpError {
     BodyTooLong,
     #[error("digest {}, expected {}", hex(.got), hex(.expected))]
     Digest { got: [u8; 16], expected: [u8; 16] },
+    #[error("the body has a chunk without a size")]
+    BadChunk,
+    #[error("nothing in the body matches {pattern:?}")]
+    NoMatch { pattern: String },
+    #[error("the body matches {pattern:?} at byte {at}")]
+    Match { pattern: String, at: usize },
 }
 
 const HEAD_LIMIT: usize = 64 * 1024;
 const HEADERS_LIMIT: usize = 256;
 const BODY_LIMIT: u64 = 16 * 1024 * 1024;
+/// How much of a body is searched: each check under way may keep as much.
+const SEARCH_LIMIT: usize = 256 * 1024;
 const PIECE: usize = 8 * 1024;
 
 /// The whole exchange may last this many times `connect_timeout`, and no less than [`PATIENCE`]: keepalived sets
@@ -76,14 +87,18 @@ async fn exchange(
         .await
         .map_err(|_| HttpError::Timeout(limit))?
         .map_err(|error| HttpError::Write(error.kind()))?;
-    let mut answer = Answer::to(url);
+    let mut answer = Answer::to(url, protocol);
     let mut piece = Vec::with_capacity(PIECE);
     loop {
         piece.clear();
         let got = timeout(limit, stream.read_buf(&mut piece))
             .await
             .map_err(|_| HttpError::Timeout(limit))?
-            .map_err(|error| HttpError::Read(error.kind()))?;
+            .or_else(|error| match error.kind() {
+            // TLS without its last word; what has come is whole as far as HTTP tells.
+            io::ErrorKind::UnexpectedEof => Ok(0),
+            kind => Err(HttpError::Read(kind)),
+        })?;
         if got == 0 || answer.feed(&piece)? {
             return answer.finish();
         }
@@ -102,21 +117,15 @@ fn request(url: &Url, protocol: HttpProtocol) -> String {
 /// An answer as it arrives, in pieces of any size.
 struct Answer<'a> {
     url: &'a Url,
+    protocol: HttpProtocol,
     /// What came before the body.
     head: Vec<u8>,
-    body: Option<Body>,
-}
-
-struct Body {
-    content_length: Option<u64>,
-    received: u64,
-    /// Where the url has a digest.
-    md5: Option<Md5>,
+    body: Option<Body<'a>>,
 }
 
 impl<'a> Answer<'a> {
-    fn to(url: &'a Url) -> Self {
-        Self { url, head: Vec::new(), body: None }
+    fn to(url: &'a Url, protocol: HttpProtocol) -> Self {
+        Self { url, protocol, head: Vec::new(), body: None }
     }
 
     /// Takes the next piece; true: the answer is complete.
@@ -132,7 +141,7 @@ impl<'a> Answer<'a> {
             return Err(HttpError::NotHttp { start: start.escape_ascii().to_string() });
         }
         if has_empty_line(&self.head[news..])
-            && let Some((mut body, rest)) = split(&self.head, self.url)?
+            && let Some((mut body, rest)) = split(&self.head, self.url, self.protocol)?
         {
             let complete = body.feed(rest)?;
             self.body = Some(body);
@@ -146,14 +155,10 @@ impl<'a> Answer<'a> {
 
     /// The server has closed, or the answer is complete.
     fn finish(self) -> Result<(), HttpError> {
-        match (self.body, self.url.digest) {
-            (None, _) if self.head.is_empty() => Err(HttpError::NoAnswer),
-            (None, _) => Err(HttpError::HeadCut { got: self.head.len() }),
-            (Some(Body { md5: Some(md5), .. }), Some(expected)) => match md5.finalize().into() {
-                got if got == expected => Ok(()),
-                got => Err(HttpError::Digest { got, expected }),
-            },
-            (Some(_), _) => Ok(()),
+        match self.body {
+            None if self.head.is_empty() => Err(HttpError::NoAnswer),
+            None => Err(HttpError::HeadCut { got: self.head.len() }),
+            Some(body) => body.judge(),
         }
     }
 }
@@ -163,7 +168,11 @@ fn has_empty_line(bytes: &[u8]) -> bool {
 }
 
 /// Judges the status line; `None` while the head is not complete.
-fn split<'b>(bytes: &'b [u8], url: &Url) -> Result<Option<(Body, &'b [u8])>, HttpError> {
+fn split<'u, 'b>(
+    bytes: &'b [u8],
+    url: &'u Url,
+    protocol: HttpProtocol,
+) -> Result<Option<(Body<'u>, &'b [u8])>, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
     let mut response = httparse::Response::new(&mut headers);
     // A check asks whether the server serves, not whether it keeps to the letter of RFC 9112.
@@ -177,32 +186,16 @@ fn split<'b>(bytes: &'b [u8], url: &Url) -> Result<Option<(Body, &'b [u8])>, Htt
     if !url.status.iter().any(|(low, high)| (*low..=*high).contains(&got)) {
         return Err(HttpError::Status { got, expected: url.status.clone() });
     }
-    let content_length = response
-        .headers
-        .iter()
-        .find(|header| header.name.eq_ignore_ascii_case("content-length"))
-        .and_then(|header| str::from_utf8(header.value).ok()?.trim().parse().ok());
-    if content_length.is_some_and(|length: u64| length > BODY_LIMIT) {
-        return Err(HttpError::BodyTooLong);
-    }
-    let body = Body { content_length, received: 0, md5: url.digest.map(|_| Md5::new()) };
+    let header = |name: &str| {
+        let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        Some(str::from_utf8(header.value).ok()?.trim())
+    };
+    let content_length = header("content-length").and_then(|length| length.parse().ok());
+    let chunked = protocol == HttpProtocol::V1_1
+        && header("transfer-encoding")
+            .is_some_and(|codings| codings.to_ascii_lowercase().ends_with("chunked"));
+    let body = Body::new(url, chunked, content_length)?;
     Ok(Some((body, bytes.get(head..).unwrap_or_default())))
-}
-
-impl Body {
-    fn feed(&mut self, piece: &[u8]) -> Result<bool, HttpError> {
-        // What follows the announced end is not part of the body.
-        let room = self.content_length.map_or(u64::MAX, |length| length.saturating_sub(self.received));
-        let piece = piece.get(..usize::try_from(room).unwrap_or(usize::MAX)).unwrap_or(piece);
-        if let Some(md5) = &mut self.md5 {
-            md5.update(piece);
-        }
-        self.received += piece.len() as u64;
-        if self.received > BODY_LIMIT {
-            return Err(HttpError::BodyTooLong);
-        }
-        Ok(self.content_length == Some(self.received))
-    }
 }
 
 fn ranges(ranges: &[(u16, u16)]) -> String {

@@ -42,6 +42,8 @@ struct Urls {
     next: usize,
     /// The next url is the one that took the real server out.
     failed: bool,
+    /// On the way back all are asked without a pause.
+    fast: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +67,9 @@ impl Machine {
         Self {
             timing,
             urls: match &check.kind {
-                CheckKind::Http(http) => Some(Urls { count: http.urls.len(), next: 0, failed: false }),
+                CheckKind::Http(http) => {
+                    Some(Urls { count: http.urls.len(), next: 0, failed: false, fast: http.fast_recovery })
+                }
                 _ => None,
             },
             state: match (up, timing.fall) {
@@ -92,12 +96,23 @@ impl Machine {
     /// A probe has ended at `now`: delays count from the end of a check, not from its start.
     pub fn on_finding(&mut self, finding: Finding, now: Instant) -> Option<Change> {
         let (delay, change) = match finding {
-            Finding::Success => (self.timing.delay_loop, self.on_success()),
+            Finding::Success => {
+                let change = self.on_success();
+                (if self.hurries() { Duration::ZERO } else { self.timing.delay_loop }, change)
+            }
             Finding::Failure => self.on_failure(),
             Finding::NotTried => (self.timing.delay_loop, None),
         };
         self.due = now + delay.clamp(SHORTEST, LONGEST);
         change
+    }
+
+    /// Within a round on the way back, with `fast_recovery`.
+    fn hurries(&self) -> bool {
+        match (self.state, self.urls) {
+            (State::Down { successes }, Some(urls)) => urls.fast && (urls.next > 0 || successes == 0),
+            _ => false,
+        }
     }
 
     fn on_success(&mut self) -> Option<Change> {

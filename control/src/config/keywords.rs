@@ -483,16 +483,12 @@ const TABLE: &[Row] = &[
     read(CHECKS, "rise fall"),
     // keepalived knows it in HTTP_GET only, but files carry it in both.
     Row::new(&[TcpCheck, HttpGet], "nb_get_retry", Status::Deprecated("retry")),
-    read(&[HttpGet], "virtualhost http_protocol"),
+    read(&[HttpGet], "virtualhost http_protocol fast_recovery"),
     read(&[HttpGet], "url").opens(Url).repeats(),
     not_yet(&[HttpGet], "enable_sni sni_name tls_compliant", "there is no TLS yet"),
-    not_yet(&[HttpGet], "fast_recovery", "a server that returns passes its urls one per delay_loop"),
     read(&[Url], "path status_code digest virtualhost"),
-    not_yet(
-        &[Url],
-        "regex regex_no_match regex_options regex_min_offset regex_max_offset regex_stack",
-        "the body is not searched",
-    ),
+    read(&[Url], "regex regex_no_match regex_options regex_min_offset regex_max_offset"),
+    ignored(&[Url], "regex_stack", "a search needs no stack"),
     not_yet(&[Url], "tls_compliant", "there is no TLS yet"),
     //
     not_yet(OTHER_CONNECTING, "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),

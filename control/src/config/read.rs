@@ -11,7 +11,7 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Garp, Global, Protocol, Version},
+    model::{Config, Garp, Global, Pattern, Protocol, Version},
     source::Span,
     tree::Statement,
 };
@@ -25,6 +25,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         vrids: HashMap::new(),
         vips: HashMap::new(),
         log_all_failures: false,
+        patterns: HashMap::new(),
         services: HashMap::new(),
     };
     let top = reader.items(Block::Top, statements);
@@ -49,6 +50,8 @@ struct Reader<'a> {
     vips: HashMap<Ipv4Addr, Span>,
     /// `checker_log_all_failures`.
     log_all_failures: bool,
+    /// By their text.
+    patterns: HashMap<String, Pattern>,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
 }
 

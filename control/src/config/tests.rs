@@ -113,9 +113,11 @@ fn the_fragments_mean_what_they_say() {
             path: "/healthCheck".to_owned(),
             status: vec![(200, 200)],
             digest: None,
+            search: None,
             host: "192.168.1.220:80".to_owned(),
         }],
         protocol: HttpProtocol::V1_0,
+        fast_recovery: false,
     };
     let config = sound("fragments");
     assert_eq!(
@@ -252,7 +254,8 @@ fn the_pool_rules_are_read_and_what_cannot_be_reached_is_lowered() {
 #[test]
 fn the_words_of_connecting_checks_are_read() {
     let config = sound("checks");
-    let checks = &config.services.first().unwrap().reals.first().unwrap().checks;
+    let service = config.services.first().unwrap();
+    let checks = &service.reals.first().unwrap().checks;
     let [full, bare] = checks.as_slice() else { panic!("{checks:?}") };
     let source = CheckSource {
         address: Some(Ipv4Addr::new(10, 9, 0, 1)),
@@ -274,6 +277,24 @@ fn the_words_of_connecting_checks_are_read() {
     };
     assert_eq!(full.timing, timing);
     assert_eq!((bare.timing.rise, bare.timing.fall, bare.timing.retry), (1, None, 1));
+}
+
+#[test]
+fn a_search_is_read_with_its_options() {
+    let config = sound("checks");
+    let checks = &config.services.first().unwrap().reals.get(1).unwrap().checks;
+    let CheckKind::Http(http) = &checks.first().unwrap().kind else { panic!("{checks:?}") };
+    assert!(http.fast_recovery);
+    let [status, errors] = http.urls.as_slice() else { panic!("{http:?}") };
+    let search = status.search.as_ref().unwrap();
+    assert_eq!((search.wanted, search.min_offset, search.max_offset), (true, 2, 300));
+    assert!(search.pattern.0.is_match(b"Status: all UP"));
+    let search = errors.search.as_ref().unwrap();
+    assert!(
+        !search.wanted
+            && search.pattern.0.is_match("\u{e9}".as_bytes())
+            && !search.pattern.0.is_match(b"\xff")
+    );
 }
 
 #[test]

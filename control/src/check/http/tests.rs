@@ -3,6 +3,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
+use md5::{Digest as _, Md5};
 use proptest::prelude::*;
 use tokio::{
     io::{DuplexStream, duplex},
@@ -11,11 +12,18 @@ use tokio::{
 };
 
 use super::*;
+use crate::config::model::Search;
 
 const LIMIT: Duration = Duration::from_secs(3);
 
 fn url() -> Url {
-    Url { path: "/healthCheck".into(), status: vec![(200, 299)], digest: None, host: "10.0.0.1:80".into() }
+    Url {
+        path: "/healthCheck".into(),
+        status: vec![(200, 299)],
+        digest: None,
+        search: None,
+        host: "10.0.0.1:80".into(),
+    }
 }
 
 fn with_digest(body: &[u8]) -> Url {
@@ -126,7 +134,7 @@ async fn the_digest_ends_at_the_content_length() {
 #[test]
 fn the_content_length_holds_over_all_pieces() {
     let url = with_digest(b"body");
-    let mut answer = Answer::to(&url);
+    let mut answer = Answer::to(&url, HttpProtocol::V1_1);
     let pieces: [&[u8]; 4] = [b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nb", b"o", b"dyj", b"unk"];
     assert_eq!(pieces.map(|piece| answer.feed(piece)), [Ok(false), Ok(false), Ok(true), Ok(true)]);
     assert_eq!(answer.finish(), Ok(()));
@@ -145,11 +153,78 @@ async fn a_body_shorter_than_its_content_length_is_no_failure() {
 }
 
 #[tokio::test]
-async fn chunks_are_not_decoded() {
+async fn chunks_that_answer_a_1_0_request_are_not_decoded() {
     let chunks = b"4\r\nbody\r\n0\r\n\r\n";
     let answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice(), chunks].concat();
     assert_eq!(check(&with_digest(chunks), &answer).await, Ok(()));
     assert_eq!(check(&url(), &answer).await, Ok(()));
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 1\r\n\r\n";
+
+/// What is said of a chunked answer to a 1.1 request, and whether it was seen to be complete.
+fn chunked(url: &Url, body: &str) -> (Result<bool, HttpError>, Result<(), HttpError>) {
+    let mut answer = Answer::to(url, HttpProtocol::V1_1);
+    let fed = answer.feed(format!("{CHUNKED}{body}").as_bytes());
+    (fed, answer.finish())
+}
+
+#[test]
+fn chunks_that_answer_a_1_1_request_are_put_together_and_end_it() {
+    let url = with_digest(b"one body");
+    for body in [
+        "8\r\none body\r\n0\r\n\r\n",
+        "3\r\none\r\n005;ext=\"a;b\"\r\n body\r\n0\r\n\r\nmore",
+        "8\none body\n0\nTrailer: x\nOther: y\n\n",
+        "8 \r\none body\r\n0\r\nTrailer: x\r\n\r\n",
+    ] {
+        assert_eq!(chunked(&url, body), (Ok(true), Ok(())), "{body:?}");
+    }
+    assert_eq!(chunked(&url, "8\r\none body").0, Ok(false));
+    assert_eq!(chunked(&url, "8\r\none body").1, Ok(()), "cut, but all that was asked for");
+}
+
+#[test]
+fn chunks_without_a_size_fail() {
+    for body in ["\r\n", "x\r\n", ";a\r\n", "-1\r\n", "1\r\nab\r\n", "11111111111111111\r\n"] {
+        assert_eq!(chunked(&url(), body).0, Err(HttpError::BadChunk), "{body:?}");
+    }
+    // A size that no body has is waited for, and then the body is too long.
+    assert_eq!(chunked(&url(), "ffffffffffffffff\r\nabc").0, Ok(false));
+}
+
+fn searched(pattern: &str, wanted: bool) -> Url {
+    let pattern = crate::config::model::Pattern(regex::bytes::Regex::new(pattern).unwrap());
+    Url { search: Some(Search { pattern, wanted, min_offset: 0, max_offset: usize::MAX }), ..url() }
+}
+
+#[tokio::test]
+async fn a_pattern_must_be_found_in_the_body_or_must_not() {
+    let answer = b"HTTP/1.0 200 OK\r\nX: status=up\r\n\r\nstatus=down \xff\n";
+    assert_eq!(check(&searched("status=(up|down)", true), answer).await, Ok(()));
+    assert_eq!(says(check(&searched("=up", true), answer).await), r#"nothing in the body matches "=up""#);
+    assert_eq!(check(&searched("=up", false), answer).await, Ok(()));
+    assert_eq!(says(check(&searched("down", false), answer).await), r#"the body matches "down" at byte 7"#);
+}
+
+#[tokio::test]
+async fn a_match_counts_between_its_offsets_only() {
+    let answer = b"HTTP/1.0 200 OK\r\n\r\n0123 0123";
+    let mut url = searched("01", true);
+    for (min, max, good) in [(0, 0, true), (1, 4, false), (1, 5, true), (6, 99, false), (99, 99, false)] {
+        let Some(search) = &mut url.search else { panic!("no search") };
+        (search.min_offset, search.max_offset) = (min, max);
+        assert_eq!(check(&url, answer).await.is_ok(), good, "{min} to {max}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_beginning_of_a_long_body_is_searched() {
+    let mut answer = b"HTTP/1.0 200 OK\r\n\r\n".to_vec();
+    answer.resize(answer.len() + SEARCH_LIMIT - 1, b'x');
+    answer.extend_from_slice(b"yz");
+    assert_eq!(check(&searched("xy", true), &answer).await, Ok(()));
+    assert!(check(&searched("z", true), &answer).await.is_err());
 }
 
 #[tokio::test]
@@ -292,6 +367,9 @@ fn answer() -> impl Strategy<Value = Vec<u8>> {
         Just(b" : \x00\r\n".to_vec()),
         Just(b"\r\n".to_vec()),
         Just(b"\n".to_vec()),
+        Just(b"Transfer-Encoding: chunked\r\n".to_vec()),
+        Just(b"3\r\nabc\r\n".to_vec()),
+        Just(b"0\r\n\r\n".to_vec()),
         prop::collection::vec(any::<u8>(), 0..40),
     ];
     prop::collection::vec(part, 0..8).prop_map(|parts| parts.concat())
@@ -305,7 +383,7 @@ proptest! {
     ) {
         let url = with_digest(b"abc");
         let judge = |pieces: &[&[u8]]| {
-            let mut state = Answer::to(&url);
+            let mut state = Answer::to(&url, HttpProtocol::V1_1);
             for piece in pieces {
                 if state.feed(piece)? {
                     break;

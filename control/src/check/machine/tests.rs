@@ -34,9 +34,18 @@ fn tcp(retry: u32) -> Check {
 }
 
 fn http(urls: usize, retry: u32) -> Check {
-    let url = |n| Url { path: format!("/{n}"), status: vec![(200, 299)], digest: None, host: "www".into() };
+    let url = |n| Url {
+        path: format!("/{n}"),
+        status: vec![(200, 299)],
+        digest: None,
+        search: None,
+        host: "www".into(),
+    };
     let urls = (0..urls).map(url).collect();
-    Check { kind: CheckKind::Http(HttpCheck { urls, protocol: HttpProtocol::V1_0 }), ..tcp(retry) }
+    Check {
+        kind: CheckKind::Http(HttpCheck { urls, protocol: HttpProtocol::V1_0, fast_recovery: false }),
+        ..tcp(retry)
+    }
 }
 
 /// A machine on a clock that jumps from probe to probe; each probe takes one second.
@@ -200,6 +209,19 @@ fn a_single_failed_url_must_answer_twice() {
     let mut bench = Bench::after(&http(1, 0), &[Success, Failure]);
     assert_eq!(bench.answer(Success).0, None);
     assert_eq!(bench.answer(Success).0, Some(Up));
+}
+
+#[test]
+fn fast_recovery_asks_all_urls_without_a_pause() {
+    let mut check = http(3, 0);
+    let CheckKind::Http(http) = &mut check.kind else { panic!("{check:?}") };
+    http.fast_recovery = true;
+    let mut bench = Bench::after(&check, &[Failure]);
+    for _ in 0..3 {
+        assert_eq!(bench.answer(Success), (None, SHORTEST));
+    }
+    assert_eq!(bench.answer(Success), (Some(Up), secs(10)));
+    assert_eq!(bench.answer(Success), (None, secs(10)), "only on the way back");
 }
 
 #[test]

@@ -48,8 +48,9 @@ async fn listener(address: &str) -> (TcpListener, SocketAddr) {
 }
 
 fn http_check_of(address: SocketAddr) -> Check {
-    let url = Url { path: "/".into(), status: vec![(200, 299)], digest: None, host: "www".into() };
-    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0 };
+    let url =
+        Url { path: "/".into(), status: vec![(200, 299)], digest: None, search: None, host: "www".into() };
+    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false };
     Check { kind: CheckKind::Http(http), ..check_of(address) }
 }
 

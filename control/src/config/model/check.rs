@@ -2,6 +2,8 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
+use regex::bytes::Regex;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     pub kind: CheckKind,
@@ -64,6 +66,8 @@ impl CheckKind {
 pub struct HttpCheck {
     pub urls: Vec<Url>,
     pub protocol: HttpProtocol,
+    /// `fast_recovery`: after a failure no pause between the urls that must all answer.
+    pub fast_recovery: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -82,6 +86,28 @@ pub struct Url {
     pub status: Vec<(u16, u16)>,
     /// MD5 of the body.
     pub digest: Option<[u8; 16]>,
+    pub search: Option<Search>,
     /// Host header: url, checker, real server, virtual server, in that order; `ip:port` where none says.
     pub host: String,
+}
+
+/// `regex` and the words beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Search {
+    pub pattern: Pattern,
+    /// False with `regex_no_match`.
+    pub wanted: bool,
+    /// Where a match may begin.
+    pub min_offset: usize,
+    pub max_offset: usize,
+}
+
+/// Two are the same where their text is: options stand in it.
+#[derive(Clone, Debug)]
+pub struct Pattern(pub Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
 }

@@ -1,17 +1,14 @@
 //! What the checkers of a real_server say.
 
+mod http;
+
 use std::{net::SocketAddrV4, time::Duration};
 
-use super::{
-    Item, Items, Reader,
-    service::Inherited,
-    value,
-    value::{Value, Wrong},
-};
+use super::{Item, Items, Reader, service::Inherited, value};
 use crate::config::{
-    diagnostic::{Class, quote},
+    diagnostic::Class,
     keywords::Block,
-    model::{Check, CheckKind, CheckSource, CheckTiming, HttpCheck, HttpProtocol, Url},
+    model::{Check, CheckKind, CheckSource, CheckTiming},
 };
 
 impl Reader<'_> {
@@ -44,7 +41,7 @@ impl Reader<'_> {
     fn source_of_check(&mut self, items: &Items<'_>) -> CheckSource {
         CheckSource {
             address: self.one(items, "bindto", value::address),
-            port: self.one(items, "bind_port", value::port),
+            port: self.one(items, "bind_port", |word| Ok(u16::try_from(value::number(1..=65535)(word)?)?)),
             interface: self.one(items, "bind_if", value::interface),
             mark: self.one(items, "fwmark", value::number(1..=u32::MAX)),
         }
@@ -71,64 +68,4 @@ impl Reader<'_> {
             fall,
         }
     }
-
-    fn http(&mut self, items: &Items<'_>, item: Item<'_>, to: SocketAddrV4, outer: &Inherited) -> HttpCheck {
-        let protocols =
-            [("1.0", HttpProtocol::V1_0), ("1.0C", HttpProtocol::V1_0Close), ("1.1", HttpProtocol::V1_1)];
-        let protocol = self
-            .one(items, "http_protocol", |word| value::choice(&protocols)(&word.to_ascii_uppercase()))
-            .unwrap_or_default();
-        let host = outer.virtualhost.clone().unwrap_or_else(|| to.to_string());
-        let urls = items.all("url").filter_map(|url| self.url(url, &host)).collect();
-        if items.lacks("url") {
-            self.error(Class::Missing, item.statement.span(), "HTTP_GET without url");
-        }
-        HttpCheck { urls, protocol }
-    }
-
-    fn url(&mut self, item: Item<'_>, host: &str) -> Option<Url> {
-        let items = self.items(Block::Url, item.body());
-        self.extra(item, &item.statement.arguments);
-        let path = self.required(&items, item, "path", path);
-        let digest = self.one(&items, "digest", digest);
-        let host = self.one(&items, "virtualhost", value::text).unwrap_or_else(|| host.to_owned());
-        let status = self.status(&items);
-        Some(Url { path: path?, status, digest, host })
-    }
-
-    fn status(&mut self, items: &Items<'_>) -> Vec<(u16, u16)> {
-        let Some(item) = items.last("status_code") else { return vec![(200, 299)] };
-        let words = &item.statement.arguments;
-        if words.is_empty() {
-            self.error(Class::BadValue, item.statement.word.span, "status_code needs a value");
-        }
-        words.iter().filter_map(|word| self.word("status_code", word, codes)).collect()
-    }
-}
-
-fn path(word: &str) -> Value<String> {
-    let path = value::text(word)?;
-    if path.starts_with('/') || path.contains("://") {
-        return Ok(path);
-    }
-    Err(Wrong::new(format!("{} does not begin with `/`", quote(&path))).help(format!("write /{path}")))
-}
-
-/// `200` or `200-299`.
-fn codes(word: &str) -> Value<(u16, u16)> {
-    let code = |word: &str| value::number(100..=599)(word).and_then(|code| Ok(u16::try_from(code)?));
-    let (from, to) = match word.split_once('-') {
-        Some((from, to)) => (code(from)?, code(to)?),
-        None => (code(word)?, code(word)?),
-    };
-    if from <= to { Ok((from, to)) } else { Err(Wrong::new(format!("{from}-{to} holds no code"))) }
-}
-
-/// MD5 in hexadecimal.
-fn digest(word: &str) -> Value<[u8; 16]> {
-    let wrong = || Wrong::new(format!("{} is no MD5 sum of 32 hexadecimal digits", quote(word)));
-    if word.len() != 32 || !word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    Ok(u128::from_str_radix(word, 16)?.to_be_bytes())
 }
