@@ -1,19 +1,16 @@
 //! What do clients notice when a director dies, freezes, stops or restarts? And does ever more than one answer?
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    ArpProbe, Capture, Director, Load, Mac, Need, Node, Outage, Scene, Stamp, VIP, Vrrp, outage, require,
-    turns, web_service,
+    Director, Load, Need, Node, Outage, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, turns,
 };
 
-const PACE: Duration = Duration::from_millis(2);
 /// What may come on top of the timers: waking up, announcing, the pace of requests and questions.
 const SLACK: Duration = Duration::from_millis(20);
 /// How long a captured answer may be younger than the lease that allowed it: the XDP program's clock ticks.
 const CLOCK_TICK: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn fast(priority: u8) -> Vrrp {
     Vrrp::v3(priority, Duration::from_millis(10))
@@ -133,40 +130,6 @@ fn a_master_that_is_stopped_loses_no_request() -> Result<()> {
     // The lease goes before the word that it is gone.
     assert_eq!(turns(pair.answers_since(resigned.at)), [second.mac()]);
     Ok(())
-}
-
-/// Two directors, the first one master, with a watcher that asks for the VIP every few milliseconds.
-struct Pair {
-    lb1: Director,
-    lb2: Director,
-    watch: Capture,
-    _probe: ArpProbe,
-    scene: Scene,
-}
-
-impl Pair {
-    fn new(vrrp: impl Fn(u8) -> Vrrp) -> Result<Self> {
-        let scene = Scene::new()?;
-        let service = web_service(&scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
-        let watch = Capture::start(&scene.watcher, "eth0")?;
-        let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), PACE)?;
-        let lb1 = Director::start(&scene.lb1, &(vrrp(150).text() + &service))?;
-        lb1.wait_for_state("MASTER", PATIENCE)?;
-        let lb2 = Director::start(&scene.lb2, &(vrrp(100).text() + &service))?;
-        scene.wait_for_service(PATIENCE)?;
-        Ok(Self { lb1, lb2, watch, _probe: probe, scene })
-    }
-
-    /// Who was master, in order, by the adverts on the wire; a resignation is none.
-    fn masters(&self) -> Vec<Ipv4Addr> {
-        let adverts = self.watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
-    }
-
-    fn answers_since(&self, from: Stamp) -> Vec<Mac> {
-        let answers = self.watch.answers_for(*VIP.ip());
-        answers.into_iter().filter(|(at, _)| *at >= from).map(|(_, mac)| mac).collect()
-    }
 }
 
 /// How long after the loss of the master the VIP was taken over, and what requests noticed of it.

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -18,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::status::Status;
+use crate::pool::Succession;
 
 pub mod status;
 
@@ -30,8 +32,12 @@ const CLIENTS: usize = 16;
 /// Longest answer that `ask` reads: far above the status of the largest configuration.
 const ANSWER_BYTES: u64 = 1 << 30;
 
-/// A client's question to whoever owns the state.
-pub type Question = oneshot::Sender<Status>;
+/// A request to the task that owns the state.
+pub enum Request {
+    Status(oneshot::Sender<Status>),
+    /// A new configuration takes over.
+    Succeed(Box<Succession>),
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -41,9 +47,14 @@ pub enum AdminError {
     NotRunning { path: PathBuf, source: io::Error },
     #[error("lvsd closed {} without an answer", path.display())]
     NoAnswer { path: PathBuf },
+    #[error("{0}")]
+    Reload(String),
     #[error("lvsd answered what this version does not understand: {0}")]
     Answer(#[from] serde_json::Error),
 }
+
+/// A client that wants the configuration read again, and to know how that went.
+pub type Reload = oneshot::Sender<Result<(), String>>;
 
 pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("lvsd.sock")
@@ -66,7 +77,12 @@ pub fn listen(run_dir: &Path) -> Result<UnixListener, AdminError> {
 }
 
 /// Serves clients until cancelled.
-pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>, cancel: CancellationToken) {
+pub async fn serve(
+    listener: UnixListener,
+    requests: mpsc::Sender<Request>,
+    reloads: mpsc::Sender<Reload>,
+    cancel: CancellationToken,
+) {
     let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
     let mut clients = tokio::task::JoinSet::new();
     loop {
@@ -78,10 +94,10 @@ pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>, ca
             () = cancel.cancelled() => return,
             Some((accepted, place)) = client => match accepted {
                 Ok((stream, _)) => {
-                    let questions = questions.clone();
+                    let (requests, reloads) = (requests.clone(), reloads.clone());
                     clients.spawn(async move {
                         // A client that hangs up or says nothing is its own loss.
-                        let _ = timeout(PATIENCE, answer(stream, questions)).await;
+                        let _ = timeout(PATIENCE, answer(stream, requests, reloads)).await;
                         drop(place);
                     });
                 }
@@ -96,41 +112,65 @@ pub async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>, ca
     }
 }
 
-async fn answer(mut stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    requests: mpsc::Sender<Request>,
+    reloads: mpsc::Sender<Reload>,
+) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
     let reply = match line.trim_end() {
         "status" => {
             let (question, status) = oneshot::channel();
-            let asked = questions.send(question).await.is_ok();
+            let asked = requests.send(Request::Status(question)).await.is_ok();
             match status.await {
                 Ok(status) if asked => serde_json::to_vec(&status)?,
                 _ => return Ok(()),
             }
         }
-        _ => br#"{"error":"unknown request; known: status"}"#.to_vec(),
+        "reload" => {
+            let (asker, outcome) = oneshot::channel();
+            let asked = reloads.send(asker).await.is_ok();
+            match outcome.await {
+                Ok(outcome) if asked => serde_json::to_vec(&Reloaded { error: outcome.err() })?,
+                _ => return Ok(()),
+            }
+        }
+        _ => br#"{"error":"unknown request; known: status, reload"}"#.to_vec(),
     };
     write.write_all(&reply).await?;
     write.write_all(b"\n").await
 }
 
+#[derive(Serialize, Deserialize)]
+struct Reloaded {
+    error: Option<String>,
+}
+
 /// Asks a running daemon for its status.
-pub async fn ask(run_dir: &Path) -> Result<Status, AdminError> {
+pub async fn status(run_dir: &Path) -> Result<Status, AdminError> {
+    Ok(serde_json::from_slice(&ask(run_dir, "status").await?)?)
+}
+
+/// Has a running daemon read its configuration again.
+pub async fn reload(run_dir: &Path) -> Result<(), AdminError> {
+    let reloaded: Reloaded = serde_json::from_slice(&ask(run_dir, "reload").await?)?;
+    reloaded.error.map_or(Ok(()), |error| Err(AdminError::Reload(error)))
+}
+
+async fn ask(run_dir: &Path, request: &str) -> Result<Vec<u8>, AdminError> {
     let path = socket_path(run_dir);
     let talk = async {
         let mut stream = UnixStream::connect(&path).await?;
-        stream.write_all(b"status\n").await?;
+        stream.write_all(format!("{request}\n").as_bytes()).await?;
         let mut reply = Vec::new();
         stream.take(ANSWER_BYTES).read_to_end(&mut reply).await?;
         Ok(reply)
     };
-    let reply = match timeout(PATIENCE, talk).await {
-        Ok(reply) => reply.map_err(|source| AdminError::NotRunning { path: path.clone(), source })?,
-        Err(_) => return Err(AdminError::NoAnswer { path }),
-    };
-    if reply.is_empty() {
-        return Err(AdminError::NoAnswer { path });
+    match timeout(PATIENCE, talk).await {
+        Ok(Ok(reply)) if !reply.is_empty() => Ok(reply),
+        Ok(Err(source)) => Err(AdminError::NotRunning { path, source }),
+        Ok(Ok(_)) | Err(_) => Err(AdminError::NoAnswer { path }),
     }
-    Ok(serde_json::from_slice(&reply)?)
 }

@@ -19,7 +19,7 @@ pub enum Command {
     /// Run a director on this host.
     ///
     /// SIGTERM stops it: it resigns as master, forwards on until another took over, then removes everything.
-    /// SIGUSR2 ends it at once but leaves forwarding and leases as they are, for a restart that nobody notices.
+    /// SIGHUP reads the configuration again. SIGUSR2 ends it at once but leaves forwarding and leases as they are, for a restart that nobody notices.
     /// The log is filtered by the environment variable LVSD_LOG (for instance `debug` or `control::vrrp=debug`).
     Run {
         /// Configuration in keepalived.conf's language.
@@ -40,6 +40,15 @@ pub enum Command {
         file: PathBuf,
         #[arg(long, default_value = "text")]
         format: Format,
+    },
+    /// Have a running director read its configuration again, as SIGHUP does, and say how that went.
+    ///
+    /// With errors in the file nothing changes. Instances, real servers and flows that are in the old and the new
+    /// configuration go on undisturbed.
+    Reload {
+        /// Run directory of the daemon to ask.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
     },
     /// Show VRRP instances, real servers and packet counters of a running director.
     Status {

@@ -1,182 +1,101 @@
-//! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start and stop.
+//! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start, reload and stop.
+
+mod precondition;
+mod site;
 
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    io::{Read as _, Write as _},
-    path::Path,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
 use aya_log::EbpfLogger;
-use lvs_ebpf_common::LeaseOwner;
-use nix::{
-    fcntl::{Flock, FlockArg},
-    libc,
-    sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
-    unistd::geteuid,
-};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::site::Site;
 use crate::{
-    admin, check,
-    config::{self, Config, model::VrrpInstance},
-    dataplane::{Dataplane, Mode},
+    admin::{self, Reload, Request},
+    check,
+    config::{self, Config},
+    dataplane::{Dataplane, Mode, lease::LeaseMap, plan::NextHop},
     director::Director,
-    host::{self, Host, LocalInstance},
+    host::Host,
     netlink::Netlink,
-    pool::Pool,
-    vrrp::driver::{self, EventKind},
+    pool::{Pool, Succession, Vrrp},
+    vrrp::{
+        FaultCause, State,
+        driver::{self, EventKind},
+    },
 };
+
+pub use precondition::lock;
 
 /// How many role changes may wait for the host task; it looks at the state itself, so none is lost beyond.
 const ROLE_EVENTS: usize = 256;
 const VERDICTS: usize = 1024;
-const QUESTIONS: usize = 16;
+const REQUESTS: usize = 16;
 /// After a planned stop the old master forwards on until another announced itself, but no longer than this.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Runs a director until a signal ends it.
 pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
-    ensure!(geteuid().is_root(), "must be started by root: it loads BPF programs and opens raw sockets");
-    kernel_is_recent()?;
-    let loaded = config::load(config)?;
-    eprint!("{}", loaded.render_text());
-    if loaded.has_errors() {
-        bail!("{} has errors, nothing was started", config.display());
-    }
+    precondition::is_root()?;
+    precondition::kernel_is_recent()?;
+    let path = config;
+    let config = read(path)?;
     let lock = lock(run_dir)?;
-    raise_limits();
+    precondition::raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let done = runtime.block_on(direct(loaded.config, run_dir, mode));
+    let done = runtime.block_on(async {
+        let mut daemon = Daemon::start(config, run_dir, mode).await?;
+        notify_systemd(sd_notify::NotifyState::Ready);
+        let end = daemon.serve(path).await?;
+        notify_systemd(sd_notify::NotifyState::Stopping);
+        daemon.end(end).await
+    });
     // Nothing that blocks may delay the end: leases are settled by now.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     done
 }
 
-async fn direct(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
-    let netlink = Netlink::open()?;
-    let snapshot = netlink.snapshot().await?;
-    let instances = host::locate(&config, &snapshot)?;
-    let routes = host::routes(&config, &netlink).await;
-    let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
+fn read(path: &Path) -> anyhow::Result<Config> {
+    let loaded = config::load(path)?;
+    let said = loaded.render_text();
+    ensure!(!loaded.has_errors(), "{} has errors, nothing was changed\n{said}", path.display());
+    eprint!("{said}");
+    Ok(loaded.config)
+}
 
-    let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
-    let mut dataplane = Dataplane::open(run_dir, interfaces.keys().any(is_veth))?;
-    let leases = dataplane.leases()?;
-    let lease_indexes = leases.assign(&owners(&config, &instances))?;
-    let mut director = Director::new(&config, host::vips(&instances, &lease_indexes), |key, real| {
-        let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
-        known.then(|| dataplane.on_ring(key, real.address, real.port))
-    });
-    director.on_next_hops(host::next_hops(&routes, &snapshot));
-    // Tables first: the program never meets a packet that it has no answer for.
-    dataplane.apply(&director.desired())?;
-    for (ifindex, name) in &interfaces {
-        dataplane.attach(name, *ifindex, mode)?;
-        tracing::info!(interface = %name, "XDP attached");
-    }
-    dataplane.forget_unused();
-
-    let tasks = TaskTracker::new();
-    let cancel = CancellationToken::new();
-    match EbpfLogger::init(dataplane.ebpf_mut()) {
-        Ok(logger) => {
-            // SAFETY: the logger owns its descriptor and closes it when it is dropped, inside the AsyncFd.
-            let logger = unsafe { AsyncFd::register(logger)? };
-            tasks.spawn(log_events(logger, cancel.clone()));
-        }
-        Err(error) => tracing::warn!(%error, "events of the XDP program are not logged"),
-    }
-
-    let (role_events, roles) = mpsc::channel(ROLE_EVENTS);
-    let local = vrrp_instances(&config, &instances, &lease_indexes);
-    let (vrrp, vrrp_thread) = driver::spawn(local, leases, role_events)?;
-    let mut vrrp_ended = tokio::task::spawn_blocking(move || vrrp_thread.join());
-
-    let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-    let targets = director.targets().map(|target| check::Target {
-        id: target.id,
-        check: target.check.clone(),
-        up: target.up,
-    });
-    let (isolated_sender, isolated) = watch::channel(HashSet::new());
-    let checks = check::Runner::spawn(targets.collect(), verdict_sender, isolated, cancel.clone());
-
-    let (hop_sender, next_hops) = watch::channel(HashMap::new());
-    let (question_sender, questions) = mpsc::channel(QUESTIONS);
-    let listener = admin::listen(run_dir)?;
-    tasks.spawn(admin::serve(listener, question_sender, cancel.clone()));
-
-    let (role_sender, role_changes) = watch::channel(0);
-    tasks.spawn(report_vrrp(config.instances.iter().map(|i| i.name.clone()).collect(), roles, role_sender));
-    let pool = Pool { director, dataplane, config: config.clone(), vrrp: vrrp.clone() };
-    let pool_cancel = CancellationToken::new();
-    let pool = tokio::spawn(pool.run(verdicts, next_hops, questions, pool_cancel.clone()));
-    let mut host = Host {
-        netlink,
-        config,
-        instances,
-        routes,
-        vrrp: vrrp.clone(),
-        next_hops: hop_sender,
-        isolated: isolated_sender,
-    };
-    let host_cancel = CancellationToken::new();
-    let host = {
-        let cancel = host_cancel.clone();
-        tokio::spawn(async move {
-            host.run(role_changes, cancel).await;
-            host
-        })
-    };
-
-    notify_systemd(sd_notify::NotifyState::Ready);
-    let end = tokio::select! {
-        end = wait_for_signal() => end?,
-        ended = &mut vrrp_ended => {
-            ended??;
-            bail!("the VRRP thread ended by itself");
-        }
-    };
-    notify_systemd(sd_notify::NotifyState::Stopping);
-    match end {
-        End::Stop => {
-            tracing::info!("stopping: resigning, forwarding until another master is heard");
-            vrrp.stop(LINGER);
-        }
-        End::Leave => {
-            tracing::info!("leaving: forwarding and leases stay for the next start");
-            vrrp.leave();
-        }
-    }
-    // The host task still runs: it removes the addresses while the VRRP thread lingers.
-    vrrp_ended.await??;
-    host_cancel.cancel();
-    let host = host.await?;
-    if end == End::Stop {
-        host.settle_finally().await;
-    }
-    cancel.cancel();
-    checks.stopped().await;
-    pool_cancel.cancel();
-    let dataplane = pool.await?;
-    drop(host);
-    drop(vrrp);
-    tasks.close();
-    tasks.wait().await;
-    let _ = fs::remove_file(admin::socket_path(run_dir));
-    if end == End::Stop {
-        dataplane.close()?;
-    }
-    Ok(())
+/// All that runs, and how to reach it.
+struct Daemon {
+    run_dir: PathBuf,
+    mode: Mode,
+    site: Site,
+    leases: LeaseMap,
+    vrrp: Vrrp,
+    vrrp_ended: JoinHandle<std::io::Result<()>>,
+    /// To the pool, which shows it.
+    vrrp_changed: watch::Sender<Vrrp>,
+    roles: watch::Sender<u64>,
+    checks: check::Runner,
+    pool: JoinHandle<Dataplane>,
+    requests: mpsc::Sender<Request>,
+    reloads: mpsc::Receiver<Reload>,
+    pool_cancel: CancellationToken,
+    host: JoinHandle<Host>,
+    host_cancel: CancellationToken,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -187,21 +106,261 @@ enum End {
     Leave,
 }
 
-async fn wait_for_signal() -> anyhow::Result<End> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut leave = signal(SignalKind::user_defined2())?;
-    let mut reload = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(End::Stop),
-            _ = interrupt.recv() => return Ok(End::Stop),
-            _ = leave.recv() => return Ok(End::Leave),
-            _ = reload.recv() => tracing::warn!(
-                "reload is not supported yet: send SIGUSR2 and start again, which keeps role and connections"
-            ),
+impl Daemon {
+    async fn start(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<Self> {
+        let netlink = Netlink::open()?;
+        let site = Site::survey(config, &netlink).await?;
+        let mut dataplane = Dataplane::open(run_dir, site.has_veth)?;
+        let leases = dataplane.leases()?;
+        let indexes = leases.assign(&site.owners())?;
+        let mut director = Director::new(&site.config, site.vips(&indexes), |key, real| {
+            let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
+            known.then(|| dataplane.on_ring(key, real.address, real.port))
+        });
+        director.on_next_hops(site.next_hops.clone());
+        // Tables first: the program never meets a packet that it has no answer for.
+        dataplane.apply(&director.desired())?;
+        dataplane.attach_all(&site.interfaces, mode)?;
+        dataplane.forget_unused(&site.interfaces);
+
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        match EbpfLogger::init(dataplane.ebpf_mut()) {
+            Ok(logger) => {
+                // SAFETY: the logger owns its descriptor and closes it when it is dropped, inside the AsyncFd.
+                let logger = unsafe { AsyncFd::register(logger)? };
+                tasks.spawn(log_events(logger, cancel.clone()));
+            }
+            Err(error) => tracing::warn!(%error, "events of the XDP program are not logged"),
+        }
+
+        let (roles, role_changes) = watch::channel(0);
+        let (vrrp, vrrp_ended) = spawn_vrrp(site.vrrp(&indexes), leases.clone(), &roles, &tasks)?;
+
+        let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
+        let (isolated_sender, isolated) = watch::channel(HashSet::new());
+        let mut checks = check::Runner::new(verdict_sender, isolated, cancel.clone());
+        checks.set(director.targets());
+
+        let (requests, request_receiver) = mpsc::channel(REQUESTS);
+        let (reload_sender, reloads) = mpsc::channel(REQUESTS);
+        let listener = admin::listen(run_dir)?;
+        tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, cancel.clone()));
+
+        let (hop_sender, next_hops) = watch::channel(HashMap::new());
+        let (vrrp_changed, vrrp_receiver) = watch::channel(vrrp.clone());
+        let pool = Pool { director, dataplane, vrrp: vrrp_receiver };
+        let pool_cancel = CancellationToken::new();
+        let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
+        let (host, host_cancel) =
+            spawn_host(netlink, &site, &vrrp, hop_sender, isolated_sender, role_changes);
+        Ok(Self {
+            run_dir: run_dir.to_owned(),
+            mode,
+            site,
+            leases,
+            vrrp,
+            vrrp_ended,
+            vrrp_changed,
+            roles,
+            checks,
+            pool,
+            requests,
+            reloads,
+            pool_cancel,
+            host,
+            host_cancel,
+            tasks,
+            cancel,
+        })
+    }
+
+    /// Serves until a signal says how to end.
+    async fn serve(&mut self, config: &Path) -> anyhow::Result<End> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut leave = signal(SignalKind::user_defined2())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(End::Stop),
+                _ = interrupt.recv() => return Ok(End::Stop),
+                _ = leave.recv() => return Ok(End::Leave),
+                _ = hangup.recv() => drop(self.reload_and_log(config).await),
+                Some(asker) = self.reloads.recv() => {
+                    let outcome = self.reload_and_log(config).await;
+                    // Whoever asked may have hung up.
+                    let _ = asker.send(outcome);
+                }
+                ended = &mut self.vrrp_ended => {
+                    ended??;
+                    bail!("the VRRP thread ended by itself");
+                }
+            }
         }
     }
+
+    async fn reload_and_log(&mut self, config: &Path) -> Result<(), String> {
+        notify_systemd(sd_notify::NotifyState::Reloading);
+        let outcome = self.reload(config).await.map_err(|error| format!("{error:#}"));
+        match &outcome {
+            Ok(()) => tracing::info!(config = %config.display(), "reloaded"),
+            Err(error) => tracing::error!(%error, "reload failed, the old configuration stays in force"),
+        }
+        notify_systemd(sd_notify::NotifyState::Ready);
+        outcome
+    }
+
+    /// Puts what the file says now in the place of what is in force. What is in both goes on undisturbed: roles and
+    /// leases, checks, flows. Until the tables are written nothing has changed, and an error leaves all as it was.
+    async fn reload(&mut self, path: &Path) -> anyhow::Result<()> {
+        let file = path.to_owned();
+        let config = tokio::task::spawn_blocking(move || read(&file)).await??;
+        let site = Site::survey(config, &Netlink::open()?).await?;
+
+        // Leases of both, until the old instances are gone.
+        let (old, new) = (self.site.owners(), site.owners());
+        let both: Vec<_> =
+            new.iter().chain(old.iter().filter(|owner| !new.contains(owner))).copied().collect();
+        let indexes = self.leases.assign(&both)?;
+        let indexes = &indexes[..new.len()];
+        let instances = site.vrrp(indexes);
+        let successor = if instances == *self.vrrp.instances {
+            None
+        } else {
+            // It adopts the leases that are held. For a moment both threads say the same.
+            Some(spawn_vrrp(instances, self.leases.clone(), &self.roles, &self.tasks)?)
+        };
+
+        let (done, targets) = oneshot::channel();
+        let succession = Succession {
+            config: site.config.clone(),
+            vips: site.vips(indexes),
+            next_hops: site.next_hops.clone(),
+            interfaces: site.interfaces.clone(),
+            mode: self.mode,
+            done,
+        };
+        self.requests.send(Request::Succeed(Box::new(succession))).await?;
+        let targets = match targets.await.context("the pool is gone").and_then(|done| Ok(done?)) {
+            Ok(targets) => targets,
+            Err(error) => {
+                if let Some((vrrp, _)) = successor {
+                    vrrp.handle.leave();
+                }
+                return Err(error);
+            }
+        };
+        self.checks.set(targets);
+
+        if let Some((vrrp, ended)) = successor {
+            self.resign_removed(&old, &new).await;
+            self.vrrp.handle.leave();
+            std::mem::replace(&mut self.vrrp_ended, ended).await??;
+            self.vrrp = vrrp;
+            self.vrrp_changed.send_replace(self.vrrp.clone());
+        }
+        self.leases.assign(&new)?;
+
+        self.host_cancel.cancel();
+        let host = (&mut self.host).await?;
+        host.withdraw(&site.instances).await;
+        let Host { netlink, next_hops, isolated, .. } = host;
+        let roles = self.roles.subscribe();
+        (self.host, self.host_cancel) = spawn_host(netlink, &site, &self.vrrp, next_hops, isolated, roles);
+        self.site = site;
+        Ok(())
+    }
+
+    /// Instances that the new configuration lacks tell their peers before they go.
+    async fn resign_removed(&self, old: &[lvs_ebpf_common::LeaseOwner], new: &[lvs_ebpf_common::LeaseOwner]) {
+        let removed: Vec<usize> = (0..old.len()).filter(|i| !new.contains(&old[*i])).collect();
+        for index in &removed {
+            self.vrrp.handle.fault(*index, Some(FaultCause::Removed));
+        }
+        let resigned = || {
+            let state = |index: &usize| self.vrrp.handle.board().view(*index).map(|view| view.state);
+            removed.iter().all(|index| state(index) == Some(State::Fault))
+        };
+        // A thread that does nothing else takes no time; should it hang, its leases lapse.
+        for _ in 0..100 {
+            if resigned() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn end(self, end: End) -> anyhow::Result<()> {
+        match end {
+            End::Stop => {
+                tracing::info!("stopping: resigning, forwarding until another master is heard");
+                self.vrrp.handle.stop(LINGER);
+            }
+            End::Leave => {
+                tracing::info!("leaving: forwarding and leases stay for the next start");
+                self.vrrp.handle.leave();
+            }
+        }
+        // The host task still runs: it removes the addresses while the VRRP thread lingers.
+        self.vrrp_ended.await??;
+        self.host_cancel.cancel();
+        let host = self.host.await?;
+        if end == End::Stop {
+            host.settle_finally().await;
+        }
+        self.cancel.cancel();
+        self.checks.stopped().await;
+        self.pool_cancel.cancel();
+        let dataplane = self.pool.await?;
+        self.tasks.close();
+        self.tasks.wait().await;
+        let _ = fs::remove_file(admin::socket_path(&self.run_dir));
+        if end == End::Stop {
+            dataplane.close()?;
+        }
+        Ok(())
+    }
+}
+
+fn spawn_vrrp(
+    instances: Vec<driver::Instance>,
+    leases: LeaseMap,
+    roles: &watch::Sender<u64>,
+    tasks: &TaskTracker,
+) -> anyhow::Result<(Vrrp, JoinHandle<std::io::Result<()>>)> {
+    let (event_sender, events) = mpsc::channel(ROLE_EVENTS);
+    let (handle, thread) = driver::spawn(instances.clone(), leases, event_sender)?;
+    let ended = tokio::task::spawn_blocking(move || thread.join());
+    let names = instances.iter().map(|instance| instance.name.clone()).collect();
+    tasks.spawn(report_vrrp(names, events, roles.clone()));
+    Ok((Vrrp { handle, instances: instances.into() }, ended))
+}
+
+fn spawn_host(
+    netlink: Netlink,
+    site: &Site,
+    vrrp: &Vrrp,
+    next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+    isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    roles: watch::Receiver<u64>,
+) -> (JoinHandle<Host>, CancellationToken) {
+    let mut host = Host {
+        netlink,
+        config: site.config.clone(),
+        instances: site.instances.clone(),
+        routes: site.routes.clone(),
+        vrrp: vrrp.handle.clone(),
+        next_hops,
+        isolated,
+    };
+    let cancel = CancellationToken::new();
+    let until = cancel.clone();
+    let task = tokio::spawn(async move {
+        host.run(roles, until).await;
+        host
+    });
+    (task, cancel)
 }
 
 fn notify_systemd(state: sd_notify::NotifyState) {
@@ -255,78 +414,4 @@ async fn log_events(mut logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>, canc
             }
         }
     }
-}
-
-fn owners(config: &Config, instances: &[LocalInstance]) -> Vec<LeaseOwner> {
-    let owner = |(config, local): (&VrrpInstance, &LocalInstance)| LeaseOwner {
-        ifindex: local.link.ifindex,
-        vrid: config.vrid.get().into(),
-        family: libc::AF_INET as u16,
-    };
-    config.instances.iter().zip(instances).map(owner).collect()
-}
-
-fn vrrp_instances(config: &Config, local: &[LocalInstance], leases: &[u32]) -> Vec<driver::Instance> {
-    let resolved = config.instances.iter().zip(local).zip(leases);
-    resolved
-        .map(|((instance, local), lease)| driver::Instance {
-            name: instance.name.clone(),
-            interface: instance.interface.clone(),
-            ifindex: local.link.ifindex,
-            source: local.source,
-            vrid: instance.vrid,
-            priority: instance.priority,
-            version: instance.version,
-            advert_interval: instance.advert_interval,
-            start_as_master: instance.start_as_master,
-            peers: instance.peers.clone(),
-            authentication: instance.authentication,
-            preempt: instance.preempt,
-            addresses: local
-                .addresses
-                .iter()
-                .map(|a| driver::Address { address: a.config.address, ifindex: a.ifindex, mac: a.mac })
-                .collect(),
-            garp: instance.garp,
-            lease: *lease,
-        })
-        .collect()
-}
-
-/// Takes the run directory for this process.
-pub fn lock(run_dir: &Path) -> anyhow::Result<Flock<fs::File>> {
-    fs::create_dir_all(run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
-    let path = run_dir.join("lvsd.pid");
-    let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let file = open.with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut file) => {
-            file.set_len(0)?;
-            writeln!(file, "{}", std::process::id())?;
-            Ok(file)
-        }
-        Err((mut file, _)) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid)?;
-            bail!("another lvsd (pid {}) runs in {}", pid.trim(), run_dir.display())
-        }
-    }
-}
-
-/// bpf_link for XDP came with Linux 5.9; 5.10 is the first long-term kernel with it.
-fn kernel_is_recent() -> anyhow::Result<()> {
-    let name = nix::sys::utsname::uname().context("cannot ask for the kernel's version")?;
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    ensure!(version >= (5, 10), "Linux 5.10 or later is needed, this is {release}");
-    Ok(())
-}
-
-/// More descriptors for checks. More locked memory for BPF maps before Linux 5.11 and for the VRRP thread; where
-/// that is not allowed, whoever needs it says so.
-fn raise_limits() {
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let _ = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
 }

@@ -1,7 +1,13 @@
 //! Owner of the BPF objects: loads and attaches the program, and carries table changes into its maps.
 
 use std::{
-    collections::HashMap, io, net::Ipv4Addr, path::Path, sync::atomic::Ordering, thread, time::Duration,
+    collections::{BTreeMap, HashMap},
+    io,
+    net::Ipv4Addr,
+    path::Path,
+    sync::atomic::Ordering,
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -133,9 +139,24 @@ impl Dataplane {
         &mut self.ebpf
     }
 
+    /// Attaches the program where it is not yet.
+    pub fn attach_all(
+        &mut self,
+        interfaces: &BTreeMap<u32, String>,
+        mode: Mode,
+    ) -> Result<(), DataplaneError> {
+        for (ifindex, name) in interfaces {
+            if !self.links.contains_key(ifindex) {
+                self.attach(name, *ifindex, mode)?;
+                tracing::info!(interface = %name, "XDP attached");
+            }
+        }
+        Ok(())
+    }
+
     /// Attaches the program to an interface, or takes over the link that an earlier daemon left: then the
     /// program is replaced between two packets.
-    pub fn attach(&mut self, interface: &str, ifindex: u32, mode: Mode) -> Result<(), DataplaneError> {
+    fn attach(&mut self, interface: &str, ifindex: u32, mode: Mode) -> Result<(), DataplaneError> {
         let native = (XdpMode::Driver, "native");
         let generic = (XdpMode::Skb, "generic");
         let wanted = match mode {
@@ -206,7 +227,8 @@ impl Dataplane {
 
     /// Detaches from interfaces that have no use any more, and frees the maps of other versions. To be called
     /// when all wanted interfaces are attached.
-    pub fn forget_unused(&mut self) {
+    pub fn forget_unused(&mut self, interfaces: &BTreeMap<u32, String>) {
+        self.links.retain(|ifindex, _| interfaces.contains_key(ifindex));
         for pin in self.pins.all_links() {
             let ifindex = pin
                 .file_name()

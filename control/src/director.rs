@@ -4,11 +4,15 @@
 
 mod service;
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use lvs_ebpf_common::{ServiceKey, Vip};
 
 use crate::{
+    check::Target,
     config::model::{Check, Config, RealServer, SorryServer},
     dataplane::plan::{Desired, NextHop},
 };
@@ -19,17 +23,13 @@ pub struct Director {
     services: Vec<ServiceState>,
     vips: Vec<(Ipv4Addr, Vip)>,
     next_hops: HashMap<Ipv4Addr, NextHop>,
-    /// Service, real and check by number of the check.
-    checks: Vec<(usize, usize, usize)>,
+    /// By number of the check. Numbers are never used again.
+    checks: BTreeMap<usize, Place>,
+    next_check: usize,
 }
 
-/// One check for the runner.
-pub struct Target<'a> {
-    pub id: usize,
-    pub check: &'a Check,
-    /// As its predecessor left it.
-    pub up: bool,
-}
+/// Service, real and check.
+type Place = (usize, usize, usize);
 
 /// What an operator is told of; services and reals by their place in [`Director::services`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +48,68 @@ impl Director {
     ) -> Self {
         let services: Vec<_> =
             config.services.iter().map(|service| ServiceState::new(service.clone(), &was_up)).collect();
-        let checks = services.iter().enumerate().flat_map(|(s, service)| {
-            let reals = service.reals.iter().enumerate();
-            reals.flat_map(move |(r, real)| (0..real.checks.len()).map(move |c| (s, r, c)))
-        });
-        Self { checks: checks.collect(), services, vips, next_hops: HashMap::new() }
+        let checks: BTreeMap<_, _> = places(&services).into_iter().enumerate().collect();
+        Self { next_check: checks.len(), checks, services, vips, next_hops: HashMap::new() }
     }
 
-    pub fn targets(&self) -> impl Iterator<Item = Target<'_>> {
-        self.checks.iter().enumerate().map(|(id, &(s, r, c))| {
-            let real = &self.services[s].reals[r];
-            Target { id, check: &real.config.checks[c], up: real.checks[c].up }
-        })
+    /// The director of a new configuration. A check that is in both keeps its number and its state, a service its
+    /// quorum; real servers whose checks are new begin as [`Director::new`] has it.
+    pub fn succeed(&self, config: &Config, vips: Vec<(Ipv4Addr, Vip)>) -> Self {
+        let mut next = Self::new(config, vips, |_, _| None);
+        next.next_hops.clone_from(&self.next_hops);
+        next.next_check = self.next_check;
+        next.checks.clear();
+        let mut known: HashMap<(ServiceKey, Ipv4Addr, u16), Vec<(usize, Place)>> = HashMap::new();
+        for (&id, &place) in &self.checks {
+            known.entry(self.server(place)).or_default().push((id, place));
+        }
+        for place in places(&next.services) {
+            let left = known.get_mut(&next.server(place));
+            let same = left.and_then(|left| {
+                let at = left.iter().position(|(_, old)| self.check(*old) == next.check(place))?;
+                Some(left.swap_remove(at))
+            });
+            let id = match same {
+                Some((id, (old_s, old_r, old_c))) => {
+                    let (s, r, c) = place;
+                    let state = self.services[old_s].reals[old_r].checks[old_c].clone();
+                    next.services[s].reals[r].checks[c] = state;
+                    id
+                }
+                None => {
+                    next.next_check += 1;
+                    next.next_check - 1
+                }
+            };
+            next.checks.insert(id, place);
+        }
+        let before: HashMap<_, _> = self.services.iter().map(|service| (service.key, service)).collect();
+        for service in &mut next.services {
+            if let Some(before) = before.get(&service.key) {
+                service.succeed(before);
+            }
+        }
+        next
+    }
+
+    fn server(&self, (s, r, _): Place) -> (ServiceKey, Ipv4Addr, u16) {
+        let service = &self.services[s];
+        let real = &service.reals[r].config;
+        (service.key, real.address, real.port)
+    }
+
+    fn check(&self, (s, r, c): Place) -> &Check {
+        &self.services[s].reals[r].config.checks[c]
+    }
+
+    /// All checks, for the runner.
+    pub fn targets(&self) -> Vec<Target> {
+        let target = |(&id, &place): (&usize, &Place)| {
+            let (s, r, c) = place;
+            let up = self.services[s].reals[r].checks[c].up;
+            Target { id, check: self.check(place).clone(), up }
+        };
+        self.checks.iter().map(target).collect()
     }
 
     pub fn services(&self) -> &[ServiceState] {
@@ -72,7 +122,7 @@ impl Director {
     }
 
     pub fn on_verdict(&mut self, id: usize, up: bool, error: Option<String>) -> Vec<Change> {
-        let Some(&(s, r, c)) = self.checks.get(id) else { return Vec::new() };
+        let Some(&(s, r, c)) = self.checks.get(&id) else { return Vec::new() };
         let service = &mut self.services[s];
         let real = &mut service.reals[r];
         let from = real.standing();
@@ -98,6 +148,14 @@ impl Director {
         let services = self.services.iter().map(|service| service.desired(next_hop));
         Desired { services: services.collect(), vips: self.vips.clone() }
     }
+}
+
+fn places(services: &[ServiceState]) -> Vec<Place> {
+    let of_service = |(s, service): (usize, &ServiceState)| {
+        let reals = service.reals.iter().enumerate();
+        reals.flat_map(|(r, real)| (0..real.checks.len()).map(move |c| (s, r, c))).collect::<Vec<_>>()
+    };
+    services.iter().enumerate().flat_map(of_service).collect()
 }
 
 #[cfg(test)]

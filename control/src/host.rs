@@ -310,6 +310,20 @@ impl Host {
         }
     }
 
+    /// Removes the virtual addresses that `successors` do not have.
+    pub async fn withdraw(&self, successors: &[LocalInstance]) {
+        let key = |a: &LocalAddress| (a.ifindex, a.config.address, a.config.prefix_len);
+        let kept: HashSet<_> = successors.iter().flat_map(|instance| &instance.addresses).map(key).collect();
+        let ours = self.instances.iter().flat_map(|instance| &instance.addresses);
+        for gone in ours.filter(|address| !kept.contains(&key(address))) {
+            let (ifindex, address, prefix_len) = key(gone);
+            // It is there only if we were master.
+            if let Err(error) = self.netlink.remove_address(&Address { ifindex, address, prefix_len }).await {
+                tracing::debug!(%error, "virtual address was not there");
+            }
+        }
+    }
+
     /// Last act of a planned stop: nobody is master, so no virtual address stays.
     pub async fn settle_finally(&self) {
         match self.netlink.snapshot().await {

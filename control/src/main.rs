@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             daemon::run(&config, &run_dir, xdp_mode)
         }
         Command::Check { file, format } => return check(&file, format),
+        Command::Reload { run_dir } => block_on(admin::reload(&run_dir)),
         Command::Status { json, run_dir } => status(&run_dir, json),
         Command::Unload { run_dir } => unload(&run_dir),
     };
@@ -72,9 +73,13 @@ fn check(file: &Path, format: Format) -> ExitCode {
     if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
+fn block_on<T>(answer: impl Future<Output = Result<T, admin::AdminError>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(admin::ask(run_dir))?;
+    Ok(runtime.block_on(answer)?)
+}
+
+fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let status = block_on(admin::status(run_dir))?;
     if json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {

@@ -1,15 +1,20 @@
 //! The task that owns the director's state and the BPF tables: verdicts and next hops in, table changes out.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
-use tokio::sync::{mpsc, watch};
+use lvs_ebpf_common::Vip;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Question, status},
-    check::Verdict,
+    admin::{Request, status},
+    check::{Target, Verdict},
     config::model::{Config, Forwarding, Protocol, SorryServer},
-    dataplane::{Dataplane, plan::NextHop},
+    dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, Director, RealState, ServiceState, Standing},
     vrrp::driver,
 };
@@ -17,8 +22,25 @@ use crate::{
 pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
+    pub vrrp: watch::Receiver<Vrrp>,
+}
+
+/// The VRRP thread and what it runs.
+#[derive(Clone)]
+pub struct Vrrp {
+    pub handle: driver::Handle,
+    pub instances: Arc<[driver::Instance]>,
+}
+
+/// A configuration that takes the place of the one in force.
+pub struct Succession {
     pub config: Config,
-    pub vrrp: driver::Handle,
+    pub vips: Vec<(Ipv4Addr, Vip)>,
+    pub next_hops: HashMap<Ipv4Addr, NextHop>,
+    pub interfaces: BTreeMap<u32, String>,
+    pub mode: Mode,
+    /// What is to be checked from now on; an error means that the old one stays.
+    pub done: oneshot::Sender<Result<Vec<Target>, DataplaneError>>,
 }
 
 impl Pool {
@@ -27,7 +49,7 @@ impl Pool {
         mut self,
         mut verdicts: mpsc::Receiver<Verdict>,
         mut next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
-        mut questions: mpsc::Receiver<Question>,
+        mut requests: mpsc::Receiver<Request>,
         cancel: CancellationToken,
     ) -> Dataplane {
         loop {
@@ -46,10 +68,14 @@ impl Pool {
                     self.director.on_next_hops(known);
                     self.apply();
                 }
-                Some(question) = questions.recv() => {
-                    // Whoever asked may have hung up.
-                    let _ = question.send(self.status());
-                }
+                // Whoever asked may have hung up.
+                Some(request) = requests.recv() => match request {
+                    Request::Status(asker) => drop(asker.send(self.status())),
+                    Request::Succeed(succession) => {
+                        let outcome = self.succeed(&succession);
+                        drop(succession.done.send(outcome));
+                    }
+                },
             }
         }
     }
@@ -99,10 +125,25 @@ impl Pool {
         }
     }
 
+    fn succeed(&mut self, succession: &Succession) -> Result<Vec<Target>, DataplaneError> {
+        let mut director = self.director.succeed(&succession.config, succession.vips.clone());
+        director.on_next_hops(succession.next_hops.clone());
+        let (dataplane, interfaces) = (&mut self.dataplane, &succession.interfaces);
+        tokio::task::block_in_place(|| {
+            dataplane.attach_all(interfaces, succession.mode)?;
+            dataplane.apply(&director.desired())?;
+            dataplane.forget_unused(interfaces);
+            Ok::<_, DataplaneError>(())
+        })?;
+        self.director = director;
+        Ok(self.director.targets())
+    }
+
     fn status(&self) -> status::Status {
         let now = driver::clock();
-        let instances = self.config.instances.iter().enumerate().map(|(i, instance)| {
-            let view = self.vrrp.board().view(i).unwrap_or_default();
+        let vrrp = self.vrrp.borrow().clone();
+        let instances = vrrp.instances.iter().enumerate().map(|(i, instance)| {
+            let view = vrrp.handle.board().view(i).unwrap_or_default();
             status::Instance {
                 name: instance.name.clone(),
                 state: view.state.to_string(),

@@ -109,6 +109,8 @@ pub enum FaultCause {
     LinkDown,
     /// The source address of its adverts is not on the interface.
     SourceMissing,
+    /// The configuration has no such instance any more.
+    Removed,
 }
 
 impl fmt::Display for FaultCause {
@@ -117,6 +119,7 @@ impl fmt::Display for FaultCause {
             Self::InterfaceMissing => "interface missing",
             Self::LinkDown => "link down",
             Self::SourceMissing => "source address missing",
+            Self::Removed => "removed from the configuration",
         })
     }
 }

@@ -144,6 +144,14 @@ impl Director {
         self.wait_until_it_answers()
     }
 
+    /// Writes the configuration anew and has the daemon read it. The error is what `lvsd reload` said.
+    pub fn reload(&self, config: &str) -> Result<()> {
+        self.node.write_file("lvsd.conf", config)?;
+        let mut command = Command::new("timeout");
+        command.arg("10").arg(built_program("lvsd")).args(["reload", "--run-dir"]).arg(&self.run_dir);
+        output(command).map(drop)
+    }
+
     fn end_by(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
         let status = self.process.wait(Duration::from_secs(10))?;

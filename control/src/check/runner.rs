@@ -1,7 +1,7 @@
 //! Who runs the probes? One task per checker, on a bounded number of sockets.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, hash_map::Entry},
     net::Ipv4Addr,
     sync::{
         Arc,
@@ -24,9 +24,14 @@ use super::{
 };
 use crate::config::model::{Check, CheckKind};
 
-/// All checkers of one configuration.
+/// All checkers of the configuration in force.
 pub struct Runner {
     tasks: TaskTracker,
+    running: HashMap<usize, CancellationToken>,
+    slots: Arc<Slots>,
+    verdicts: mpsc::Sender<Verdict>,
+    isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+    cancel: CancellationToken,
 }
 
 /// What to check; `id` names it in its verdicts.
@@ -48,32 +53,51 @@ pub struct Verdict {
 }
 
 impl Runner {
-    /// Starts a task for each target; `cancel` ends them and closes their sockets.
+    /// `cancel` ends all checks and closes their sockets.
     ///
     /// A full channel delays the checks that have something to say, and no others. While an address is among
     /// the `isolated` its checks say nothing: it is this director that is cut off, and were its reals taken out
     /// for that, it would come back as a master without any.
-    pub fn spawn(
-        targets: Vec<Target>,
+    pub fn new(
         verdicts: mpsc::Sender<Verdict>,
         isolated: watch::Receiver<HashSet<Ipv4Addr>>,
         cancel: CancellationToken,
     ) -> Self {
-        let slots = Arc::new(Slots::new(descriptors_for_checks()));
-        let tasks = TaskTracker::new();
-        for target in targets {
-            let (slots, verdicts) = (slots.clone(), verdicts.clone());
-            let (isolated, cancel) = (isolated.clone(), cancel.clone());
-            tasks.spawn(async move {
-                cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
-            });
+        Self {
+            tasks: TaskTracker::new(),
+            running: HashMap::new(),
+            slots: Arc::new(Slots::new(descriptors_for_checks())),
+            verdicts,
+            isolated,
+            cancel,
         }
-        tasks.close();
-        Self { tasks }
+    }
+
+    /// From now on these and no others are checked. One whose id is known goes on undisturbed.
+    pub fn set(&mut self, targets: Vec<Target>) {
+        let wanted: HashSet<usize> = targets.iter().map(|target| target.id).collect();
+        self.running.retain(|id, cancel| {
+            let stays = wanted.contains(id);
+            if !stays {
+                cancel.cancel();
+            }
+            stays
+        });
+        for target in targets {
+            if let Entry::Vacant(vacant) = self.running.entry(target.id) {
+                let cancel = vacant.insert(self.cancel.child_token()).clone();
+                let (slots, verdicts) = (self.slots.clone(), self.verdicts.clone());
+                let isolated = self.isolated.clone();
+                self.tasks.spawn(async move {
+                    cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
+                });
+            }
+        }
     }
 
     /// Returns when every task has ended: after the cancellation, or when nobody takes verdicts any more.
     pub async fn stopped(&self) {
+        self.tasks.close();
         self.tasks.wait().await;
     }
 }

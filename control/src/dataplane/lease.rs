@@ -1,25 +1,30 @@
 //! The lease map, written by the VRRP thread without a system call, and who owns which element of it.
 
-use std::{io, os::fd::AsFd, sync::atomic::Ordering};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Arc, atomic::Ordering},
+};
 
 use lvs_ebpf_common::{Lease, LeaseOwner, maps};
 
 use super::mapped::Mapped;
 
 /// `LEASES`, mapped into this process.
-pub struct LeaseMap(Mapped<Lease>);
+#[derive(Clone)]
+pub struct LeaseMap(Arc<Mapped<Lease>>);
 
 /// Word of [`Lease`] that is `until`.
 const UNTIL: usize = std::mem::offset_of!(Lease, until) / 8;
 
 impl LeaseMap {
     pub fn map(fd: impl AsFd) -> io::Result<Self> {
-        Mapped::map(fd, maps::LEASE_SLOTS).map(Self)
+        Mapped::map(fd, maps::LEASE_SLOTS).map(Arc::new).map(Self)
     }
 
     /// A map no XDP program reads, for tests.
     pub fn anonymous() -> io::Result<Self> {
-        Mapped::anonymous(maps::LEASE_SLOTS).map(Self)
+        Mapped::anonymous(maps::LEASE_SLOTS).map(Arc::new).map(Self)
     }
 
     /// Allows answers until `until` (CLOCK_MONOTONIC nanoseconds).

@@ -74,6 +74,12 @@ impl ServiceState {
         self.has_quorum != had
     }
 
+    /// Goes on where the same service of the configuration before was, as to its quorum.
+    pub fn succeed(&mut self, before: &Self) {
+        self.has_quorum = before.has_quorum;
+        self.settle_quorum();
+    }
+
     /// The sorry server, while it stands for the real servers. It does not while nobody knows where its frames
     /// would go: then a few living real servers are better than none.
     pub fn sorry(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> Option<&SorryServer> {

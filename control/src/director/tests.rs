@@ -97,7 +97,7 @@ fn a_real_that_was_out_before_a_restart_stays_out_until_a_check_succeeds() {
     let config = Config { services: vec![service(vec![real(1, 1), real(2, 1)])], ..Config::default() };
     let mut director = Director::new(&config, Vec::new(), |_, real| Some(real.address.octets()[3] != 2));
     assert_eq!(weights(&director), [3, 0]);
-    assert_eq!(director.targets().map(|target| target.up).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(director.targets().iter().map(|target| target.up).collect::<Vec<_>>(), [true, false]);
     up(&mut director, 1);
     assert_eq!(weights(&director), [3, 3]);
 }
@@ -106,7 +106,7 @@ fn a_real_that_was_out_before_a_restart_stays_out_until_a_check_succeeds() {
 fn with_alpha_a_real_is_out_until_its_first_success() {
     let mut director = direct(service(vec![alpha(1), real(2, 1)]));
     assert_eq!(weights(&director), [0, 3]);
-    assert_eq!(director.targets().map(|target| target.up).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(director.targets().iter().map(|target| target.up).collect::<Vec<_>>(), [false, true, true]);
     up(&mut director, 0);
     assert_eq!(weights(&director), [3, 3]);
 }
@@ -188,4 +188,42 @@ fn a_start_without_quorum_begins_with_the_sorry_server_and_tells_no_loss() {
     director.on_next_hops([(SORRY, HOP)].into());
     assert_eq!(weights(&director), [0, 1]);
     assert_eq!(down(&mut director, 0), []);
+}
+
+#[test]
+fn a_new_configuration_keeps_the_state_of_what_is_in_both() {
+    let mut before = direct(service(vec![real(1, 1), real(2, 2), real(3, 1)]));
+    down(&mut before, 0);
+    down(&mut before, 2);
+
+    let mut changed = real(3, 1);
+    changed.checks[0].timing.retry = 7;
+    let config = Config {
+        services: vec![service(vec![real(4, 1), changed, real(2, 2), real(1, 1)])],
+        ..Config::default()
+    };
+    let mut after = before.succeed(&config, Vec::new());
+
+    assert_eq!(weights(&after), [3, 3, 0, 0], "what was down is down, what is new or changed is up");
+    let ids: HashMap<u8, Vec<usize>> = after.targets().into_iter().fold(HashMap::new(), |mut ids, target| {
+        ids.entry(target.check.address.octets()[3]).or_default().push(target.id);
+        ids
+    });
+    assert_eq!((&ids[&1], &ids[&2]), (&vec![0], &vec![1, 2]), "unchanged checks keep their numbers");
+    assert!(ids[&3][0] > 3 && ids[&4][0] > 3, "others get new ones: {ids:?}");
+    up(&mut after, 0);
+    assert_eq!(weights(&after), [3, 3, 0, 3]);
+    down(&mut after, 3);
+    assert_eq!(weights(&after), [3, 3, 0, 3], "a late verdict of a check that is gone is nobody's");
+}
+
+#[test]
+fn a_new_configuration_keeps_the_sorry_server_in_while_quorum_is_missing() {
+    let mut before = with_sorry(2, Quorum { weight: 4, hysteresis: 1 });
+    down(&mut before, 0);
+    down(&mut before, 1);
+    up(&mut before, 0);
+    let config = Config { services: vec![before.services()[0].config.clone()], ..Config::default() };
+    let after = before.succeed(&config, Vec::new());
+    assert_eq!(weights(&after), weights(&before));
 }

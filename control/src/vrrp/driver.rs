@@ -39,7 +39,7 @@ use crate::{
 mod engine;
 
 /// A VRRP instance of the configuration, resolved for this host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
     pub name: String,
     pub interface: String,
@@ -61,7 +61,7 @@ pub struct Instance {
 }
 
 /// A virtual address and where it is announced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Address {
     pub address: Ipv4Addr,
     pub ifindex: u32,
@@ -183,6 +183,7 @@ fn encode_fault(cause: Option<FaultCause>) -> u8 {
         Some(FaultCause::InterfaceMissing) => 1,
         Some(FaultCause::LinkDown) => 2,
         Some(FaultCause::SourceMissing) => 3,
+        Some(FaultCause::Removed) => 4,
     }
 }
 
@@ -191,6 +192,7 @@ fn decode_fault(code: u8) -> Option<FaultCause> {
         1 => Some(FaultCause::InterfaceMissing),
         2 => Some(FaultCause::LinkDown),
         3 => Some(FaultCause::SourceMissing),
+        4 => Some(FaultCause::Removed),
         _ => None,
     }
 }
@@ -306,7 +308,12 @@ mod tests {
 
     #[test]
     fn a_fault_survives_the_mailbox() {
-        for cause in [FaultCause::InterfaceMissing, FaultCause::LinkDown, FaultCause::SourceMissing] {
+        for cause in [
+            FaultCause::InterfaceMissing,
+            FaultCause::LinkDown,
+            FaultCause::SourceMissing,
+            FaultCause::Removed,
+        ] {
             assert_eq!(decode_fault(encode_fault(Some(cause))), Some(cause));
         }
         assert_eq!(decode_fault(encode_fault(None)), None);

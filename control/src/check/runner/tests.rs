@@ -33,7 +33,9 @@ impl Bench {
         let (sender, verdicts) = mpsc::channel(capacity);
         let (isolated, receiver) = channel(HashSet::new());
         let cancel = CancellationToken::new();
-        Self { isolated, runner: Runner::spawn(targets, sender, receiver, cancel.clone()), verdicts, cancel }
+        let mut runner = Runner::new(sender, receiver, cancel.clone());
+        runner.set(targets);
+        Self { isolated, runner, verdicts, cancel }
     }
 
     async fn verdict(&mut self) -> Verdict {
@@ -91,6 +93,22 @@ async fn a_director_that_is_cut_off_blames_no_real_server() {
 }
 
 #[tokio::test]
+async fn a_change_of_targets_ends_those_that_went_and_leaves_the_others_alone() {
+    let (first, first_address) = listener("127.0.0.1:0").await;
+    let (second, second_address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([check_of(first_address), check_of(second_address)], 8);
+    let told: HashSet<usize> = [bench.verdict().await.id, bench.verdict().await.id].into();
+    assert_eq!(told, [0, 1].into());
+
+    let stays = Target { id: 1, check: check_of(second_address), up: true };
+    bench.runner.set(vec![stays]);
+    drop((first, second));
+    assert_eq!(bench.verdict().await.id, 1, "and not told as new before");
+    sleep(Duration::from_millis(300)).await;
+    assert!(bench.verdicts.is_empty(), "the other is checked no more");
+}
+
+#[tokio::test]
 async fn a_check_that_cannot_start_gives_no_verdict() {
     let (_server, address) = listener("127.0.0.1:0").await;
     let mut check = check_of(address);
@@ -127,15 +145,11 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     let (sender, mut full) = mpsc::channel(1);
     sender.send(Verdict { id: 7, up: true, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
-    let blocked = Runner::spawn(
-        vec![
-            Target { id: 8, check: check_of(other_address), up: true },
-            Target { id: 9, check: check_of(address), up: true },
-        ],
-        sender,
-        bench.isolated.subscribe(),
-        bench.cancel.clone(),
-    );
+    let mut blocked = Runner::new(sender, bench.isolated.subscribe(), bench.cancel.clone());
+    blocked.set(vec![
+        Target { id: 8, check: check_of(other_address), up: true },
+        Target { id: 9, check: check_of(address), up: true },
+    ]);
     // Both of the second runner wait for room; the first goes on.
     let (_first, _) = timeout(LONG, other.accept()).await.unwrap().unwrap();
     for _ in 0..5 {

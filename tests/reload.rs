@@ -1,0 +1,102 @@
+//! What does a reload disturb? Nothing that is in the old and in the new configuration.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use lvs_tests::{
+    Load, Need, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, spread, turns, wait_for, web_service,
+};
+
+const SETTLED: Duration = Duration::from_millis(500);
+
+fn fast(priority: u8) -> Vrrp {
+    Vrrp::v3(priority, Duration::from_millis(100))
+}
+
+#[test]
+fn a_real_server_leaves_and_weights_change_under_load_and_no_request_fails() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let reals = &pair.scene.reals;
+    let load = Load::start(&pair.scene.client, VIP, PACE)?;
+    thread::sleep(SETTLED);
+
+    let config = fast(150).text() + &web_service(&[(&reals[0], 3), (&reals[1], 1)]);
+    pair.lb1.reload(&config)?;
+    let reloaded = Stamp::now();
+    thread::sleep(SETTLED * 4);
+    pair.lb1.reload(&(fast(150).text() + &web_service(&[(&reals[0], 1), (&reals[1], 1), (&reals[2], 1)])))?;
+    let again = Stamp::now();
+    thread::sleep(SETTLED * 2);
+
+    let requests = load.finish()?;
+    ensure!(requests.iter().all(|request| request.answer.is_ok()), "{:?}", outage(&requests, reloaded)?);
+    let between = requests.iter().filter(|it| it.started > reloaded && it.started + SETTLED < again);
+    let shares = spread(between);
+    ensure!(!shares.contains_key("rs3"), "rs3 still gets requests: {shares:?}");
+    ensure!(shares["rs1"] > shares["rs2"] * 2, "not by weight: {shares:?}");
+    ensure!(spread(requests.iter().filter(|it| it.started > again)).contains_key("rs3"), "rs3 is not back");
+    assert_eq!(pair.masters(), [pair.scene.lb1.address()], "nobody changed its role");
+    Ok(())
+}
+
+#[test]
+fn a_broken_configuration_is_refused_by_line_and_changes_nothing() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let before = pair.lb1.status()?;
+    let broken = fast(150).text().replace("virtual_router_id", "virtual_ruoter_id");
+    let said = pair.lb1.reload(&broken).err().context("a broken configuration was accepted")?.to_string();
+    ensure!(said.contains("lvsd.conf:7:5") && said.contains("did you mean"), "{said}");
+    let after = pair.lb1.status()?;
+    assert_eq!(after.instances[0].state, "MASTER");
+    assert_eq!(after.services[0].reals.len(), before.services[0].reals.len());
+    Ok(())
+}
+
+#[test]
+fn a_master_whose_priority_changes_stays_master_without_a_break() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let service = web_service(&pair.scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
+    let load = Load::start(&pair.scene.client, VIP, PACE)?;
+    let reloaded = Stamp::now();
+    pair.lb1.reload(&(fast(170).text() + &service))?;
+    thread::sleep(SETTLED * 2);
+
+    assert_eq!(outage(&load.finish()?, reloaded)?.failed, 0);
+    let adverts = pair.watch.adverts();
+    assert_eq!(
+        turns(adverts.iter().map(|advert| (advert.source, advert.priority))),
+        [(pair.scene.lb1.address(), 150), (pair.scene.lb1.address(), 170)]
+    );
+    assert_eq!(turns(pair.answers_since(reloaded)), [pair.scene.lb1.mac()]);
+    Ok(())
+}
+
+#[test]
+fn an_instance_that_is_taken_out_of_the_file_resigns_and_leaves_no_address() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let service = web_service(&pair.scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
+    let address = || pair.scene.lb1.run("ip -4 address show dev eth0");
+    wait_for("the VIP on lb1", PATIENCE, || Ok(address()?.contains(&VIP.ip().to_string()).then_some(())))?;
+
+    pair.lb1.reload(&service)?;
+    pair.lb2.wait_for_state("MASTER", PATIENCE)?;
+    ensure!(!address()?.contains(&VIP.ip().to_string()), "the VIP is still on lb1");
+    let adverts = pair.watch.adverts();
+    ensure!(
+        adverts.iter().any(|it| it.source == pair.scene.lb1.address() && it.priority == 0),
+        "it did not resign"
+    );
+    pair.scene.wait_for_service(PATIENCE)
+}
