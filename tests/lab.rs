@@ -120,12 +120,12 @@ impl Pair {
 /// keepalived on both hosts, the first with the higher priority and master already.
 fn keepalived_pair(pair: &Pair, watch: &Capture, vrrp: impl Fn(u8) -> Vrrp) -> Result<[Keepalived; 2]> {
     let [first, second] = &pair.hosts;
-    let daemons =
-        [Keepalived::start(first, &vrrp(150).text())?, Keepalived::start(second, &vrrp(100).text())?];
+    let master = Keepalived::start(first, &vrrp(150).text())?;
+    // Started together, the other might be the first master.
     wait_for("an advert of lb1", Duration::from_secs(10), || {
         Ok(watch.adverts().iter().any(|advert| advert.source == first.address()).then_some(()))
     })?;
-    Ok(daemons)
+    Ok([master, Keepalived::start(second, &vrrp(100).text())?])
 }
 
 #[test]
@@ -138,7 +138,6 @@ fn the_outage_of_an_unplugged_keepalived_master_is_what_its_timers_say() -> Resu
     let vrrp = |priority| Vrrp::v3(priority, Duration::from_millis(100));
     let _daemons = keepalived_pair(&pair, &watch, vrrp)?;
     let [first, second] = &pair.hosts;
-    // Past the second burst of gratuitous ARP frames, so that only the failover's own are left.
     let load = Load::start(&pair.client, VIP, PACE)?;
     thread::sleep(Duration::from_millis(500));
 
