@@ -198,10 +198,12 @@ fn make_namespace(
 ) -> Result<Node> {
     let namespace = format!("lvs-{id}-{name}");
     let dir = lab.join(name);
-    fs::create_dir(&dir)?;
     let mut command = Command::new(find_program("ip").context("no program `ip`")?);
     command.args(["netns", "add", &namespace]);
-    undisturbed(|| output(command))?;
+    undisturbed(|| {
+        fs::create_dir(&dir)?;
+        output(command)
+    })?;
     let handle = File::open(Path::new(NAMESPACES).join(&namespace))?;
     let node = Node {
         name: name.to_owned(),

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::Process;
+use crate::{Process, signals::undisturbed};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
@@ -129,7 +129,7 @@ impl Node {
 
     pub(crate) fn write_file(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        undisturbed(|| fs::write(&path, text)).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 }

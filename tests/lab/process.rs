@@ -34,10 +34,11 @@ impl Process {
         log: PathBuf,
         kept: Arc<AtomicBool>,
     ) -> Result<Self> {
-        let output = File::options().create(true).append(true).open(&log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = undisturbed(|| command.spawn())
-            .with_context(|| format!("starting {label} ({:?})", command.get_program()))?;
+        let child = undisturbed(|| {
+            let output = File::options().create(true).append(true).open(&log)?;
+            command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()
+        })
+        .with_context(|| format!("starting {label} ({:?})", command.get_program()))?;
         Ok(Self { label: label.to_owned(), child, log, kept })
     }
 
