@@ -1,13 +1,23 @@
 //! Is a real server fit to serve? Checkers ask it, by keepalived's rules, on master and backup alike.
 
 mod connect;
+mod dns;
 mod http;
 mod machine;
+mod ping;
 mod runner;
+mod smtp;
+mod udp;
+
+use std::time::Duration;
 
 pub use connect::ConnectError;
+pub use dns::DnsError;
 pub use http::HttpError;
+pub use ping::PingError;
 pub use runner::{Runner, Target, Verdict};
+pub use smtp::SmtpError;
+pub use udp::UdpError;
 
 /// Why a check failed, in the words `lvsd status` shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +26,29 @@ pub enum CheckError {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Http(#[from] HttpError),
+    #[error(transparent)]
+    Smtp(#[from] SmtpError),
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    #[error(transparent)]
+    Ping(#[from] PingError),
+}
+
+/// A dialogue may last so many times `connect_timeout`, and no less than that: keepalived sets no bound, so that a
+/// server sending a byte now and then holds its check for ever.
+struct Whole {
+    times: u32,
+    least: Duration,
+}
+
+const WHOLE: Whole = Whole { times: 10, least: Duration::from_secs(10) };
+
+impl Whole {
+    fn of(&self, limit: Duration) -> Duration {
+        limit.saturating_mul(self.times).max(self.least)
+    }
 }
 
 #[cfg(test)]

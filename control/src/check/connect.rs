@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
@@ -50,6 +50,31 @@ pub async fn tcp(check: &Check) -> Result<TcpStream, ConnectError> {
         Ok(Err(error)) => Err(refused(error)),
         Err(_) => Err(ConnectError::Timeout(limit)),
     }
+}
+
+/// A socket that talks to nobody else; nothing has been sent yet.
+pub fn udp(check: &Check) -> Result<UdpSocket, ConnectError> {
+    connected(check, Type::DGRAM, None)
+}
+
+fn connected(check: &Check, kind: Type, protocol: Option<Protocol>) -> Result<UdpSocket, ConnectError> {
+    let socket = socket(&check.source, kind, protocol)?;
+    socket.connect(&target(check).into()).map_err(refused)?;
+    UdpSocket::from_std(socket.into()).map_err(|error| ConnectError::Socket(error.kind()))
+}
+
+pub struct Icmp {
+    /// tokio has no type of its own for it; what it does with the descriptor is the same.
+    pub socket: UdpSocket,
+    /// It shows IP headers, and sees what is for others.
+    pub raw: bool,
+}
+
+/// A raw socket needs CAP_NET_RAW, the other a group within net.ipv4.ping_group_range.
+pub fn icmp(check: &Check, raw: bool) -> Result<Icmp, ConnectError> {
+    let kind = if raw { Type::RAW } else { Type::DGRAM };
+    let socket = connected(check, kind, Some(Protocol::ICMPV4))?;
+    Ok(Icmp { socket, raw })
 }
 
 /// A socket that does not block and is bound as `source` says.

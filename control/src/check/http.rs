@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use self::body::Body;
+use super::WHOLE;
 use crate::config::model::{HttpProtocol, Url};
 
 /// Why an answer is not the expected one.
@@ -61,11 +62,6 @@ const BODY_LIMIT: u64 = 16 * 1024 * 1024;
 const SEARCH_LIMIT: usize = 256 * 1024;
 const PIECE: usize = 8 * 1024;
 
-/// The whole exchange may last this many times `connect_timeout`, and no less than [`PATIENCE`]: keepalived sets
-/// no bound, so that a server sending a byte now and then holds its check for ever.
-const WHOLE: u32 = 10;
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Asks for `url` on a fresh connection; `limit` (`connect_timeout`) bounds the request and each read.
 pub async fn get(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -73,7 +69,7 @@ pub async fn get(
     protocol: HttpProtocol,
     limit: Duration,
 ) -> Result<(), HttpError> {
-    let whole = limit.saturating_mul(WHOLE).max(PATIENCE);
+    let whole = WHOLE.of(limit);
     timeout(whole, exchange(stream, url, protocol, limit)).await.unwrap_or(Err(HttpError::TooSlow(whole)))
 }
 

@@ -19,8 +19,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    CheckError, connect, http,
+    CheckError, connect, dns, http,
     machine::{Change, Finding, Machine},
+    ping, smtp, udp,
 };
 use crate::config::model::{Check, CheckKind};
 
@@ -152,11 +153,22 @@ async fn watch(
 }
 
 async fn probe(check: &Check, url: usize) -> Result<(), CheckError> {
-    let mut stream = connect::tcp(check).await?;
-    if let CheckKind::Http(http) = &check.kind
-        && let Some(url) = http.urls.get(url)
-    {
-        http::get(&mut stream, url, http.protocol, check.timing.connect_timeout).await?;
+    let limit = check.timing.connect_timeout;
+    match &check.kind {
+        CheckKind::Tcp => drop(connect::tcp(check).await?),
+        CheckKind::Http(http) => {
+            let mut stream = connect::tcp(check).await?;
+            if let Some(url) = http.urls.get(url) {
+                http::get(&mut stream, url, http.protocol, limit).await?;
+            }
+        }
+        CheckKind::Smtp { helo } => smtp::greet(&mut connect::tcp(check).await?, helo, limit).await?,
+        CheckKind::Dns(dns) => dns::ask(&connect::udp(check)?, dns, fastrand::u16(..), limit).await?,
+        CheckKind::Udp(udp) => udp::ask(&connect::udp(check)?, udp, limit).await?,
+        CheckKind::Ping => {
+            let socket = connect::icmp(check, false).or_else(|_| connect::icmp(check, true))?;
+            ping::ask(socket, fastrand::u64(..), limit).await?;
+        }
     }
     Ok(())
 }

@@ -230,10 +230,9 @@ const fn ignored(blocks: &'static [Block], words: &'static str, reason: &'static
     Row::new(blocks, words, Status::Ignored(reason))
 }
 
-const CONNECTING: &[Block] = &[TcpCheck, HttpGet];
-const CHECKS: &[Block] = &[TcpCheck, HttpGet];
-const OTHER_CONNECTING: &[Block] = &[SslGet, SmtpCheck, SmtpHost, DnsCheck, UdpCheck, PingCheck];
-const OTHER_CHECKS: &[Block] = &[SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck, MiscCheck];
+const CONNECTING: &[Block] = &[TcpCheck, HttpGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck];
+const CHECKS: &[Block] = CONNECTING;
+const OTHER_CHECKS: &[Block] = &[SslGet, MiscCheck];
 const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
 const NOT_TRACKED: &str = "its failure changes neither state nor priority";
@@ -468,10 +467,10 @@ const TABLE: &[Row] = &[
     read(&[RealServer], "HTTP_GET").opens(HttpGet).repeats(),
     not_yet(&[RealServer], "SSL_GET", UNCHECKED).opens(SslGet).repeats(),
     not_yet(&[RealServer], "MISC_CHECK", UNCHECKED).opens(MiscCheck).repeats(),
-    not_yet(&[RealServer], "UDP_CHECK", UNCHECKED).opens(UdpCheck).repeats(),
-    not_yet(&[RealServer], "DNS_CHECK", UNCHECKED).opens(DnsCheck).repeats(),
-    not_yet(&[RealServer], "SMTP_CHECK", UNCHECKED).opens(SmtpCheck).repeats(),
-    not_yet(&[RealServer], "PING_CHECK", UNCHECKED).opens(PingCheck).repeats(),
+    read(&[RealServer], "UDP_CHECK").opens(UdpCheck).repeats(),
+    read(&[RealServer], "DNS_CHECK").opens(DnsCheck).repeats(),
+    read(&[RealServer], "SMTP_CHECK").opens(SmtpCheck).repeats(),
+    read(&[RealServer], "PING_CHECK").opens(PingCheck).repeats(),
     not_yet(&[RealServer], "FILE_CHECK", UNCHECKED).opens(FileCheck).repeats(),
     not_yet(&[RealServer], "BFD_CHECK", UNCHECKED).opens(BfdCheck).repeats(),
     not_yet(&[RealServer], "uthreshold lthreshold", "the number of connections is not limited"),
@@ -491,7 +490,11 @@ const TABLE: &[Row] = &[
     ignored(&[Url], "regex_stack", "a search needs no stack"),
     not_yet(&[Url], "tls_compliant", "there is no TLS yet"),
     //
-    not_yet(OTHER_CONNECTING, "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),
+    not_yet(
+        &[SslGet, SmtpHost],
+        "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark",
+        "",
+    ),
     not_yet(OTHER_CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures", ""),
     not_yet(
         &[SslGet],
@@ -499,11 +502,11 @@ const TABLE: &[Row] = &[
         "",
     ),
     not_yet(&[SslGet], "url", "").opens(Url).repeats(),
-    not_yet(&[SmtpCheck], "helo_name", ""),
-    not_yet(&[SmtpCheck], "host", "").opens(SmtpHost).repeats(),
-    not_yet(&[DnsCheck], "type name", ""),
+    read(&[SmtpCheck], "helo_name"),
+    not_yet(&[SmtpCheck], "host", "the checker's own address is asked").opens(SmtpHost).repeats(),
+    read(&[DnsCheck], "type name"),
     not_yet(&[MiscCheck], "misc_path misc_timeout misc_dynamic user", ""),
-    not_yet(&[UdpCheck], "payload require_reply min_reply_length max_reply_length", ""),
+    read(&[UdpCheck], "payload require_reply min_reply_length max_reply_length"),
     not_yet(&[FileCheck], "track_file weight", ""),
     not_yet(&[BfdCheck], "name alpha", ""),
     not_yet(&[Ssl], "password ca certificate key", ""),

@@ -298,6 +298,32 @@ fn a_search_is_read_with_its_options() {
 }
 
 #[test]
+fn the_checks_of_other_protocols_are_read_with_their_defaults() {
+    let config = sound("checks");
+    let checks = &config.services.first().unwrap().reals.get(2).unwrap().checks;
+    let helo = |helo: &str| CheckKind::Smtp { helo: helo.to_owned() };
+    let dns = |name, record| CheckKind::Dns(DnsCheck::new(name, record).unwrap());
+    let udp = |payload: &[u8], reply| CheckKind::Udp(UdpCheck { payload: payload.to_vec(), reply });
+    let like = Reply::Like { bytes: vec![(0xa0, 0xff), (0x07, 0x0f)], min: 2, max: 512 };
+    let filler = b"lvsd check - lvsd check - lvsd c";
+    let expected = [
+        (helo("lb.example.org"), 25, 1, 1),
+        (helo("lvsd.localdomain"), 80, 1, 1),
+        (dns("www.example.org", simple_dns::TYPE::AAAA), 80, 3, 7),
+        (dns("", simple_dns::TYPE::SOA), 80, 1, 60),
+        (udp(&[0x0a, 0x0b, 0x0c], like), 80, 1, 1),
+        (udp(filler, Reply::Any), 80, 1, 1),
+        (udp(filler, Reply::NotNeeded), 80, 1, 1),
+        (CheckKind::Ping, 80, 1, 1),
+    ];
+    let read: Vec<_> = checks
+        .iter()
+        .map(|it| (it.kind.clone(), it.port, it.timing.retry, it.timing.delay_before_retry.as_secs()))
+        .collect();
+    assert_eq!(read, expected);
+}
+
+#[test]
 fn a_url_is_read_to_the_last_character() {
     let config = sound("pair");
     let check = &config.services.first().unwrap().reals.first().unwrap().checks.first().unwrap().kind;
@@ -456,6 +482,10 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::RealServer => real(line),
         Block::TcpCheck => real(&format!("TCP_CHECK {{\n{line}\n}}")),
         Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
+        Block::SmtpCheck => real(&format!("SMTP_CHECK {{\n{line}\n}}")),
+        Block::DnsCheck => real(&format!("DNS_CHECK {{\n{line}\n}}")),
+        Block::UdpCheck => real(&format!("UDP_CHECK {{\n{line}\n}}")),
+        Block::PingCheck => real(&format!("PING_CHECK {{\n{line}\n}}")),
         Block::Url => real(&format!("HTTP_GET {{\nurl {{\n{line}\n}}\n}}")),
         _ => return None,
     })

@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use regex::bytes::Regex;
+use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
@@ -50,6 +51,10 @@ pub struct CheckTiming {
 pub enum CheckKind {
     Tcp,
     Http(HttpCheck),
+    Smtp { helo: String },
+    Dns(DnsCheck),
+    Udp(UdpCheck),
+    Ping,
 }
 
 impl CheckKind {
@@ -58,6 +63,10 @@ impl CheckKind {
         match self {
             Self::Tcp => "TCP_CHECK",
             Self::Http(_) => "HTTP_GET",
+            Self::Smtp { .. } => "SMTP_CHECK",
+            Self::Dns(_) => "DNS_CHECK",
+            Self::Udp(_) => "UDP_CHECK",
+            Self::Ping => "PING_CHECK",
         }
     }
 }
@@ -110,4 +119,39 @@ impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_str() == other.0.as_str()
     }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsCheck {
+    /// The message to send, but for its number.
+    pub query: Vec<u8>,
+}
+
+impl DnsCheck {
+    /// `name` without the last dot: the root's is empty.
+    pub fn new(name: &str, record: TYPE) -> Result<Self, SimpleDnsError> {
+        let mut packet = Packet::new_query(0);
+        packet.set_flags(PacketFlag::RECURSION_DESIRED);
+        packet.questions.push(Question::new(Name::new(name)?, record.into(), CLASS::IN.into(), false));
+        Ok(Self { query: packet.build_bytes_vec()? })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct UdpCheck {
+    pub payload: Vec<u8>,
+    pub reply: Reply,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Silence is fine.
+    NotNeeded,
+    Any,
+    Like {
+        /// Value and which of its bits count.
+        bytes: Vec<(u8, u8)>,
+        min: usize,
+        max: usize,
+    },
 }

@@ -1,5 +1,6 @@
 //! What the checkers of a real_server say.
 
+mod datagram;
 mod http;
 
 use std::{net::SocketAddrV4, time::Duration};
@@ -10,6 +11,9 @@ use crate::config::{
     keywords::Block,
     model::{Check, CheckKind, CheckSource, CheckTiming},
 };
+
+/// A server may refuse a name without a dot.
+const HELO: &str = "lvsd.localdomain";
 
 impl Reader<'_> {
     /// In the order of the file.
@@ -30,6 +34,12 @@ impl Reader<'_> {
             Block::HttpGet => {
                 CheckKind::Http(self.http(&items, item, SocketAddrV4::new(address, port), &inherited))
             }
+            Block::SmtpCheck => CheckKind::Smtp {
+                helo: self.one(&items, "helo_name", value::text).unwrap_or_else(|| HELO.to_owned()),
+            },
+            Block::DnsCheck => CheckKind::Dns(self.dns(&items)?),
+            Block::UdpCheck => CheckKind::Udp(self.udp(&items)),
+            Block::PingCheck => CheckKind::Ping,
             _ => return None,
         };
         let timing = self.timing(&items, &kind, &inherited);
@@ -47,13 +57,16 @@ impl Reader<'_> {
         }
     }
 
-    /// keepalived's defaults: lib/check_*.c agree on all but the pause of HTTP. `rise` and `fall` are lvsd's.
+    /// Defaults are keepalived's, which differ by kind. `rise` and `fall` are lvsd's.
     fn timing(&mut self, items: &Items<'_>, kind: &CheckKind, said: &Inherited) -> CheckTiming {
-        let delay_before_retry = match kind {
-            CheckKind::Tcp => Duration::from_secs(1),
-            CheckKind::Http(_) => Duration::from_secs(3),
-        };
         let delay_loop = said.delay_loop.unwrap_or(Duration::from_secs(60));
+        let (retry, delay_before_retry) = match kind {
+            CheckKind::Http(_) => (1, Duration::from_secs(3)),
+            CheckKind::Dns(_) => (3, delay_loop),
+            CheckKind::Tcp | CheckKind::Smtp { .. } | CheckKind::Udp(_) | CheckKind::Ping => {
+                (1, Duration::from_secs(1))
+            }
+        };
         let fall = self.one(items, "fall", value::number(1..=1_000_000));
         if let (Some(_), Some(span)) = (fall, items.span("retry")) {
             self.warn(Class::Conflict, span, "retry has no effect beside fall");
@@ -61,7 +74,7 @@ impl Reader<'_> {
         CheckTiming {
             delay_loop,
             connect_timeout: said.connect_timeout.unwrap_or(Duration::from_secs(5)),
-            retry: said.retry.unwrap_or(1),
+            retry: said.retry.unwrap_or(retry),
             delay_before_retry: said.delay_before_retry.unwrap_or(delay_before_retry),
             warmup: said.warmup.unwrap_or(delay_loop),
             rise: self.one(items, "rise", value::number(1..=1_000_000)).unwrap_or(1),

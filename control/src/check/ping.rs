@@ -1,0 +1,147 @@
+//! Does the real server's host answer an ICMP echo request?
+
+use std::{io, time::Duration};
+
+use tokio::time::timeout;
+
+use super::connect::Icmp;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PingError {
+    #[error("{0}")]
+    Refused(io::ErrorKind),
+    #[error("no echo within {0:?}")]
+    NoReply(Duration),
+}
+
+/// What is echoed: as long as keepalived's.
+const PAYLOAD: usize = 128;
+const HEADER: usize = 8;
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REPLY: u8 = 0;
+/// A raw socket shows the IPv4 header, options and all.
+const LONGEST: usize = 60 + HEADER + PAYLOAD;
+
+/// `token` is what the echo must repeat.
+pub async fn ask(socket: Icmp, token: u64, limit: Duration) -> Result<(), PingError> {
+    let refused = |error: io::Error| PingError::Refused(error.kind());
+    let request = request(token);
+    socket.socket.send(&request).await.map_err(refused)?;
+    let echo = async {
+        let mut packet = [0; LONGEST];
+        loop {
+            let length = socket.socket.recv(&mut packet).await.map_err(refused)?;
+            // A raw socket sees every ICMP message of that host, the echoes of other checks among them.
+            if is_echo(packet.get(..length).unwrap_or_default(), socket.raw, &request) {
+                return Ok(());
+            }
+        }
+    };
+    timeout(limit, echo).await.unwrap_or(Err(PingError::NoReply(limit)))
+}
+
+/// RFC 792. The identifier is for raw sockets; else the kernel sets its own.
+fn request(token: u64) -> [u8; HEADER + PAYLOAD] {
+    let mut request = [0; HEADER + PAYLOAD];
+    let [a, b, ..] = token.to_be_bytes();
+    for (place, byte) in request.iter_mut().zip([ECHO_REQUEST, 0, 0, 0, a, b, 0, 1]) {
+        *place = byte;
+    }
+    for (place, byte) in request.iter_mut().skip(HEADER).zip(token.to_be_bytes().into_iter().cycle()) {
+        *place = byte;
+    }
+    let [high, low] = checksum(&request).to_be_bytes();
+    [request[2], request[3]] = [high, low];
+    request
+}
+
+/// RFC 1071.
+fn checksum(message: &[u8]) -> u16 {
+    let words = message.chunks(2).map(|pair| {
+        u32::from(pair.first().copied().unwrap_or(0)) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))
+    });
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+fn is_echo(packet: &[u8], raw: bool, request: &[u8]) -> bool {
+    let message = match packet.first() {
+        Some(first) if raw => packet.get(usize::from(first & 0x0f) * 4..),
+        Some(_) => Some(packet),
+        None => None,
+    };
+    let Some(message) = message else { return false };
+    let same = |from: usize, to: usize| message.get(from..to) == request.get(from..to);
+    // Type and code, sequence, payload.
+    message.starts_with(&[ECHO_REPLY, 0]) && same(6, HEADER) && same(HEADER, request.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::check::{connect, testing::check_of};
+
+    fn checked(address: Ipv4Addr) -> crate::config::model::Check {
+        check_of(SocketAddr::from((IpAddr::V4(address), 0)))
+    }
+
+    #[tokio::test]
+    async fn this_host_answers() {
+        for raw in [false, true] {
+            let socket = match connect::icmp(&checked(Ipv4Addr::LOCALHOST), raw) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    println!("SKIPPED: raw {raw}: {error}");
+                    continue;
+                }
+            };
+            assert_eq!(
+                ask(socket, 0x1234_5678_9abc_def0, Duration::from_secs(20)).await,
+                Ok(()),
+                "raw {raw}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn silence_times_out() {
+        // On the loopback device nobody has an address for documentation (RFC 5737).
+        let mut check = checked(Ipv4Addr::new(192, 0, 2, 1));
+        check.source.interface = Some("lo".into());
+        let Ok(socket) = connect::icmp(&check, false).or_else(|_| connect::icmp(&check, true)) else {
+            return println!(
+                "SKIPPED: neither raw sockets nor those of net.ipv4.ping_group_range are allowed"
+            );
+        };
+        let error = ask(socket, 1, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.to_string(), "no echo within 100ms");
+    }
+
+    #[test]
+    fn an_echo_repeats_the_request_behind_its_own_headers() {
+        let request = request(0x0102_0304_0506_0708);
+        assert_eq!(checksum(&request), 0, "the sum over a message with its checksum");
+        let mut reply = request;
+        reply[0] = ECHO_REPLY;
+        assert!(is_echo(&reply, false, &request));
+        let packet = [&[0x46; 24][..], &reply].concat();
+        assert!(is_echo(&packet, true, &request));
+        assert!(!is_echo(&request, false, &request), "one's own request on the loopback");
+        reply[HEADER] ^= 1;
+        assert!(!is_echo(&reply, false, &request), "another check's echo");
+        reply[HEADER] ^= 1;
+        assert!(!is_echo(&reply[..40], false, &request), "a part of it");
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_panics(packet: Vec<u8>, raw: bool) {
+            is_echo(&packet, raw, &request(1));
+        }
+    }
+}
