@@ -7,6 +7,7 @@ mod machine;
 mod ping;
 mod runner;
 mod smtp;
+mod tls;
 mod udp;
 
 use std::time::Duration;
@@ -17,6 +18,7 @@ pub use http::HttpError;
 pub use ping::PingError;
 pub use runner::{Runner, Target, Verdict};
 pub use smtp::SmtpError;
+pub use tls::TlsError;
 pub use udp::UdpError;
 
 /// Why a check failed, in the words `lvsd status` shows.
@@ -34,6 +36,19 @@ pub enum CheckError {
     Udp(#[from] UdpError),
     #[error(transparent)]
     Ping(#[from] PingError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl CheckError {
+    /// This host could not even try: no verdict on the real server.
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_local(),
+            Self::Tls(error) => matches!(error, TlsError::Setup(_)),
+            Self::Http(_) | Self::Smtp(_) | Self::Dns(_) | Self::Udp(_) | Self::Ping(_) => false,
+        }
+    }
 }
 
 /// A dialogue may last so many times `connect_timeout`, and no less than that: keepalived sets no bound, so that a

@@ -12,18 +12,20 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
+    io::AsyncWriteExt as _,
     sync::{Semaphore, SemaphorePermit, mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    CheckError, connect, dns, http,
+    CheckError, TlsError, connect, dns, http,
     machine::{Change, Finding, Machine},
-    ping, smtp, udp,
+    ping, smtp, tls, udp,
 };
-use crate::config::model::{Check, CheckKind};
+use crate::config::model::{Check, CheckKind, HttpCheck};
 
 /// All checkers of the configuration in force.
 pub struct Runner {
@@ -112,11 +114,15 @@ async fn watch(
     let Target { id, check, up } = target;
     let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
+    let tls = match &check.kind {
+        CheckKind::Http(HttpCheck { tls: Some(tls), .. }) => Some(tls::connector(tls)),
+        _ => None,
+    };
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
         let Some(slot) = slots.take().await else { return };
         let cut_off = isolated.borrow_and_update().contains(&check.address);
-        let result = if cut_off { Ok(()) } else { probe(&check, machine.url()).await };
+        let result = if cut_off { Ok(()) } else { probe(&check, &tls, machine.url()).await };
         drop(slot);
 
         let (finding, error) = match result {
@@ -124,7 +130,7 @@ async fn watch(
             // The link went or came while the probe was under way.
             Err(_) if isolated.has_changed().unwrap_or(false) => (Finding::NotTried, None),
             Ok(()) => (Finding::Success, None),
-            Err(CheckError::Connect(error)) if error.is_local() => {
+            Err(error) if error.is_local() => {
                 if hindrance.as_ref() != Some(&error) {
                     warn!(address = %check.address, port = check.port, cause = %error, "cannot check");
                     hindrance = Some(error);
@@ -152,15 +158,25 @@ async fn watch(
     }
 }
 
-async fn probe(check: &Check, url: usize) -> Result<(), CheckError> {
+async fn probe(
+    check: &Check,
+    tls: &Option<Result<TlsConnector, TlsError>>,
+    url: usize,
+) -> Result<(), CheckError> {
     let limit = check.timing.connect_timeout;
     match &check.kind {
         CheckKind::Tcp => drop(connect::tcp(check).await?),
         CheckKind::Http(http) => {
+            let Some(url) = http.urls.get(url) else { return Ok(()) };
             let mut stream = connect::tcp(check).await?;
-            if let Some(url) = http.urls.get(url) {
-                http::get(&mut stream, url, http.protocol, limit).await?;
-            }
+            let Some(connector) = tls else {
+                return Ok(http::get(&mut stream, url, http.protocol, limit).await?);
+            };
+            let connector = connector.as_ref().map_err(Clone::clone)?;
+            let mut stream = tls::handshake(connector, stream, url.server_name.clone(), limit).await?;
+            http::get(&mut stream, url, http.protocol, limit).await?;
+            // The last word of TLS; whether it is heard says nothing about the answer.
+            let _ = timeout(limit, stream.shutdown()).await;
         }
         CheckKind::Smtp { helo } => smtp::greet(&mut connect::tcp(check).await?, helo, limit).await?,
         CheckKind::Dns(dns) => dns::ask(&connect::udp(check)?, dns, fastrand::u16(..), limit).await?,

@@ -230,9 +230,9 @@ const fn ignored(blocks: &'static [Block], words: &'static str, reason: &'static
     Row::new(blocks, words, Status::Ignored(reason))
 }
 
-const CONNECTING: &[Block] = &[TcpCheck, HttpGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck];
+const CONNECTING: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck];
 const CHECKS: &[Block] = CONNECTING;
-const OTHER_CHECKS: &[Block] = &[SslGet, MiscCheck];
+const OTHER_CHECKS: &[Block] = &[MiscCheck];
 const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
 const NOT_TRACKED: &str = "its failure changes neither state nor priority";
@@ -261,7 +261,7 @@ const TABLE: &[Row] = &[
         .repeats(),
     not_yet(&[Top], "interface_up_down_delays", "a link change counts at once").opens(Entries),
     not_yet(&[Top], "virtual_server_group", "").opens(Entries).repeats(),
-    not_yet(&[Top], "SSL", "").opens(Ssl),
+    read(&[Top], "SSL").opens(Ssl),
     not_yet(&[Top], "bfd_instance", "").opens(BfdInstance).repeats(),
     not_yet(&[Top], "net_namespace instance", "lvsd stays where it was started"),
     ignored(&[Top], "linkbeat_interfaces", "link changes come from netlink").opens(Entries),
@@ -465,7 +465,7 @@ const TABLE: &[Row] = &[
     read(&[RealServer], "weight"),
     read(&[RealServer], "TCP_CHECK").opens(TcpCheck).repeats(),
     read(&[RealServer], "HTTP_GET").opens(HttpGet).repeats(),
-    not_yet(&[RealServer], "SSL_GET", UNCHECKED).opens(SslGet).repeats(),
+    read(&[RealServer], "SSL_GET").opens(SslGet).repeats(),
     not_yet(&[RealServer], "MISC_CHECK", UNCHECKED).opens(MiscCheck).repeats(),
     read(&[RealServer], "UDP_CHECK").opens(UdpCheck).repeats(),
     read(&[RealServer], "DNS_CHECK").opens(DnsCheck).repeats(),
@@ -481,27 +481,18 @@ const TABLE: &[Row] = &[
     // These two are lvsd's own.
     read(CHECKS, "rise fall"),
     // keepalived knows it in HTTP_GET only, but files carry it in both.
-    Row::new(&[TcpCheck, HttpGet], "nb_get_retry", Status::Deprecated("retry")),
-    read(&[HttpGet], "virtualhost http_protocol fast_recovery"),
-    read(&[HttpGet], "url").opens(Url).repeats(),
-    not_yet(&[HttpGet], "enable_sni sni_name tls_compliant", "there is no TLS yet"),
+    Row::new(&[TcpCheck, HttpGet, SslGet], "nb_get_retry", Status::Deprecated("retry")),
+    read(&[HttpGet, SslGet], "virtualhost http_protocol fast_recovery"),
+    read(&[SslGet], "enable_sni sni_name"),
+    read(&[HttpGet, SslGet], "url").opens(Url).repeats(),
+    ignored(&[HttpGet], "enable_sni sni_name tls_compliant", "SSL_GET has TLS, HTTP_GET has none"),
+    ignored(&[SslGet, Url], "tls_compliant", "every check says goodbye to TLS"),
     read(&[Url], "path status_code digest virtualhost"),
     read(&[Url], "regex regex_no_match regex_options regex_min_offset regex_max_offset"),
     ignored(&[Url], "regex_stack", "a search needs no stack"),
-    not_yet(&[Url], "tls_compliant", "there is no TLS yet"),
     //
-    not_yet(
-        &[SslGet, SmtpHost],
-        "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark",
-        "",
-    ),
+    not_yet(&[SmtpHost], "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),
     not_yet(OTHER_CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures", ""),
-    not_yet(
-        &[SslGet],
-        "virtualhost http_protocol enable_sni sni_name fast_recovery tls_compliant nb_get_retry",
-        "",
-    ),
-    not_yet(&[SslGet], "url", "").opens(Url).repeats(),
     read(&[SmtpCheck], "helo_name"),
     not_yet(&[SmtpCheck], "host", "the checker's own address is asked").opens(SmtpHost).repeats(),
     read(&[DnsCheck], "type name"),
@@ -509,7 +500,8 @@ const TABLE: &[Row] = &[
     read(&[UdpCheck], "payload require_reply min_reply_length max_reply_length"),
     not_yet(&[FileCheck], "track_file weight", ""),
     not_yet(&[BfdCheck], "name alpha", ""),
-    not_yet(&[Ssl], "password ca certificate key", ""),
+    read(&[Ssl], "ca"),
+    not_yet(&[Ssl], "password certificate key", "checks show no certificate of their own"),
     not_yet(
         &[BfdInstance],
         "neighbor_ip|neighbour_ip source_ip min_rx min_tx idle_tx multiplier passive ttl hoplimit max_hops multihop \

@@ -5,7 +5,9 @@ mod instance;
 mod service;
 mod value;
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::{
     diagnostic::{Class, Report, Reports, quote},
@@ -26,10 +28,12 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         vips: HashMap::new(),
         log_all_failures: false,
         patterns: HashMap::new(),
+        roots: None,
         services: HashMap::new(),
     };
     let top = reader.items(Block::Top, statements);
     let (global, defaults) = reader.global(&top);
+    reader.certificates(&top);
     let instances = top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
     let services: Vec<_> = top.all("virtual_server").filter_map(|item| reader.service(item)).collect();
     reader.every_service_has_an_instance(&services);
@@ -52,6 +56,8 @@ struct Reader<'a> {
     log_all_failures: bool,
     /// By their text.
     patterns: HashMap<String, Pattern>,
+    /// The `ca` of SSL_GETs.
+    roots: Option<Arc<Vec<CertificateDer<'static>>>>,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
 }
 

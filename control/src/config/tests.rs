@@ -115,9 +115,11 @@ fn the_fragments_mean_what_they_say() {
             digest: None,
             search: None,
             host: "192.168.1.220:80".to_owned(),
+            server_name: std::net::IpAddr::V4(Ipv4Addr::new(192, 168, 1, 220)).into(),
         }],
         protocol: HttpProtocol::V1_0,
         fast_recovery: false,
+        tls: None,
     };
     let config = sound("fragments");
     assert_eq!(
@@ -324,6 +326,32 @@ fn the_checks_of_other_protocols_are_read_with_their_defaults() {
 }
 
 #[test]
+fn the_name_for_tls_is_the_most_special_one_and_the_address_without_any() {
+    let config = sound("checks");
+    let checks = &config.services.first().unwrap().reals.get(3).unwrap().checks;
+    let read: Vec<_> = checks
+        .iter()
+        .map(|check| match &check.kind {
+            CheckKind::Http(HttpCheck { urls, tls: Some(tls), .. }) => {
+                assert_eq!(tls.roots.as_ref().map(|roots| roots.len()), Some(1));
+                let names = urls.iter().map(|url| url.server_name.to_str().into_owned());
+                (names.collect::<Vec<_>>(), tls.sni)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(
+        read,
+        [
+            (names(&["www.example.org", "other.example.org"]), true),
+            (names(&["sni.example.org"]), true),
+            (names(&["10.0.0.14"]), false),
+        ]
+    );
+}
+
+#[test]
 fn a_url_is_read_to_the_last_character() {
     let config = sound("pair");
     let check = &config.services.first().unwrap().reals.first().unwrap().checks.first().unwrap().kind;
@@ -482,6 +510,8 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::RealServer => real(line),
         Block::TcpCheck => real(&format!("TCP_CHECK {{\n{line}\n}}")),
         Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
+        Block::SslGet => real(&format!("SSL_GET {{\n{line}\n}}")),
+        Block::Ssl => format!("SSL {{\n{line}\n}}\n"),
         Block::SmtpCheck => real(&format!("SMTP_CHECK {{\n{line}\n}}")),
         Block::DnsCheck => real(&format!("DNS_CHECK {{\n{line}\n}}")),
         Block::UdpCheck => real(&format!("UDP_CHECK {{\n{line}\n}}")),

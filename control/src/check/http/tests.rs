@@ -23,6 +23,7 @@ fn url() -> Url {
         digest: None,
         search: None,
         host: "10.0.0.1:80".into(),
+        server_name: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
     }
 }
 

@@ -40,10 +40,16 @@ fn http(urls: usize, retry: u32) -> Check {
         digest: None,
         search: None,
         host: "www".into(),
+        server_name: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
     };
     let urls = (0..urls).map(url).collect();
     Check {
-        kind: CheckKind::Http(HttpCheck { urls, protocol: HttpProtocol::V1_0, fast_recovery: false }),
+        kind: CheckKind::Http(HttpCheck {
+            urls,
+            protocol: HttpProtocol::V1_0,
+            fast_recovery: false,
+            tls: None,
+        }),
         ..tcp(retry)
     }
 }

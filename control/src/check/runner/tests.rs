@@ -50,9 +50,15 @@ async fn listener(address: &str) -> (TcpListener, SocketAddr) {
 }
 
 fn http_check_of(address: SocketAddr) -> Check {
-    let url =
-        Url { path: "/".into(), status: vec![(200, 299)], digest: None, search: None, host: "www".into() };
-    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false };
+    let url = Url {
+        path: "/".into(),
+        status: vec![(200, 299)],
+        digest: None,
+        search: None,
+        host: "www".into(),
+        server_name: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
+    };
+    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls: None };
     Check { kind: CheckKind::Http(http), ..check_of(address) }
 }
 

@@ -1,9 +1,10 @@
 //! What a checker shall ask, from where, and how often.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
@@ -62,7 +63,8 @@ impl CheckKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Tcp => "TCP_CHECK",
-            Self::Http(_) => "HTTP_GET",
+            Self::Http(HttpCheck { tls: None, .. }) => "HTTP_GET",
+            Self::Http(HttpCheck { tls: Some(_), .. }) => "SSL_GET",
             Self::Smtp { .. } => "SMTP_CHECK",
             Self::Dns(_) => "DNS_CHECK",
             Self::Udp(_) => "UDP_CHECK",
@@ -77,6 +79,16 @@ pub struct HttpCheck {
     pub protocol: HttpProtocol,
     /// `fast_recovery`: after a failure no pause between the urls that must all answer.
     pub fast_recovery: bool,
+    /// SSL_GET.
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    /// `ca`: who may sign a certificate. Without, none is looked at.
+    pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// `enable_sni`: the server is told the name.
+    pub sni: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -98,6 +110,8 @@ pub struct Url {
     pub search: Option<Search>,
     /// Host header: url, checker, real server, virtual server, in that order; `ip:port` where none says.
     pub host: String,
+    /// What TLS calls it: `sni_name`, else a virtualhost, else its address.
+    pub server_name: ServerName<'static>,
 }
 
 /// `regex` and the words beside it.

@@ -31,7 +31,7 @@ impl Reader<'_> {
         let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {
             Block::TcpCheck => CheckKind::Tcp,
-            Block::HttpGet => {
+            Block::HttpGet | Block::SslGet => {
                 CheckKind::Http(self.http(&items, item, SocketAddrV4::new(address, port), &inherited))
             }
             Block::SmtpCheck => CheckKind::Smtp {

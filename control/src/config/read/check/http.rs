@@ -1,8 +1,16 @@
-//! What HTTP_GET says.
+//! What HTTP_GET and SSL_GET say, and the certificates of SSL.
 
-use std::net::SocketAddrV4;
+use std::{
+    net::{IpAddr, SocketAddrV4},
+    path::Path,
+    sync::Arc,
+};
 
 use regex::bytes::RegexBuilder;
+use tokio_rustls::rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 
 use super::super::{
     Item, Items, Reader,
@@ -13,8 +21,17 @@ use super::super::{
 use crate::config::{
     diagnostic::{Class, quote},
     keywords::Block,
-    model::{HttpCheck, HttpProtocol, Pattern, Search, Url},
+    model::{HttpCheck, HttpProtocol, Pattern, Search, Tls, Url},
+    source,
 };
+
+/// Whom the urls of one check are asked of.
+struct Server {
+    tls: bool,
+    address: SocketAddrV4,
+    virtualhost: Option<String>,
+    sni_name: Option<ServerName<'static>>,
+}
 
 impl Reader<'_> {
     pub(super) fn http(
@@ -29,25 +46,51 @@ impl Reader<'_> {
         let protocol = self
             .one(items, "http_protocol", |word| value::choice(&protocols)(&word.to_ascii_uppercase()))
             .unwrap_or_default();
-        let host = outer.virtualhost.clone().unwrap_or_else(|| to.to_string());
-        let urls = items.all("url").filter_map(|url| self.url(url, &host)).collect();
+        let tls = (item.keyword.opens == Some(Block::SslGet)).then(|| self.tls(items));
+        let (tls, sni_name) = tls.map_or((None, None), |(tls, name)| (Some(tls), name));
+        let server =
+            Server { tls: tls.is_some(), address: to, virtualhost: outer.virtualhost.clone(), sni_name };
+        let urls = items.all("url").filter_map(|url| self.url(url, &server)).collect();
         if items.lacks("url") {
             let message = format!("{} without url", item.keyword.word);
             self.error(Class::Missing, item.statement.span(), message);
         }
         let fast_recovery = self.switch(items, "fast_recovery").unwrap_or(false);
-        HttpCheck { urls, protocol, fast_recovery }
+        HttpCheck { urls, protocol, fast_recovery, tls }
     }
 
-    fn url(&mut self, item: Item<'_>, host: &str) -> Option<Url> {
+    fn tls(&mut self, items: &Items<'_>) -> (Tls, Option<ServerName<'static>>) {
+        let name = self.one(items, "sni_name", server_name);
+        let sni = self.switch(items, "enable_sni").unwrap_or(false);
+        (Tls { roots: self.roots.clone(), sni: sni || name.is_some() }, name)
+    }
+
+    /// `SSL`: for all SSL_GETs of the file.
+    pub fn certificates(&mut self, top: &Items<'_>) {
+        let Some(item) = top.last("SSL") else { return };
+        self.extra(item, &item.statement.arguments);
+        let items = self.items(Block::Ssl, item.body());
+        self.roots = self.one(&items, "ca", roots).map(Arc::new);
+    }
+
+    fn url(&mut self, item: Item<'_>, server: &Server) -> Option<Url> {
         let items = self.items(Block::Url, item.body());
         self.extra(item, &item.statement.arguments);
         let path = self.required(&items, item, "path", path);
         let digest = self.one(&items, "digest", digest);
-        let host = self.one(&items, "virtualhost", value::text).unwrap_or_else(|| host.to_owned());
+        let host = self.one(&items, "virtualhost", value::text).or_else(|| server.virtualhost.clone());
+        let address = || ServerName::from(IpAddr::V4(*server.address.ip()));
+        // A virtualhost may have a port. Where it is no name, as for HTTP it need not be, the address stands for it.
+        let name = |host: &String| server_name(host.split_once(':').map_or(host, |(host, _)| host)).ok();
+        let server_name = match (&server.sni_name, &host) {
+            (Some(name), _) => name.clone(),
+            (None, Some(host)) if server.tls => name(host).unwrap_or_else(address),
+            _ => address(),
+        };
+        let host = host.unwrap_or_else(|| server.address.to_string());
         let status = self.status(&items);
         let search = self.search(&items);
-        Some(Url { path: path?, status, digest, search, host })
+        Some(Url { path: path?, status, digest, search, host, server_name })
     }
 
     fn status(&mut self, items: &Items<'_>) -> Vec<(u16, u16)> {
@@ -147,6 +190,27 @@ fn pattern(options: &str, word: &str) -> Value<Pattern> {
             Err(wrong.help("unlike PCRE, patterns have no look-around and no back references"))
         }
     }
+}
+
+fn server_name(word: &str) -> Value<ServerName<'static>> {
+    let wrong = || Wrong::new(format!("{} is no host name", quote(word)));
+    ServerName::try_from(word.to_owned()).map_err(|_| wrong())
+}
+
+/// All certificates of a PEM file.
+fn roots(word: &str) -> Value<Vec<CertificateDer<'static>>> {
+    let wrong = |why: String| Wrong::new(format!("{}: {why}", quote(word)));
+    let text = source::read(Path::new(word)).map_err(|error| wrong(error.to_string()))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let roots = read.map_err(|error| wrong(error.to_string()))?;
+    if roots.is_empty() {
+        return Err(wrong("no certificate".to_owned()));
+    }
+    let mut store = RootCertStore::empty();
+    for root in &roots {
+        store.add(root.clone()).map_err(|error| wrong(error.to_string()))?;
+    }
+    Ok(roots)
 }
 
 fn path(word: &str) -> Value<String> {
