@@ -67,4 +67,6 @@ impl Whole {
 }
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod testing;

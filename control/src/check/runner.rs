@@ -25,7 +25,7 @@ use super::{
     machine::{Change, Finding, Machine},
     ping, smtp, tls, udp,
 };
-use crate::config::model::{Check, CheckKind, HttpCheck};
+use crate::config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url};
 
 /// All checkers of the configuration in force.
 pub struct Runner {
@@ -114,15 +114,12 @@ async fn watch(
     let Target { id, check, up } = target;
     let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
-    let tls = match &check.kind {
-        CheckKind::Http(HttpCheck { tls: Some(tls), .. }) => Some(tls::connector(tls)),
-        _ => None,
-    };
+    let prober = Prober::new(&check);
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
         let Some(slot) = slots.take().await else { return };
         let cut_off = isolated.borrow_and_update().contains(&check.address);
-        let result = if cut_off { Ok(()) } else { probe(&check, &tls, machine.url()).await };
+        let result = if cut_off { Ok(()) } else { prober.probe(machine.url()).await };
         drop(slot);
 
         let (finding, error) = match result {
@@ -158,35 +155,54 @@ async fn watch(
     }
 }
 
-async fn probe(
-    check: &Check,
-    tls: &Option<Result<TlsConnector, TlsError>>,
-    url: usize,
-) -> Result<(), CheckError> {
-    let limit = check.timing.connect_timeout;
-    match &check.kind {
-        CheckKind::Tcp => drop(connect::tcp(check).await?),
-        CheckKind::Http(http) => {
-            let Some(url) = http.urls.get(url) else { return Ok(()) };
-            let mut stream = connect::tcp(check).await?;
-            let Some(connector) = tls else {
-                return Ok(http::get(&mut stream, url, http.protocol, limit).await?);
-            };
-            let connector = connector.as_ref().map_err(Clone::clone)?;
-            let mut stream = tls::handshake(connector, stream, url.server_name.clone(), limit).await?;
-            http::get(&mut stream, url, http.protocol, limit).await?;
-            // The last word of TLS; whether it is heard says nothing about the answer.
-            let _ = timeout(limit, stream.shutdown()).await;
-        }
-        CheckKind::Smtp { helo } => smtp::greet(&mut connect::tcp(check).await?, helo, limit).await?,
-        CheckKind::Dns(dns) => dns::ask(&connect::udp(check)?, dns, fastrand::u16(..), limit).await?,
-        CheckKind::Udp(udp) => udp::ask(&connect::udp(check)?, udp, limit).await?,
-        CheckKind::Ping => {
-            let socket = connect::icmp(check, false).or_else(|_| connect::icmp(check, true))?;
-            ping::ask(socket, fastrand::u64(..), limit).await?;
-        }
+/// One check and what its probes share.
+pub(super) struct Prober<'a> {
+    check: &'a Check,
+    tls: Option<Result<TlsConnector, TlsError>>,
+}
+
+impl<'a> Prober<'a> {
+    pub fn new(check: &'a Check) -> Self {
+        let tls = match &check.kind {
+            CheckKind::Http(HttpCheck { tls: Some(tls), .. }) => Some(tls::connector(tls)),
+            _ => None,
+        };
+        Self { check, tls }
     }
-    Ok(())
+
+    /// `url` counts where the check has some.
+    pub async fn probe(&self, url: usize) -> Result<(), CheckError> {
+        let check = self.check;
+        let limit = check.timing.connect_timeout;
+        match &check.kind {
+            CheckKind::Tcp => drop(connect::tcp(check).await?),
+            CheckKind::Http(http) => {
+                let Some(url) = http.urls.get(url) else { return Ok(()) };
+                self.get(url, http.protocol, limit).await?;
+            }
+            CheckKind::Smtp { helo } => smtp::greet(&mut connect::tcp(check).await?, helo, limit).await?,
+            CheckKind::Dns(dns) => dns::ask(&connect::udp(check)?, dns, fastrand::u16(..), limit).await?,
+            CheckKind::Udp(udp) => udp::ask(&connect::udp(check)?, udp, limit).await?,
+            CheckKind::Ping => {
+                let socket = connect::icmp(check, false).or_else(|_| connect::icmp(check, true))?;
+                ping::ask(socket, fastrand::u64(..), limit).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, url: &Url, protocol: HttpProtocol, limit: Duration) -> Result<(), CheckError> {
+        let mut stream = connect::tcp(self.check).await?;
+        let Some(connector) = &self.tls else {
+            return Ok(http::get(&mut stream, url, protocol, limit).await?);
+        };
+        let connector = connector.as_ref().map_err(Clone::clone)?;
+        let mut stream = tls::handshake(connector, stream, url.server_name.clone(), limit).await?;
+        http::get(&mut stream, url, protocol, limit).await?;
+        // The last word of TLS; whether it is heard says nothing about the answer.
+        let _ = timeout(limit, stream.shutdown()).await;
+        Ok(())
+    }
 }
 
 /// How many probes may be under way: each holds a descriptor, and the daemon needs some itself.

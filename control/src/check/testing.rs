@@ -2,10 +2,20 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 use socket2::{Domain, Socket, Type};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+};
 
 use crate::config::model::{Check, CheckKind, CheckSource, CheckTiming};
 
@@ -45,4 +55,17 @@ pub fn full_backlog() -> (SocketAddr, [Socket; 3]) {
         client
     };
     (address.as_socket().unwrap(), [fill(), fill(), listener])
+}
+
+/// A new certificate for example.org, and what serves it.
+pub fn tls_server() -> (CertificateDer<'static>, TlsAcceptor) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    (cert.der().clone(), TlsAcceptor::from(Arc::new(config)))
 }

@@ -117,33 +117,16 @@ impl ServerCertVerifier for TrustsAll {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertifiedKey, generate_simple_self_signed};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
-    use tokio_rustls::{
-        TlsAcceptor,
-        rustls::{ServerConfig, pki_types::PrivateKeyDer},
-    };
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::check::testing::tls_server as server;
 
     const LONG: Duration = Duration::from_secs(20);
-
-    /// A certificate for example.org, and what serves it.
-    fn server() -> (CertificateDer<'static>, TlsAcceptor) {
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![cert.der().clone()], key)
-            .unwrap();
-        (cert.der().clone(), TlsAcceptor::from(Arc::new(config)))
-    }
 
     /// What a check says of that server, and the name that the server was asked for.
     async fn check(
