@@ -4,7 +4,8 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Director, Load, Need, Node, Outage, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, turns,
+    Director, Load, Mac, Need, Node, Outage, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, turns,
+    wait_for,
 };
 
 /// What may come on top of the timers: waking up, announcing, the pace of requests and questions.
@@ -91,6 +92,24 @@ fn a_master_whose_cable_returns_takes_its_role_back() -> Result<()> {
     assert_eq!(pair.masters(), [first, second, first].map(Node::address));
     let answers = pair.watch.answers_for(*VIP.ip());
     assert_eq!(turns(answers.into_iter().map(|(_, mac)| mac)), [first, second, first].map(Node::mac));
+    Ok(())
+}
+
+#[test]
+fn a_master_whose_mac_changes_answers_with_the_new_one_and_serves_on() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(|priority| Vrrp::v3(priority, Duration::from_millis(100)))?;
+    let first = &pair.scene.lb1;
+    let new = Mac([2, 0, 0, 0, 0, 0x99]);
+    first.run(&format!("ip link set eth0 address {new}"))?;
+    wait_for("an answer with the new MAC", PATIENCE, || {
+        Ok(pair.watch.answers_for(*VIP.ip()).iter().any(|(_, mac)| *mac == new).then_some(()))
+    })?;
+    pair.scene.wait_for_service(PATIENCE)?;
+    assert_eq!(pair.masters(), [first.address()], "nobody changed its role");
+    assert_eq!(turns(pair.watch.answers_for(*VIP.ip()).into_iter().map(|(_, mac)| mac)), [first.mac(), new]);
     Ok(())
 }
 

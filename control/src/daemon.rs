@@ -46,6 +46,9 @@ const REQUESTS: usize = 16;
 /// After a planned stop the old master forwards on until another announced itself, but no longer than this.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// An interface that cannot be followed yet (it has no address, for instance) is looked at again after this.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
+
 /// Runs a director until a signal ends it.
 pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     precondition::is_root()?;
@@ -94,6 +97,7 @@ struct Daemon {
     pool_cancel: CancellationToken,
     host: JoinHandle<Host>,
     host_cancel: CancellationToken,
+    moved: watch::Receiver<u64>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -152,8 +156,9 @@ impl Daemon {
         let pool = Pool { director, dataplane, vrrp: vrrp_receiver };
         let pool_cancel = CancellationToken::new();
         let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
-        let (host, host_cancel) =
-            spawn_host(netlink, &site, &vrrp, hop_sender, isolated_sender, role_changes);
+        let (moved_sender, moved) = watch::channel(0);
+        let voices = Voices { next_hops: hop_sender, isolated: isolated_sender, moved: moved_sender };
+        let (host, host_cancel) = spawn_host(netlink, &site, &vrrp, voices, role_changes);
         Ok(Self {
             run_dir: run_dir.to_owned(),
             mode,
@@ -170,6 +175,7 @@ impl Daemon {
             pool_cancel,
             host,
             host_cancel,
+            moved,
             tasks,
             cancel,
         })
@@ -192,6 +198,13 @@ impl Daemon {
                     // Whoever asked may have hung up.
                     let _ = asker.send(outcome);
                 }
+                Ok(()) = self.moved.changed() => {
+                    tracing::warn!("an interface is another now, or has another MAC or source address");
+                    if let Err(error) = self.adopt(self.site.config.clone()).await {
+                        tracing::error!(error = %format_args!("{error:#}"), "cannot follow the interface yet");
+                        tokio::time::sleep(FOLLOW_AGAIN).await;
+                    }
+                }
                 ended = &mut self.vrrp_ended => {
                     ended??;
                     bail!("the VRRP thread ended by itself");
@@ -211,11 +224,16 @@ impl Daemon {
         outcome
     }
 
-    /// Puts what the file says now in the place of what is in force. What is in both goes on undisturbed: roles and
-    /// leases, checks, flows. Until the tables are written nothing has changed, and an error leaves all as it was.
     async fn reload(&mut self, path: &Path) -> anyhow::Result<()> {
         let file = path.to_owned();
         let config = tokio::task::spawn_blocking(move || read(&file)).await??;
+        self.adopt(config).await
+    }
+
+    /// Puts a configuration, on the host as it is now, in the place of the one in force. What is in both goes on
+    /// undisturbed: roles and leases, checks, flows. Until the tables are written nothing has changed, and an error
+    /// leaves all as it was.
+    async fn adopt(&mut self, config: Config) -> anyhow::Result<()> {
         let site = Site::survey(config, &Netlink::open()?).await?;
 
         // Leases of both, until the old instances are gone.
@@ -265,9 +283,12 @@ impl Daemon {
         self.host_cancel.cancel();
         let host = (&mut self.host).await?;
         host.withdraw(&site.instances).await;
-        let Host { netlink, next_hops, isolated, .. } = host;
-        let roles = self.roles.subscribe();
-        (self.host, self.host_cancel) = spawn_host(netlink, &site, &self.vrrp, next_hops, isolated, roles);
+        let Host { netlink, next_hops, isolated, moved, .. } = host;
+        let voices = Voices { next_hops, isolated, moved };
+        // What was told of the old site is done.
+        self.moved.mark_unchanged();
+        (self.host, self.host_cancel) =
+            spawn_host(netlink, &site, &self.vrrp, voices, self.roles.subscribe());
         self.site = site;
         Ok(())
     }
@@ -337,12 +358,18 @@ fn spawn_vrrp(
     Ok((Vrrp { handle, instances: instances.into() }, ended))
 }
 
+/// What the host task tells the others; it outlives the task.
+struct Voices {
+    next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+    isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    moved: watch::Sender<u64>,
+}
+
 fn spawn_host(
     netlink: Netlink,
     site: &Site,
     vrrp: &Vrrp,
-    next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
-    isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    Voices { next_hops, isolated, moved }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
     let mut host = Host {
@@ -353,6 +380,7 @@ fn spawn_host(
         vrrp: vrrp.handle.clone(),
         next_hops,
         isolated,
+        moved,
     };
     let cancel = CancellationToken::new();
     let until = cancel.clone();

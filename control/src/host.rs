@@ -47,6 +47,17 @@ pub struct LocalAddress {
     pub mac: [u8; 6],
 }
 
+impl LocalInstance {
+    /// Whether sockets, announcements and tables made for `other` are right for this one.
+    fn is_as(&self, other: &Self) -> bool {
+        let place = |local: &Self| {
+            let addresses: Vec<_> = local.addresses.iter().map(|a| (a.ifindex, a.mac)).collect();
+            (local.link.ifindex, local.link.mac, local.source, addresses)
+        };
+        place(self) == place(other)
+    }
+}
+
 /// Finds every instance's interface and source address.
 pub fn locate(config: &Config, snapshot: &Snapshot) -> Result<Vec<LocalInstance>, HostError> {
     let virtual_addresses: HashSet<Ipv4Addr> =
@@ -228,6 +239,9 @@ pub struct Host {
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
     /// Real servers behind an interface whose instance is in FAULT.
     pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    /// Counts how often an interface came back as another, or with another MAC or source address: all that was
+    /// made for the old one has to be made anew.
+    pub moved: watch::Sender<u64>,
 }
 
 /// How often neighbours that are not known yet are asked for.
@@ -273,6 +287,12 @@ impl Host {
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
             self.settle_addresses(&snapshot).await;
+            if let Ok(located) = locate(&self.config, &snapshot)
+                && !located.iter().zip(&self.instances).all(|(now, then)| now.is_as(then))
+            {
+                // Told again with every look until it is done.
+                self.moved.send_modify(|count| *count = count.wrapping_add(1));
+            }
             if topology {
                 // A route that went with its link is kept in mind: it says whom the link led to.
                 self.routes.extend(routes(&self.config, &self.netlink).await);
@@ -433,6 +453,17 @@ mod tests {
         assert_eq!(fault(instance, &snapshot(&[OWN], false)), Some(FaultCause::LinkDown));
         assert_eq!(fault(instance, &snapshot(&[VIP], true)), Some(FaultCause::SourceMissing));
         assert_eq!(fault(instance, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+    }
+
+    #[test]
+    fn an_interface_that_came_back_as_another_is_noticed_and_a_link_that_went_down_is_not() {
+        let before = &locate(&config(None), &snapshot(&[OWN], true)).unwrap()[0];
+        let now = |snapshot: Snapshot| locate(&config(None), &snapshot).unwrap()[0].is_as(before);
+        assert!(now(snapshot(&[OWN], false)) && now(snapshot(&[OWN, VIP], true)));
+        let mut other_mac = snapshot(&[OWN], true);
+        other_mac.links[0].mac = [2, 0, 0, 0, 0, 7];
+        assert!(!now(other_mac));
+        assert!(!now(snapshot(&[Ipv4Addr::new(10, 77, 0, 3)], true)));
     }
 
     #[test]
