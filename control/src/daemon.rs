@@ -124,7 +124,10 @@ impl Daemon {
         director.on_next_hops(site.next_hops.clone());
         // Tables first: the program never meets a packet that it has no answer for.
         dataplane.apply(&director.desired())?;
-        dataplane.attach_all(&site.interfaces, mode)?;
+        if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
+            dataplane.abandon();
+            return Err(error.into());
+        }
         dataplane.forget_unused(&site.interfaces);
 
         let tasks = TaskTracker::new();
@@ -139,7 +142,13 @@ impl Daemon {
         }
 
         let (roles, role_changes) = watch::channel(0);
-        let (vrrp, vrrp_ended) = spawn_vrrp(site.vrrp(&indexes), leases.clone(), &roles, &tasks)?;
+        let (vrrp, vrrp_ended) = match spawn_vrrp(site.vrrp(&indexes), leases.clone(), &roles, &tasks) {
+            Ok(running) => running,
+            Err(error) => {
+                dataplane.abandon();
+                return Err(error);
+            }
+        };
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
         let (isolated_sender, isolated) = watch::channel(HashSet::new());

@@ -83,6 +83,8 @@ pub struct Dataplane {
     real_counters: PerCpuArray<MapData, Counter>,
     outcomes: PerCpuArray<MapData, u64>,
     leases: MapData,
+    /// An earlier daemon's program was forwarding when this one opened.
+    adopted: bool,
     /// Kept open: a pinned link stays attached without, but this one is replaced through it.
     links: HashMap<u32, FdLink>,
 }
@@ -92,6 +94,7 @@ impl Dataplane {
     /// `redirect_back` is for veth devices: see `maps::REDIRECT_BACK`.
     pub fn open(run_dir: &Path, redirect_back: bool) -> Result<Self, DataplaneError> {
         let pins = Pins::mount(run_dir)?;
+        let adopted = !pins.all_links().is_empty();
         let redirect_back = u32::from(redirect_back);
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::REDIRECT_BACK, &redirect_back, true);
@@ -125,6 +128,7 @@ impl Dataplane {
             real_counters,
             outcomes,
             leases,
+            adopted,
             links: HashMap::new(),
         })
     }
@@ -296,6 +300,15 @@ impl Dataplane {
             self.outcomes.get(&(outcome as u32), 0).map_or(0, |values| values.iter().sum())
         };
         Outcome::ALL.iter().map(|outcome| (*outcome, count(*outcome))).collect()
+    }
+
+    /// For a start that failed: leaves nothing behind that was not there before.
+    pub fn abandon(self) {
+        if !self.adopted
+            && let Err(error) = self.close()
+        {
+            tracing::warn!(%error, "pinned objects are left behind");
+        }
     }
 
     /// Detaches everywhere and removes all that was pinned.
