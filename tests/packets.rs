@@ -15,6 +15,8 @@ use crate::{
 
 #[path = "packets/director.rs"]
 mod director;
+#[path = "packets/flow_table.rs"]
+mod flow_table;
 #[path = "packets/frames.rs"]
 mod frames;
 #[path = "packets/hostile.rs"]

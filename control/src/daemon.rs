@@ -162,7 +162,7 @@ impl Daemon {
 
         let (hop_sender, next_hops) = watch::channel(HashMap::new());
         let (vrrp_changed, vrrp_receiver) = watch::channel(vrrp.clone());
-        let pool = Pool { director, dataplane, vrrp: vrrp_receiver };
+        let pool = Pool { director, dataplane, timeouts: site.config.global.timeouts, vrrp: vrrp_receiver };
         let pool_cancel = CancellationToken::new();
         let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
         let (moved_sender, moved) = watch::channel(0);

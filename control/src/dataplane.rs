@@ -19,21 +19,29 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use lvs_ebpf_common::{Counter, Outcome, Real, Service, ServiceKey, TableRef, Vip, maps};
-use nix::libc;
+use lvs_ebpf_common::{Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip, maps};
+use nix::{
+    libc,
+    time::{ClockId, clock_gettime},
+};
 
 use self::{
+    flows::{Flows, Tick},
     lease::LeaseMap,
     mapped::Mapped,
     pins::{Pins, PinsError},
-    plan::{Desired, PlanError, Tables, Write},
+    plan::{Desired, PlanError, Source, Tables, Write},
 };
+use crate::config::model::Timeouts;
 
+mod flows;
 pub mod lease;
 mod maglev;
 mod mapped;
 mod pins;
 pub mod plan;
+mod ring;
+pub mod turns;
 
 /// The compiled XDP program.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/director"));
@@ -75,12 +83,10 @@ pub struct Dataplane {
     ebpf: Ebpf,
     pins: Pins,
     tables: Tables,
-    table: Mapped<u64>,
-    services: Mapped<Service>,
-    rings: Mapped<maps::RingChunk>,
-    reals: Mapped<Real>,
-    vips: BpfHash<MapData, u32, Vip>,
-    real_counters: PerCpuArray<MapData, Counter>,
+    maps: Maps,
+    flows: Flows,
+    /// When the flow table was last looked at.
+    looked: Duration,
     outcomes: PerCpuArray<MapData, u64>,
     leases: MapData,
     /// An earlier daemon's program was forwarding when this one opened.
@@ -89,6 +95,20 @@ pub struct Dataplane {
     links: HashMap<u32, FdLink>,
 }
 
+/// What [`Tables`] is an image of.
+struct Maps {
+    table: Mapped<u64>,
+    services: Mapped<Service>,
+    rings: Mapped<maps::RingChunk>,
+    reals: Mapped<Real>,
+    turns: Mapped<Turn>,
+    vips: BpfHash<MapData, u32, Vip>,
+    real_counters: PerCpuArray<MapData, Counter>,
+}
+
+/// How often the flow table is looked at while it is in use; it takes some milliseconds.
+const LOOK: Duration = Duration::from_secs(1);
+
 impl Dataplane {
     /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
     /// `redirect_back` is for veth devices: see `maps::REDIRECT_BACK`.
@@ -96,36 +116,40 @@ impl Dataplane {
         let pins = Pins::mount(run_dir)?;
         let adopted = !pins.all_links().is_empty();
         let redirect_back = u32::from(redirect_back);
+        let tick = Tick::of_this_kernel();
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::REDIRECT_BACK, &redirect_back, true);
+        loader.override_global(maps::TICK_SHIFT, &tick.shift, true);
         for (name, path) in pins.map_pins() {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
         xdp(&mut ebpf)?.load().map_err(load_error)?;
 
-        let table = mapped(&mut ebpf, maps::TABLE, 1)?;
-        let services = mapped(&mut ebpf, maps::SERVICES, 2 * maps::SERVICE_SLOTS)?;
-        let rings = mapped(&mut ebpf, maps::RINGS, maps::RING_CHUNKS)?;
-        let reals = mapped(&mut ebpf, maps::REALS, maps::REAL_SLOTS)?;
-        let vips = BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?;
-        let real_counters =
-            PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?).map_err(load_error)?;
-        let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
-        let Map::Array(leases) = take(&mut ebpf, maps::LEASES)? else {
-            return Err(DataplaneError::Incomplete(maps::LEASES));
+        let maps = Maps {
+            table: mapped(&mut ebpf, maps::TABLE, 1)?,
+            services: mapped(&mut ebpf, maps::SERVICES, 2 * maps::SERVICE_SLOTS)?,
+            rings: mapped(&mut ebpf, maps::RINGS, maps::RING_CHUNKS)?,
+            reals: mapped(&mut ebpf, maps::REALS, maps::REAL_SLOTS)?,
+            turns: mapped(&mut ebpf, maps::TURNS, maps::SERVICE_IDS)?,
+            vips: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
+            real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
+                .map_err(load_error)?,
         };
-        let tables = read_tables(&table, &services, &reals, &rings, &vips);
+        let now = now();
+        let (sets, clock) = (take_array(&mut ebpf, maps::FLOWS)?, take_array(&mut ebpf, maps::FLOW_CLOCK)?);
+        let flows = Flows::map(sets.fd(), clock.fd(), tick, now)
+            .map_err(|source| DataplaneError::Mapping { map: maps::FLOWS, source })?;
+        let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
+        let leases = take_array(&mut ebpf, maps::LEASES)?;
+        let tables = maps.read(now);
         Ok(Self {
             ebpf,
             pins,
             tables,
-            table,
-            services,
-            rings,
-            reals,
-            vips,
-            real_counters,
+            maps,
+            flows,
+            looked: now,
             outcomes,
             leases,
             adopted,
@@ -248,28 +272,44 @@ impl Dataplane {
 
     /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
     pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
-        for write in self.tables.plan(desired)? {
-            if let Err(error) = self.write(&write) {
-                // The image is ahead of the maps now: look at them again, so that the next plan mends it.
-                self.tables = read_tables(&self.table, &self.services, &self.reals, &self.rings, &self.vips);
-                return Err(error);
-            }
-        }
-        Ok(())
+        let writes = self.tables.plan(desired, &self.maps, now())?;
+        self.carry_out(writes)
     }
 
-    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
-        match write {
-            Write::Real { index, real } => self.reals.write(*index, real),
-            Write::Ring { chunk, slots } => self.rings.write(*chunk, slots),
-            Write::Service { slot, service } => self.services.write(*slot, service),
-            Write::ServiceRing { slot, ring } => {
-                self.services.word(*slot, RING_WORD).store(ring.pack(), Ordering::Release);
+    /// Looks at the flow table where that is due, and brings the tables to what the flows tell. To be called a few
+    /// times a second.
+    pub fn settle(&mut self, timeouts: Timeouts) -> Result<(), DataplaneError> {
+        let now = now();
+        let due = self.tables.uses_flow_table() && now.saturating_sub(self.looked) >= LOOK;
+        if !due && !self.tables.has_taken_turns(&self.maps) {
+            return Ok(());
+        }
+        self.looked = now;
+        let mut survey = self.tables.survey(timeouts);
+        self.flows.sweep(now, |flow| survey.meet(flow));
+        let found = survey.finish();
+        let writes = self.tables.settle(&found, timeouts, &self.maps, now);
+        self.carry_out(writes)
+    }
+
+    fn carry_out(&mut self, writes: Vec<Write>) -> Result<(), DataplaneError> {
+        for write in writes {
+            let done = match &write {
+                Write::Forget { ids } => {
+                    self.flows.forget(ids);
+                    Ok(())
+                }
+                Write::Grace => {
+                    wait_for_every_cpu();
+                    Ok(())
+                }
+                write => self.maps.write(write),
+            };
+            if let Err(error) = done {
+                // The image is ahead of the maps now: look at them again, so that the next plan mends it.
+                self.tables = self.maps.read(now());
+                return Err(error);
             }
-            Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
-            Write::Vip { address, vip } => self.vips.insert(key(*address), vip, 0)?,
-            Write::VipGone { address } => self.vips.remove(&key(*address))?,
-            Write::Grace => wait_for_every_cpu(),
         }
         Ok(())
     }
@@ -287,7 +327,7 @@ impl Dataplane {
     /// What a real server was sent, over all CPUs.
     pub fn counter(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Counter {
         let values =
-            self.tables.real_index(key, address, port).and_then(|i| self.real_counters.get(&i, 0).ok());
+            self.tables.real_index(key, address, port).and_then(|i| self.maps.real_counters.get(&i, 0).ok());
         values.iter().flat_map(|values| values.iter()).fold(Counter::default(), |sum, cpu| Counter {
             packets: sum.packets + cpu.packets,
             bytes: sum.bytes + cpu.bytes,
@@ -330,6 +370,7 @@ pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
 }
 
 const RING_WORD: usize = std::mem::offset_of!(Service, ring) / 8;
+const SEQUENCE_WORD: usize = std::mem::offset_of!(Turn, sequence) / 8;
 
 fn key(address: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(address.octets())
@@ -345,33 +386,82 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
     ebpf.take_map(name).ok_or(DataplaneError::Incomplete(name))
 }
 
+fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DataplaneError> {
+    match take(ebpf, name)? {
+        Map::Array(data) => Ok(data),
+        _ => Err(DataplaneError::Incomplete(name)),
+    }
+}
+
 fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, DataplaneError>
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
-    let Map::Array(data) = take(ebpf, name)? else { return Err(DataplaneError::Incomplete(name)) };
-    Mapped::map(data.fd(), len).map_err(|source| DataplaneError::Mapping { map: name, source })
+    Mapped::map(take_array(ebpf, name)?.fd(), len)
+        .map_err(|source| DataplaneError::Mapping { map: name, source })
 }
 
 fn load_error(error: impl std::error::Error + Send + Sync + 'static) -> DataplaneError {
     DataplaneError::Load(Box::new(error))
 }
 
-fn read_tables(
-    table: &Mapped<u64>,
-    services: &Mapped<Service>,
-    reals: &Mapped<Real>,
-    rings: &Mapped<maps::RingChunk>,
-    vips: &BpfHash<MapData, u32, Vip>,
-) -> Tables {
-    let vips = vips.iter().flatten().map(|(address, vip)| (Ipv4Addr::from(address.to_ne_bytes()), vip));
-    Tables::read(
-        TableRef::unpack(table.read(0)),
-        services.read_all(),
-        reals.read_all(),
-        |chunk| rings.read(chunk),
-        vips.collect(),
-    )
+impl Maps {
+    fn read(&self, now: Duration) -> Tables {
+        let vips = self.vips.iter().flatten();
+        let vips = vips.map(|(address, vip)| (Ipv4Addr::from(address.to_ne_bytes()), vip));
+        Tables::read(
+            TableRef::unpack(self.table.read(0)),
+            self.services.read_all(),
+            self.reals.read_all(),
+            vips.collect(),
+            self,
+            now,
+        )
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
+        match write {
+            Write::Real { index, real } => self.reals.write(*index, real),
+            Write::Ring { chunk, slots } => self.rings.write(*chunk, slots),
+            Write::Service { slot, service } => self.services.write(*slot, service),
+            Write::ServiceRing { slot, ring } => {
+                self.services.word(*slot, RING_WORD).store(ring.pack(), Ordering::Release);
+            }
+            Write::Turns { id, sequence } => {
+                self.turns.word((*id).into(), SEQUENCE_WORD).store(sequence.pack(), Ordering::Release);
+            }
+            Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
+            Write::Vip { address, vip } => self.vips.insert(key(*address), vip, 0)?,
+            Write::VipGone { address } => self.vips.remove(&key(*address))?,
+            // Not of these maps.
+            Write::Forget { .. } | Write::Grace => {}
+        }
+        Ok(())
+    }
+}
+
+impl Source for Maps {
+    fn chunk(&self, chunk: u32) -> maps::RingChunk {
+        self.rings.read(chunk)
+    }
+
+    fn turns(&self, id: u16) -> RingRef {
+        RingRef::unpack(self.turns.read(id.into()).sequence)
+    }
+
+    fn taken(&self, id: u16) -> u64 {
+        self.turns.read(id.into()).taken
+    }
+
+    fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool {
+        let counters = reals.filter_map(|index| self.real_counters.get(&index, 0).ok());
+        counters.flat_map(|cpus| cpus.iter().copied().collect::<Vec<_>>()).any(|counter| counter.packets > 0)
+    }
+}
+
+fn now() -> Duration {
+    // It fails only where the clock does not exist.
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Returns when every CPU has left code that may have read what was unpublished before the call:

@@ -4,24 +4,33 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
     sync::Arc,
+    time::Duration,
 };
 
 use lvs_ebpf_common::Vip;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Forwarding, Protocol, SorryServer},
+    config::model::{Config, Forwarding, Protocol, SorryServer, Timeouts},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, Director, RealState, ServiceState, Standing},
     vrrp::driver,
 };
 
+/// How old the loads are at most that new flows are spread by.
+const LOOK: Duration = Duration::from_millis(100);
+
 pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
+    /// `lvs_timeouts`
+    pub timeouts: Timeouts,
     pub vrrp: watch::Receiver<Vrrp>,
 }
 
@@ -52,9 +61,12 @@ impl Pool {
         mut requests: mpsc::Receiver<Request>,
         cancel: CancellationToken,
     ) -> Dataplane {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return self.dataplane,
+                _ = looks.tick() => self.settle(),
                 Some(verdict) = verdicts.recv() => {
                     self.on_verdict(verdict);
                     // A rack that dies together leaves the ring together.
@@ -136,7 +148,15 @@ impl Pool {
             Ok::<_, DataplaneError>(())
         })?;
         self.director = director;
+        self.timeouts = succession.config.global.timeouts;
         Ok(self.director.targets())
+    }
+
+    fn settle(&mut self) {
+        let (dataplane, timeouts) = (&mut self.dataplane, self.timeouts);
+        if let Err(error) = tokio::task::block_in_place(|| dataplane.settle(timeouts)) {
+            tracing::error!(%error, "what the flows tell could not be written; the next look tries again");
+        }
     }
 
     fn status(&self) -> status::Status {

@@ -1,5 +1,7 @@
 //! Which ring slot a flow belongs to. Both directors and every restart compute the same.
 
+use crate::Service;
+
 /// What of a packet decides its place on the ring, in network byte order as loaded from the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -13,13 +15,48 @@ pub struct Flow {
 /// its 64 bits: flows that differ in any field differ before the final cut to 32 bits.
 #[inline(always)]
 pub const fn mix(key: u64) -> u32 {
-    let mut x = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x ^= x >> 32;
-    x = x.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    (x >> 32) as u32
+    (spread(key) >> 32) as u32
+}
+
+const FIRST: u64 = 0x9e37_79b9_7f4a_7c15;
+const SECOND: u64 = 0xd6e8_feb8_6659_fd93;
+
+/// [`mix`] before the cut.
+#[inline(always)]
+pub const fn spread(key: u64) -> u64 {
+    let x = key.wrapping_mul(FIRST);
+    (x ^ x >> 32).wrapping_mul(SECOND)
+}
+
+/// The key that was spread.
+pub const fn unspread(spread: u64) -> u64 {
+    let x = spread.wrapping_mul(inverse(SECOND));
+    (x ^ x >> 32).wrapping_mul(inverse(FIRST))
+}
+
+/// Of an odd factor modulo 2^64: each of Newton's steps doubles the bits that are right, from three on.
+const fn inverse(factor: u64) -> u64 {
+    let mut x = factor;
+    let mut right = 3;
+    while right < 64 {
+        x = x.wrapping_mul(2u64.wrapping_sub(factor.wrapping_mul(x)));
+        right *= 2;
+    }
+    x
 }
 
 impl Flow {
+    /// By one of `Service::HASH_*`.
+    #[inline(always)]
+    pub const fn hash(self, kind: u32) -> u32 {
+        match kind {
+            Service::HASH_SOURCE => self.by_source(false),
+            Service::HASH_SOURCE_PORT => self.by_source(true),
+            Service::HASH_DESTINATION => self.by_destination(),
+            _ => self.by_connection(),
+        }
+    }
+
     /// `mh` and `sh` (Linux ip_vs_mh, ip_vs_sh): the source address, with mh-port/sh-port the source port too.
     #[inline(always)]
     pub const fn by_source(self, with_port: bool) -> u32 {

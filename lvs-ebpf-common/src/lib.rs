@@ -3,6 +3,7 @@
 #![no_std]
 
 pub mod flow;
+pub mod flow_table;
 pub mod lease;
 pub mod maps;
 pub mod outcome;
@@ -10,4 +11,4 @@ pub mod service;
 
 pub use lease::{Lease, LeaseOwner, Vip};
 pub use outcome::Outcome;
-pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef};
+pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

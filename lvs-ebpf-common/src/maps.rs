@@ -2,7 +2,7 @@
 
 /// Changes whenever a name, a size or a value layout changes. It is part of the directory in which
 /// `lvsd` pins the maps, so that an upgraded daemon never adopts tables it would misread.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";
@@ -12,16 +12,27 @@ pub const PROGRAM: &str = "director";
 /// program too; without one the frame lies in the peer's ring until something else does.
 pub const REDIRECT_BACK: &str = "REDIRECT_BACK";
 
+/// Read-only global of the program, `u32`: jiffies are shifted right by this to make a tick of the flow table, one to
+/// two seconds.
+pub const TICK_SHIFT: &str = "TICK_SHIFT";
+
 /// Array of [`crate::TableRef`] words, one element: which half of [`SERVICES`] is live.
 pub const TABLE: &str = "TABLE";
 /// Array of [`crate::Service`]: two open-addressed tables of [`SERVICE_SLOTS`], one live.
 pub const SERVICES: &str = "SERVICES";
-/// Array of [`RingChunk`]: consistent-hash rings of all services, allocated in chunks.
+/// Array of [`RingChunk`]: consistent-hash rings of all services, allocated in chunks. A ring with a moved slot is
+/// followed by one chunk whose first word is the length of the ring of old owners (0 = there is none), and that ring.
 pub const RINGS: &str = "RINGS";
 /// Array of [`crate::Real`]: each service owns one contiguous range of it.
 pub const REALS: &str = "REALS";
 /// Per-CPU array of [`crate::Counter`], same index as [`REALS`].
 pub const REAL_COUNTERS: &str = "REAL_COUNTERS";
+/// Array of [`crate::flow_table::FlowSet`].
+pub const FLOWS: &str = "FLOWS";
+/// Array of `u64`, one element: the tick at which a flow was last remembered or met.
+pub const FLOW_CLOCK: &str = "FLOW_CLOCK";
+/// Array of [`crate::Turn`], indexed by [`crate::Service::id`].
+pub const TURNS: &str = "TURNS";
 /// Array of [`crate::Lease`].
 pub const LEASES: &str = "LEASES";
 /// Hash of address (network order `u32`) to [`crate::Vip`].
@@ -37,14 +48,20 @@ pub const SERVICE_PROBES: u32 = 2;
 pub const RING_CHUNK: usize = 32;
 /// Elements of [`RINGS`]: 4 Mi ring slots, 8 MiB.
 pub const RING_CHUNKS: u32 = 1 << 17;
+/// Ring slot: flows that began before this slot changed its owner may be on another real server.
+pub const MOVED: u16 = 1 << 15;
+/// Ring slot: nobody owns it, for no real server takes new flows.
+pub const NOBODY: u16 = MOVED - 1;
+/// Elements of [`TURNS`]: as many services as [`SERVICES`] can hold.
+pub const SERVICE_IDS: u32 = SERVICE_SLOTS / 2;
 /// Elements of [`REALS`] and [`REAL_COUNTERS`].
 pub const REAL_SLOTS: u32 = 1 << 16;
-/// Reals that one service can address: a ring slot keeps 15 bits of index.
-pub const REALS_PER_SERVICE: u32 = 1 << 15;
+/// Reals that one service can address: a ring slot keeps 15 bits of index, one of which is [`NOBODY`].
+pub const REALS_PER_SERVICE: u32 = NOBODY as u32;
 /// VRRP instances that one node can run.
 pub const LEASE_SLOTS: u32 = 4096;
 /// Virtual addresses that one node can answer for.
 pub const VIP_SLOTS: u32 = 16384;
 
-/// One element of [`RINGS`]: indexes into the owning service's range of [`REALS`].
+/// One element of [`RINGS`]: indexes into the owning service's range of [`REALS`], with [`MOVED`].
 pub type RingChunk = [u16; RING_CHUNK];

@@ -40,7 +40,10 @@ pub struct Service {
     pub reals_len: u32,
     /// One of [`Service::HASH_SOURCE`] and its kin.
     pub hash: u32,
-    pub _pad: u32,
+    /// What the flow table knows the service by; also its element of `TURNS`.
+    pub id: u16,
+    /// 1 = a flow's first packet takes the next of its service's turns, and the flow table remembers whose that was.
+    pub takes_turns: u16,
 }
 
 impl Service {
@@ -107,9 +110,29 @@ pub struct Real {
     pub address: u32,
     /// Network byte order.
     pub port: u16,
-    pub _pad: [u8; 2],
+    /// One of [`Real::DEAD`] and its kin.
+    pub state: u8,
+    pub _pad: u8,
     /// 8-byte size multiple, and room for the forwarding method.
     pub _pad2: u64,
+}
+
+impl Real {
+    /// Its check failed, or the element is free: gets nothing.
+    pub const DEAD: u8 = 0;
+    pub const ALIVE: u8 = 1;
+    /// Keeps the flows it has and gets no new one.
+    pub const DRAINING: u8 = 2;
+}
+
+/// Whose turn it is, an element of `TURNS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Turn {
+    /// A packed [`RingRef`]: indexes of real servers, each slot the turn of one. Length 0 = nobody's turn.
+    pub sequence: u64,
+    /// Turns taken. Only the program writes it.
+    pub taken: u64,
 }
 
 /// What a real server was sent.
@@ -124,7 +147,7 @@ pub struct Counter {
 const _: () = assert!(size_of::<ServiceKey>() == 8);
 const _: () = assert!(size_of::<Service>() == 32);
 const _: () = assert!(size_of::<Real>() == 32);
-const _: () = assert!(size_of::<Counter>() == 16);
+const _: () = assert!(size_of::<Counter>() == 16 && size_of::<Turn>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -134,6 +157,8 @@ mod pod {
     unsafe impl aya::Pod for super::Real {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Turn {}
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod pipeline;
 mod arp;
 mod checksum;
 mod event;
+mod flow_table;
 mod forward;
 mod icmp;
 pub mod maps;

@@ -6,8 +6,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use lvs_ebpf_common::{
-    Counter, Lease, Outcome, Real, Service, Vip,
-    maps::{LEASE_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_SLOTS, VIP_SLOTS},
+    Counter, Lease, Outcome, Real, Service, Turn, Vip,
+    flow_table::{FlowSet, SETS},
+    maps::{LEASE_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS, SERVICE_SLOTS, VIP_SLOTS},
 };
 
 #[map]
@@ -20,6 +21,12 @@ pub static RINGS: Array<RingChunk> = Array::with_max_entries(RING_CHUNKS, BPF_F_
 pub static REALS: Array<Real> = Array::with_max_entries(REAL_SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static REAL_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REAL_SLOTS, 0);
+#[map]
+pub static FLOWS: Array<FlowSet> = Array::with_max_entries(SETS, BPF_F_MMAPABLE);
+#[map]
+pub static FLOW_CLOCK: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static TURNS: Array<Turn> = Array::with_max_entries(SERVICE_IDS, BPF_F_MMAPABLE);
 #[map]
 pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMAPABLE);
 #[map]

@@ -143,6 +143,17 @@ pub fn check_tcp(ip: &Ipv4) -> Result<(), Outcome> {
     Ok(())
 }
 
+/// A TCP packet's place in its connection.
+#[inline(always)]
+pub fn tcp_flags(ip: &Ipv4) -> u8 {
+    ip.payload.read(13).unwrap_or_default()
+}
+
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const RST: u8 = 0x04;
+pub const ACK: u8 = 0x10;
+
 /// RFC 768: a header of eight bytes, and a length that counts it and ends inside the packet.
 #[inline(always)]
 pub fn check_udp(ip: &Ipv4) -> Result<(), Outcome> {

@@ -50,7 +50,7 @@ fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Re
     } else {
         check_udp(ip)?
     }
-    let (index, real) = schedule::pick(service, ip, ports)?;
+    let (index, real) = schedule::pick(service, ip, ports, ip.header.protocol == TCP)?;
     forward::direct(ctx, frame, ethernet, index, real)
 }
 

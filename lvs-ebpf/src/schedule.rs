@@ -1,50 +1,58 @@
-//! Which real server of a service gets a flow: one slot of the service's ring, by the flow's hash.
+//! Which real server of a service gets a packet: the owner of a slot of the service's ring, chosen by the flow's hash,
+//! unless the flow table has to be asked.
 
 use lvs_ebpf_common::{
     Outcome, Real, RingRef, Service,
     flow::{self, Flow},
-    maps::{REALS_PER_SERVICE, RING_CHUNK},
+    flow_table::FlowKey,
+    maps::{MOVED, NOBODY, RING_CHUNK},
 };
 
 use crate::{
+    flow_table::{self, Packet},
     maps::{REALS, RINGS},
-    parse::{Ipv4, Ports},
+    parse::{self, Ipv4, Ports},
 };
-
-/// The top bit of a ring slot says that the slot has moved, not whereto.
-const INDEX: u16 = (REALS_PER_SERVICE - 1) as u16;
 
 /// The real server and its place in `REALS`.
 #[inline(always)]
-pub fn pick(service: &Service, ip: &Ipv4, ports: Ports) -> Result<(u32, &'static Real), Outcome> {
+pub fn pick(
+    service: &Service,
+    ip: &Ipv4,
+    ports: Ports,
+    is_tcp: bool,
+) -> Result<(u32, &'static Real), Outcome> {
     // SAFETY: a reference; lvsd flips the word with one aligned store, so one load sees place and length agree.
     let ring = RingRef::unpack(unsafe { (&raw const service.ring).read_volatile() });
     if ring.length == 0 {
         return Err(Outcome::NoReal);
     }
-    let slot = flow::slot(hash(service, ip, ports), ring.length);
-    let chunk = RINGS.get(ring.chunk + slot / RING_CHUNK as u32).ok_or(Outcome::BadTable)?;
-    let entry = chunk.get(slot as usize % RING_CHUNK).ok_or(Outcome::BadTable)?;
-    let index = u32::from(entry & INDEX);
-    if index >= service.reals_len {
-        return Err(Outcome::BadTable);
-    }
-    let index = service.reals_base.wrapping_add(index);
-    Ok((index, REALS.get(index).ok_or(Outcome::BadTable)?))
-}
-
-#[inline(always)]
-fn hash(service: &Service, ip: &Ipv4, ports: Ports) -> u32 {
     let flow = Flow {
         source: ip.header.source,
         destination: ip.header.destination,
         source_port: ports.source,
         destination_port: ports.destination,
     };
-    match service.hash {
-        Service::HASH_SOURCE => flow.by_source(false),
-        Service::HASH_SOURCE_PORT => flow.by_source(true),
-        Service::HASH_DESTINATION => flow.by_destination(),
-        _ => flow.by_connection(),
+    let hash = flow.hash(service.hash);
+    let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
+    let index = if slot & MOVED == 0 && service.takes_turns == 0 {
+        slot
+    } else {
+        let key = FlowKey { source: ip.header.source, source_port: ports.source, service: service.id };
+        let packet = if is_tcp { Packet::tcp(parse::tcp_flags(ip)) } else { Packet::Udp };
+        flow_table::owner(service, ring.pack(), u64::from(hash) | u64::from(slot) << 32, key.pack(), packet)
+            as u16
+    };
+    if u32::from(index) >= service.reals_len {
+        return Err(if index == NOBODY { Outcome::NoReal } else { Outcome::BadTable });
     }
+    let index = service.reals_base.wrapping_add(index.into());
+    Ok((index, REALS.get(index).ok_or(Outcome::BadTable)?))
+}
+
+/// The slot of a hash on the ring of `length` slots that begins at `chunk`.
+#[inline(always)]
+pub fn owner(chunk: u32, hash: u32, length: u32) -> Option<u16> {
+    let slot = flow::slot(hash, length);
+    RINGS.get(chunk.wrapping_add(slot / RING_CHUNK as u32))?.get(slot as usize % RING_CHUNK).copied()
 }

@@ -1,7 +1,7 @@
 //! The real XDP program, loaded but attached to nothing: tables are written by hand, and the kernel runs it on
 //! frames by BPF_PROG_TEST_RUN.
 
-use std::{io::Write as _, net::Ipv4Addr, thread};
+use std::{io::Write as _, net::Ipv4Addr, thread, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -10,7 +10,8 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip,
+    Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
+    flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
 
@@ -88,6 +89,15 @@ impl Director {
         self.array(maps::REALS).set(index, real, 0).unwrap();
     }
 
+    pub fn turn(&mut self, id: u16, turn: Turn) {
+        self.array(maps::TURNS).set(id.into(), turn, 0).unwrap();
+    }
+
+    pub fn flow_sets(&self) -> Vec<FlowSet> {
+        let map = Array::<_, FlowSet>::try_from(self.ebpf.map(maps::FLOWS).unwrap()).unwrap();
+        map.iter().map(Result::unwrap).collect()
+    }
+
     pub fn vip(&mut self, address: Ipv4Addr, vip: Vip) {
         let map = self.ebpf.map_mut(maps::VIPS).unwrap();
         HashMap::<_, u32, Vip>::try_from(map).unwrap().insert(be(address), vip, 0).unwrap();
@@ -157,6 +167,12 @@ impl Director {
             other => panic!("XDP action {other}"),
         };
         (action, out)
+    }
+
+    /// What one of many runs on the same frame takes.
+    pub fn cost(&self, frame: &[u8], times: u32) -> Duration {
+        let options = TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
+        self.program().test_run(options).unwrap().duration
     }
 
     pub fn program_mut(&mut self) -> &mut Xdp {

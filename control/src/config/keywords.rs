@@ -269,7 +269,7 @@ const TABLE: &[Row] = &[
     ignored(&[Top], "net_namespace_ipvs namespace_with_ipsets", NO_IPVS),
     ignored(&[Top], "use_pid_dir child_wait_time", ONE_PROCESS),
     //
-    read(&[GlobalDefs], "router_id vrrp_version checker_log_all_failures"),
+    read(&[GlobalDefs], "router_id vrrp_version checker_log_all_failures lvs_timeouts"),
     read(
         &[GlobalDefs],
         "vrrp_garp_master_delay vrrp_garp_master_repeat vrrp_garp_master_refresh vrrp_garp_master_refresh_repeat",
@@ -314,7 +314,6 @@ const TABLE: &[Row] = &[
         "the default applies",
     ),
     not_yet(&[GlobalDefs], "dynamic_interfaces default_interface disable_local_igmp", "the default applies"),
-    not_yet(&[GlobalDefs], "lvs_timeouts", "the default applies"),
     not_yet(
         &[GlobalDefs],
         "reload_check_config reload_time_file reload_repeat reload_file include_check \

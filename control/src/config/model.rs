@@ -18,6 +18,24 @@ pub struct Config {
 pub struct Global {
     /// Name of this node in logs; the hostname where absent.
     pub router_id: Option<String>,
+    pub timeouts: Timeouts,
+}
+
+/// `lvs_timeouts`: how long a silent flow is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub tcp: Duration,
+    /// `tcpfin`: after a FIN or RST.
+    pub tcp_fin: Duration,
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    /// The kernel's for IPVS.
+    fn default() -> Self {
+        let [tcp, tcp_fin, udp] = [900, 120, 300].map(Duration::from_secs);
+        Self { tcp, tcp_fin, udp }
+    }
 }
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).
@@ -157,8 +175,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// The scheduler by the word in the file. `mh`, `sh` and `dh` are themselves; the others run as weighted
-/// Maglev over the whole flow until they exist (the reader says so).
+/// The scheduler by the word in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Scheduler {
     Rr,

@@ -309,7 +309,8 @@ impl Reader<'_> {
             let message = "keepalived does not apply this to the instances above; lvsd does";
             self.warn(Class::Trap, late, message);
         }
-        (Global { router_id }, Defaults { version, garp })
+        let timeouts = self.timeouts(&items);
+        (Global { router_id, timeouts }, Defaults { version, garp })
     }
 
     /// `words`: delay, repeat, refresh, refresh_repeat.

@@ -84,6 +84,16 @@ fn each_sound_file_is_read_without_an_error() {
 }
 
 #[test]
+fn timeouts_are_the_kernels_where_nothing_is_said() {
+    let Timeouts { tcp, tcp_fin, udp } = sound("schedulers").global.timeouts;
+    assert_eq!([tcp, tcp_fin, udp].map(|time| time.as_secs()), [3600, 120, 60]);
+    let mut capped = text("global_defs {\n lvs_timeouts tcp 0 tcpfin 86400\n}").config.global.timeouts;
+    assert_eq!((capped.tcp.as_secs(), capped.tcp_fin.as_secs()), (900, 43_200));
+    capped.tcp_fin = Timeouts::default().tcp_fin;
+    assert_eq!(capped, Timeouts::default());
+}
+
+#[test]
 fn the_fragments_mean_what_they_say() {
     let expected = |address: [u8; 4], kind, retry, connect_timeout, delay_before_retry| RealServer {
         address: address.into(),

@@ -25,12 +25,15 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-const PINNED: [&str; 8] = [
+const PINNED: [&str; 11] = [
     maps::TABLE,
     maps::SERVICES,
     maps::RINGS,
     maps::REALS,
     maps::REAL_COUNTERS,
+    maps::FLOWS,
+    maps::FLOW_CLOCK,
+    maps::TURNS,
     maps::LEASES,
     maps::VIPS,
     maps::OUTCOMES,

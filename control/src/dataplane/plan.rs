@@ -2,15 +2,25 @@
 //!
 //! Pure: [`Tables`] is an image of the maps. Each change follows one order: write reals and rings where no packet
 //! looks, publish by one 8-byte store, wait until every CPU has left the old ([`Write::Grace`]), then free it.
+//! A flow on a living real server meets that one before, during and after: see `ring.rs`.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use lvs_ebpf_common::{Real, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
-use super::maglev::{self, Member};
+use self::space::Space;
+use super::{
+    maglev::{self, Member},
+    ring::{self, Ring},
+    turns::{Load, Turns},
+};
+
+mod settle;
+mod space;
 
 /// What the tables shall say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +34,8 @@ pub struct DesiredService {
     pub key: ServiceKey,
     /// One of `Service::HASH_*`.
     pub hash: u32,
+    /// Whose turn it is to get a new flow; `None` = the ring says.
+    pub turns: Option<Turns>,
     /// Every configured real, alive or not: their number decides the ring's length.
     pub reals: Vec<DesiredReal>,
 }
@@ -34,6 +46,8 @@ pub struct DesiredReal {
     pub port: u16,
     /// 0 = takes no new flow.
     pub weight: u16,
+    /// False = its check failed, and its flows are not to be kept.
+    pub alive: bool,
     /// Where its frames go; `None` = not known yet, so it is not on the ring either.
     pub next_hop: Option<NextHop>,
 }
@@ -65,6 +79,11 @@ pub enum Write {
         slot: u32,
         ring: RingRef,
     },
+    /// Publishes a service's sequence of turns.
+    Turns {
+        id: u16,
+        sequence: RingRef,
+    },
     /// Flips all services to the other half.
     Table(TableRef),
     Vip {
@@ -73,6 +92,10 @@ pub enum Write {
     },
     VipGone {
         address: Ipv4Addr,
+    },
+    /// Removes the flows of services from the flow table, so that others may have their numbers.
+    Forget {
+        ids: Vec<u16>,
     },
     /// Wait until no CPU can still be using what was unpublished.
     Grace,
@@ -103,16 +126,64 @@ pub struct Tables {
     chunks: Space,
     /// What of `REALS` is in use.
     ranges: Space,
+    /// What of `TURNS` is in use.
+    ids: Space,
+}
+
+/// What the maps hold beside services, reals and virtual addresses.
+pub trait Source {
+    fn chunk(&self, chunk: u32) -> maps::RingChunk;
+    /// The published sequence of turns.
+    fn turns(&self, id: u16) -> RingRef;
+    /// Turns taken so far.
+    fn taken(&self, id: u16) -> u64;
+    /// Whether a packet was ever sent to one of these reals.
+    fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool;
 }
 
 /// One service's part of the tables.
 #[derive(Clone)]
 struct Pool {
+    id: u16,
     base: u32,
     len: u32,
     hash: u32,
-    ring: RingRef,
-    slots: Vec<u16>,
+    /// First chunk of the ring.
+    chunk: u32,
+    ring: Ring,
+    /// When the ring last changed, or was found.
+    since: Duration,
+    /// A packet was seen to go by it: else the ring has no past to keep to.
+    used: bool,
+    turns: Option<PoolTurns>,
+    /// Removed, but their flows may live.
+    leaving: Vec<u16>,
+}
+
+#[derive(Clone, Default)]
+struct PoolTurns {
+    kind: Turns,
+    chunk: u32,
+    sequence: Vec<u16>,
+    members: Vec<Member>,
+    /// By index of the real, at the last look.
+    loads: Vec<Load>,
+    /// Turns taken by then.
+    taken: u64,
+}
+
+impl Pool {
+    fn ring_ref(&self) -> RingRef {
+        RingRef { chunk: self.chunk, length: self.ring.len() }
+    }
+
+    fn ring_chunks(&self) -> u32 {
+        self.ring.chunks().len() as u32
+    }
+
+    fn range(&self) -> std::ops::Range<u32> {
+        self.base..self.base + self.len
+    }
 }
 
 impl Tables {
@@ -122,8 +193,9 @@ impl Tables {
         table: TableRef,
         slots: Vec<Service>,
         reals: Vec<Real>,
-        chunk: impl Fn(u32) -> maps::RingChunk,
         vips: HashMap<Ipv4Addr, Vip>,
+        source: &impl Source,
+        now: Duration,
     ) -> Self {
         let mut tables = Self {
             table,
@@ -133,29 +205,56 @@ impl Tables {
             vips,
             chunks: Space::new(maps::RING_CHUNKS),
             ranges: Space::new(maps::REAL_SLOTS),
+            ids: Space::new(maps::SERVICE_IDS),
         };
-        let live = half(table.half);
-        for service in tables.slots[live].iter().copied() {
-            let ring = RingRef::unpack(service.ring);
+        let live: Vec<Service> = tables.slots[half(table.half)].to_vec();
+        for service in live {
+            let place = RingRef::unpack(service.ring);
+            let Some(ring) = Ring::read(place.chunk, place.length, |chunk| source.chunk(chunk)) else {
+                continue;
+            };
             if service.key.protocol == 0
+                || !tables.ids.take(service.id.into(), 1)
                 || !tables.ranges.take(service.reals_base, service.reals_len)
-                || !tables.chunks.take(ring.chunk, chunks(ring.length))
+                || !tables.chunks.take(place.chunk, ring.chunks().len() as u32)
             {
                 continue;
             }
-            let slots = (ring.chunk..ring.chunk + chunks(ring.length)).flat_map(&chunk);
-            tables.pools.insert(
-                service.key,
-                Pool {
-                    base: service.reals_base,
-                    len: service.reals_len,
-                    hash: service.hash,
-                    ring,
-                    slots: slots.take(ring.length as usize).collect(),
-                },
-            );
+            let mut pool = Pool {
+                id: service.id,
+                base: service.reals_base,
+                len: service.reals_len,
+                hash: service.hash,
+                chunk: place.chunk,
+                ring,
+                since: now,
+                used: false,
+                turns: None,
+                leaving: Vec::new(),
+            };
+            if service.takes_turns != 0 {
+                pool.turns = tables.read_turns(service.id, source);
+            }
+            tables.pools.insert(service.key, pool);
         }
         tables
+    }
+
+    fn read_turns(&mut self, id: u16, source: &impl Source) -> Option<PoolTurns> {
+        let place = source.turns(id);
+        let end = place.chunk.checked_add(chunks(place.length)).filter(|end| *end <= maps::RING_CHUNKS)?;
+        let taken = self.chunks.take(place.chunk, chunks(place.length));
+        let sequence = (place.chunk..end).flat_map(|chunk| source.chunk(chunk)).take(place.length as usize);
+        let sequence = sequence.collect();
+        // The kind and the weights are not in the maps; the first plan knows them.
+        taken.then(|| PoolTurns {
+            kind: Turns::RoundRobin,
+            chunk: place.chunk,
+            sequence,
+            members: Vec::new(),
+            loads: Vec::new(),
+            taken: 0,
+        })
     }
 
     /// Index in `REALS` of a service's real server.
@@ -170,8 +269,7 @@ impl Tables {
         let (Some(pool), Some(index)) = (self.pools.get(key), self.real_index(key, address, port)) else {
             return false;
         };
-        let index = index - pool.base;
-        pool.slots.iter().any(|slot| u32::from(*slot) == index)
+        u16::try_from(index - pool.base).is_ok_and(|index| pool.ring.is_owner(index))
     }
 
     fn members(&self, pool: &Pool) -> &[Real] {
@@ -180,11 +278,16 @@ impl Tables {
 
     /// The steps from here to `desired`; this image is then what the maps say once they are all done. On an
     /// error the image is unchanged.
-    pub fn plan(&mut self, desired: &Desired) -> Result<Vec<Write>, PlanError> {
+    pub fn plan(
+        &mut self,
+        desired: &Desired,
+        source: &impl Source,
+        now: Duration,
+    ) -> Result<Vec<Write>, PlanError> {
         let mut next = self.clone();
         let mut steps = Steps::default();
         for service in &desired.services {
-            next.plan_service(service, &mut steps)?;
+            next.plan_service(service, source, now, &mut steps)?;
         }
         let wanted: HashSet<ServiceKey> = desired.services.iter().map(|s| s.key).collect();
         let gone: Vec<ServiceKey> = next.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
@@ -202,55 +305,78 @@ impl Tables {
         for (start, len) in steps.free_ranges.drain(..) {
             next.ranges.give(start, len);
         }
+        for id in &steps.free_ids {
+            next.ids.give(u32::from(*id), 1);
+        }
         *self = next;
         Ok(steps.in_order())
     }
 
-    fn plan_service(&mut self, desired: &DesiredService, steps: &mut Steps) -> Result<(), PlanError> {
+    fn plan_service(
+        &mut self,
+        desired: &DesiredService,
+        source: &impl Source,
+        now: Duration,
+        steps: &mut Steps,
+    ) -> Result<(), PlanError> {
         let reals = desired.reals.len();
-        if reals > maps::REALS_PER_SERVICE as usize {
-            return Err(PlanError::ServiceTooLarge { reals });
-        }
-        let stays = self.pools.get(&desired.key).filter(|pool| self.fits(pool, desired)).cloned();
-        // A new or moved range of reals is published with its ring by the flip of the whole table; the ring
-        // alone must not be, since its indexes count from the new range.
-        let live_slot = stays.as_ref().and_then(|_| self.live_slot(&desired.key));
-        let mut pool = match stays {
-            Some(pool) => {
-                steps.rebuild |= pool.hash != desired.hash;
-                pool
-            }
+        let mut pool = match self.pools.get(&desired.key) {
+            Some(pool) => pool.clone(),
             None => {
-                self.drop_pool(&desired.key, steps);
                 steps.rebuild = true;
-                let len = (reals as u32).next_power_of_two().clamp(8, maps::REALS_PER_SERVICE);
-                let base = self.ranges.find(len).ok_or(PlanError::NoRoomForReals { wanted: len })?;
-                Pool { base, len, hash: desired.hash, ring: RingRef::default(), slots: Vec::new() }
+                let id =
+                    self.ids.find(1).ok_or(PlanError::TooManyServices { services: self.pools.len() + 1 })?;
+                Pool {
+                    id: id as u16,
+                    base: 0,
+                    len: 0,
+                    hash: desired.hash,
+                    chunk: 0,
+                    ring: Ring::default(),
+                    since: now,
+                    used: false,
+                    turns: None,
+                    leaving: Vec::new(),
+                }
             }
         };
+        // A new or moved range of reals is published with its ring by the flip of the whole table; the ring
+        // alone must not be, since its indexes count from the new range.
+        let mut live_slot = self.live_slot(&desired.key);
+        if self.enlarge(&mut pool, desired, source, steps)? {
+            steps.rebuild = true;
+            live_slot = None;
+        }
+        let took_turns = pool.turns.is_some();
+        steps.rebuild |= pool.hash != desired.hash || took_turns != desired.turns.is_some();
         pool.hash = desired.hash;
 
-        let members = self.place_reals(&pool, desired, steps);
+        let members = self.place_reals(&mut pool, desired, steps);
+        self.plan_turns(&mut pool, desired.turns, &members, steps)?;
         let length = maglev::length(reals);
-        let slots = maglev::ring(&members, length);
-        if slots != pool.slots {
-            let ring = if slots.is_empty() {
-                RingRef::default()
-            } else {
-                let chunk = self.chunks.find(chunks(length)).ok_or(PlanError::NoRoomForRing { length })?;
-                for (i, part) in slots.chunks(maps::RING_CHUNK).enumerate() {
-                    let mut slots = [0; maps::RING_CHUNK];
-                    slots[..part.len()].copy_from_slice(part);
-                    steps.prepare.push(Write::Ring { chunk: chunk + i as u32, slots });
-                }
-                RingRef { chunk, length }
-            };
-            if pool.ring.length > 0 {
-                steps.free_chunks.push((pool.ring.chunk, chunks(pool.ring.length)));
+        let mut owners = maglev::ring(&members, length);
+        if owners.is_empty() {
+            owners = ring::owned_by_nobody(length);
+        }
+        let mut ring = pool.ring.clone();
+        if !ring.is_owned_as(&owners) {
+            pool.used |= source.has_forwarded(pool.range());
+            ring = if pool.used { ring.moved_to(&owners) } else { Ring::new(owners) };
+        }
+        if took_turns && pool.turns.is_none() {
+            ring.doubt_all();
+        }
+        if ring != pool.ring {
+            let chunks = ring.chunks();
+            let count = chunks.len() as u32;
+            let chunk = self.chunks.find(count).ok_or(PlanError::NoRoomForRing { length })?;
+            for (i, slots) in chunks.into_iter().enumerate() {
+                steps.prepare.push(Write::Ring { chunk: chunk + i as u32, slots });
             }
-            pool.ring = ring;
-            pool.slots = slots;
+            steps.free_chunks.push((pool.chunk, pool.ring_chunks()));
+            (pool.chunk, pool.ring, pool.since) = (chunk, ring, now);
             if let Some(slot) = live_slot {
+                let ring = pool.ring_ref();
                 self.slots[slot].ring = ring.pack();
                 steps.publish.push(Write::ServiceRing { slot: slot as u32, ring });
             }
@@ -259,51 +385,125 @@ impl Tables {
         Ok(())
     }
 
-    /// Whether all wanted reals find a place in the range the service has.
-    fn fits(&self, pool: &Pool, desired: &DesiredService) -> bool {
-        let members = self.members(pool);
-        let known = |real: &&DesiredReal| members.iter().any(|m| is(m, real.address, real.port));
-        let new = desired.reals.iter().filter(|real| !known(real)).count();
-        new <= members.iter().filter(|m| m.address == 0).count()
+    /// Sees to it that all wanted reals find a place in the service's range: true if that is another one now. Every
+    /// real keeps its index, by which flows are remembered.
+    fn enlarge(
+        &mut self,
+        pool: &mut Pool,
+        desired: &DesiredService,
+        source: &impl Source,
+        steps: &mut Steps,
+    ) -> Result<bool, PlanError> {
+        let used = self.members(pool).iter().filter(|real| real.address != 0);
+        let mut all: HashSet<(u32, u16)> = used.map(|real| (real.address, real.port)).collect();
+        all.extend(desired.reals.iter().map(identity));
+        let reals = all.len();
+        if reals > maps::REALS_PER_SERVICE as usize {
+            return Err(PlanError::ServiceTooLarge { reals });
+        }
+        if reals <= pool.len as usize && pool.len > 0 {
+            return Ok(false);
+        }
+        let len = (reals as u32).next_power_of_two().clamp(8, maps::REALS_PER_SERVICE);
+        let base = self.ranges.find(len).ok_or(PlanError::NoRoomForReals { wanted: len })?;
+        pool.used |= source.has_forwarded(pool.range());
+        for (old, index) in pool.range().zip(base..) {
+            let real = std::mem::take(&mut self.reals[old as usize]);
+            if real != Real::default() {
+                self.reals[index as usize] = real;
+                steps.prepare.push(Write::Real { index, real });
+                steps.retire.push(Write::Real { index: old, real: Real::default() });
+            }
+        }
+        steps.free_ranges.push((pool.base, pool.len));
+        (pool.base, pool.len) = (base, len);
+        Ok(true)
     }
 
-    /// Writes new and changed reals, schedules removed ones for after the flip, and says who is on the ring.
-    fn place_reals(&mut self, pool: &Pool, desired: &DesiredService, steps: &mut Steps) -> Vec<Member> {
-        let range = pool.base..pool.base + pool.len;
+    /// Writes new and changed reals, lets removed ones drain, and says who is on the ring.
+    fn place_reals(&mut self, pool: &mut Pool, desired: &DesiredService, steps: &mut Steps) -> Vec<Member> {
         let mut members = Vec::with_capacity(desired.reals.len());
-        let mut kept = HashSet::new();
         let mut new = Vec::new();
+        let known: HashMap<(u32, u16), u32> = pool
+            .range()
+            .filter_map(|index| Some((index, self.reals.get(index as usize)?)))
+            .filter(|(_, real)| real.address != 0)
+            .map(|(index, real)| ((real.address, real.port), index))
+            .collect();
+        let mut leaving: HashSet<u32> = known.values().copied().collect();
         for real in &desired.reals {
-            match range.clone().find(|i| is(&self.reals[*i as usize], real.address, real.port)) {
+            match known.get(&identity(real)) {
                 Some(index) => {
-                    kept.insert(index);
-                    self.write_real(index, real, steps);
+                    leaving.remove(index);
+                    self.write_real(*index, real, steps);
                     members.push(member(index - pool.base, real));
                 }
                 None => new.push(real),
             }
         }
-        // A place that becomes free now may still be on the old ring: new reals take others.
-        let mut free = range.clone().filter(|i| self.reals[*i as usize].address == 0).collect::<Vec<_>>();
+        let mut free = pool.range().filter(|i| self.reals[*i as usize].address == 0).collect::<Vec<_>>();
         free.reverse();
-        for index in range {
-            if self.reals[index as usize].address != 0 && !kept.contains(&index) {
-                self.reals[index as usize] = Real::default();
-                steps.retire.push(Write::Real { index, real: Real::default() });
-            }
-        }
         for real in new {
             let Some(index) = free.pop() else { continue };
             self.write_real(index, real, steps);
             members.push(member(index - pool.base, real));
         }
+        for index in &leaving {
+            let real = &mut self.reals[*index as usize];
+            if real.state == Real::ALIVE {
+                real.state = Real::DRAINING;
+                steps.prepare.push(Write::Real { index: *index, real: *real });
+            }
+        }
+        pool.leaving = leaving.into_iter().map(|index| (index - pool.base) as u16).collect();
         members
+    }
+
+    fn plan_turns(
+        &mut self,
+        pool: &mut Pool,
+        wanted: Option<Turns>,
+        members: &[Member],
+        steps: &mut Steps,
+    ) -> Result<(), PlanError> {
+        let before = pool.turns.take();
+        let Some(kind) = wanted else {
+            if let Some(turns) = before {
+                steps.free_chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
+            }
+            return Ok(());
+        };
+        let mut turns = PoolTurns { kind, members: members.to_vec(), ..before.clone().unwrap_or_default() };
+        let unchanged =
+            before.as_ref().is_some_and(|before| before.kind == kind && before.members == members);
+        if !unchanged {
+            turns.sequence = kind.sequence(&turns.candidates(), 0);
+        }
+        let length = turns.sequence.len() as u32;
+        if before.as_ref().is_none_or(|before| before.sequence != turns.sequence) {
+            turns.chunk = self.chunks.find(chunks(length)).ok_or(PlanError::NoRoomForRing { length })?;
+            for (chunk, slots) in (turns.chunk..).zip(turns.sequence.chunks(maps::RING_CHUNK)) {
+                steps.prepare.push(Write::Ring { chunk, slots: ring::chunk(slots) });
+            }
+            if let Some(before) = before {
+                steps.free_chunks.push((before.chunk, chunks(before.sequence.len() as u32)));
+            }
+            let sequence = RingRef { chunk: turns.chunk, length };
+            steps.publish.push(Write::Turns { id: pool.id, sequence });
+        }
+        pool.turns = Some(turns);
+        Ok(())
     }
 
     fn write_real(&mut self, index: u32, desired: &DesiredReal, steps: &mut Steps) {
         let mut real = self.reals[index as usize];
         real.address = u32::from_ne_bytes(desired.address.octets());
         real.port = desired.port.to_be();
+        real.state = match (desired.alive, desired.weight) {
+            (false, _) => Real::DEAD,
+            (true, 0) => Real::DRAINING,
+            (true, _) => Real::ALIVE,
+        };
         // An unknown next hop never replaces a known one: packets on their way keep theirs.
         if let Some(hop) = desired.next_hop {
             real.mac = hop.mac;
@@ -318,11 +518,13 @@ impl Tables {
 
     fn drop_pool(&mut self, key: &ServiceKey, steps: &mut Steps) {
         let Some(pool) = self.pools.remove(key) else { return };
-        if pool.ring.length > 0 {
-            steps.free_chunks.push((pool.ring.chunk, chunks(pool.ring.length)));
+        steps.free_chunks.push((pool.chunk, pool.ring_chunks()));
+        if let Some(turns) = &pool.turns {
+            steps.free_chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
         }
         steps.free_ranges.push((pool.base, pool.len));
-        for index in pool.base..pool.base + pool.len {
+        steps.free_ids.push(pool.id);
+        for index in pool.range() {
             if self.reals[index as usize] != Real::default() {
                 self.reals[index as usize] = Real::default();
                 steps.retire.push(Write::Real { index, real: Real::default() });
@@ -369,11 +571,12 @@ impl Tables {
                 let Some(slot) = free else { continue 'seeds };
                 table[slot] = Service {
                     key: *key,
-                    ring: pool.ring.pack(),
+                    ring: pool.ring_ref().pack(),
                     reals_base: pool.base,
                     reals_len: pool.len,
                     hash: pool.hash,
-                    _pad: 0,
+                    id: pool.id,
+                    takes_turns: pool.turns.is_some().into(),
                 };
             }
             return Ok((seed, table));
@@ -407,6 +610,7 @@ struct Steps {
     rebuild: bool,
     free_chunks: Vec<(u32, u32)>,
     free_ranges: Vec<(u32, u32)>,
+    free_ids: Vec<u16>,
 }
 
 impl Steps {
@@ -417,53 +621,10 @@ impl Steps {
             writes.push(Write::Grace);
         }
         writes.extend(self.retire);
+        if !self.free_ids.is_empty() {
+            writes.push(Write::Forget { ids: self.free_ids });
+        }
         writes
-    }
-}
-
-/// First-fit allocation of `len` elements.
-#[derive(Clone)]
-struct Space {
-    len: u32,
-    /// Start and length.
-    used: BTreeMap<u32, u32>,
-}
-
-impl Space {
-    fn new(len: u32) -> Self {
-        Self { len, used: BTreeMap::new() }
-    }
-
-    fn find(&mut self, wanted: u32) -> Option<u32> {
-        let mut at = 0u32;
-        for (start, len) in &self.used {
-            if start - at >= wanted {
-                break;
-            }
-            at = start + len;
-        }
-        (self.len - at >= wanted).then(|| {
-            self.used.insert(at, wanted);
-            at
-        })
-    }
-
-    /// Marks what a predecessor used; false where it overlaps or lies outside.
-    fn take(&mut self, start: u32, len: u32) -> bool {
-        if len == 0 {
-            return true;
-        }
-        let Some(end) = start.checked_add(len).filter(|end| *end <= self.len) else { return false };
-        let overlaps = self.used.range(..end).next_back().is_some_and(|(s, l)| s + l > start);
-        if !overlaps {
-            self.used.insert(start, len);
-        }
-        !overlaps
-    }
-
-    fn give(&mut self, start: u32, len: u32) {
-        let freed = self.used.remove(&start);
-        debug_assert_eq!(freed, Some(len));
     }
 }
 
@@ -480,10 +641,15 @@ fn is(real: &Real, address: Ipv4Addr, port: u16) -> bool {
     real.address == u32::from_ne_bytes(address.octets()) && real.port == port.to_be()
 }
 
+/// As [`Real`] has it.
+fn identity(real: &DesiredReal) -> (u32, u16) {
+    (u32::from_ne_bytes(real.address.octets()), real.port.to_be())
+}
+
 fn member(index: u32, real: &DesiredReal) -> Member {
     Member {
         index: index as u16,
-        weight: if real.next_hop.is_some() { real.weight } else { 0 },
+        weight: if real.alive && real.next_hop.is_some() { real.weight } else { 0 },
         identity: u64::from(u32::from(real.address)) << 16 | u64::from(real.port),
     }
 }

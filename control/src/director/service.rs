@@ -9,7 +9,10 @@ use lvs_ebpf_common::{Service, ServiceKey};
 
 use crate::{
     config::model::{Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
-    dataplane::plan::{DesiredReal, DesiredService, NextHop},
+    dataplane::{
+        plan::{DesiredReal, DesiredService, NextHop},
+        turns::Turns,
+    },
 };
 
 pub struct ServiceState {
@@ -92,15 +95,23 @@ impl ServiceState {
             address: real.config.address,
             port: real.config.port,
             weight: if sorry { 0 } else { real.effective_weight() },
+            alive: real.standing() != Standing::Down,
             next_hop: next_hop(real.config.address),
         });
         let last = self.config.sorry.iter().map(|it| DesiredReal {
             address: it.address,
             port: it.port,
             weight: sorry.into(),
+            // It has no check; in place of nobody, it drains.
+            alive: true,
             next_hop: next_hop(it.address),
         });
-        DesiredService { key: self.key, hash: hash(&self.config), reals: reals.chain(last).collect() }
+        DesiredService {
+            key: self.key,
+            hash: hash(&self.config),
+            turns: turns(self.config.scheduler),
+            reals: reals.chain(last).collect(),
+        }
     }
 }
 
@@ -158,5 +169,21 @@ fn hash(service: &VirtualServer) -> u32 {
         | Scheduler::Sed
         | Scheduler::Nq
         | Scheduler::Twos => Service::HASH_CONNECTION,
+    }
+}
+
+fn turns(scheduler: Scheduler) -> Option<Turns> {
+    match scheduler {
+        Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => None,
+        Scheduler::Rr => Some(Turns::RoundRobin),
+        Scheduler::Wrr => Some(Turns::WeightedRoundRobin),
+        Scheduler::Lc => Some(Turns::LeastConnections),
+        // A virtual server has one address: nothing for lblc and lblcr to tell caches by.
+        Scheduler::Wlc | Scheduler::Lblc | Scheduler::Lblcr => Some(Turns::WeightedLeastConnections),
+        Scheduler::Sed => Some(Turns::ShortestExpectedDelay),
+        Scheduler::Nq => Some(Turns::NeverQueue),
+        Scheduler::Fo => Some(Turns::Failover),
+        Scheduler::Ovf => Some(Turns::Overflow),
+        Scheduler::Twos => Some(Turns::TwoChoices),
     }
 }

@@ -13,11 +13,14 @@ use super::{
 use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
-    model::{Forwarding, Protocol, Quorum, RealServer, Scheduler, SorryServer, VirtualServer},
+    model::{Forwarding, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts, VirtualServer},
     source::Span,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// The flow table's clock has 16 bits of one to two seconds.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
 /// Settings of the checks that a block hands to the blocks in it.
 #[derive(Clone, Default)]
@@ -45,7 +48,7 @@ impl Reader<'_> {
         let endpoint = self.service_endpoint(item);
         let items = self.items(Block::VirtualServer, item.body());
         let protocol = self.protocol(&items, item);
-        let scheduler = self.scheduler(&items, item);
+        let scheduler = self.scheduler(&items);
         let hash_port = self.hash_port(&items, scheduler);
         let forwarding = self.forwarding(&items, item);
         let outer = Outer {
@@ -111,25 +114,49 @@ impl Reader<'_> {
         })
     }
 
-    fn scheduler(&mut self, items: &Items<'_>, item: Item<'_>) -> Scheduler {
+    fn scheduler(&mut self, items: &Items<'_>) -> Scheduler {
         let read = self.one(items, "lvs_sched", value::choice(&Scheduler::WORDS));
-        let said = items.span("lvs_sched");
-        let absent = items.lacks("lvs_sched");
         let scheduler = read.unwrap_or_default();
-        let exists = matches!(scheduler, Scheduler::Mh | Scheduler::Sh | Scheduler::Dh);
-        let substitute = "runs as weighted Maglev hashing of the connection (lvs_sched mh) for now";
-        match (said, read) {
-            (None, _) if absent => {
-                let message =
-                    format!("virtual_server without lvs_sched: keepalived's default wlc {substitute}");
-                self.warn(Class::Unsupported, item.statement.span(), message);
-            }
-            (Some(span), Some(_)) if !exists => {
-                self.warn(Class::Unsupported, span, format!("lvs_sched {} {substitute}", scheduler.word()));
-            }
-            _ => {}
+        if let (Scheduler::Lblc | Scheduler::Lblcr, Some(span)) = (scheduler, items.span("lvs_sched")) {
+            let message = format!(
+                "lvs_sched {} runs as wlc: a virtual server has one address, so there is nothing to tell caches by",
+                scheduler.word()
+            );
+            self.warn(Class::Unsupported, span, message);
         }
         scheduler
+    }
+
+    /// `tcp N tcpfin N udp N`, any of them.
+    pub fn timeouts(&mut self, items: &Items<'_>) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        let Some(item) = items.last("lvs_timeouts") else { return timeouts };
+        if item.statement.arguments.is_empty() {
+            self.error(Class::BadValue, item.statement.word.span, "lvs_timeouts needs a value");
+        }
+        for pair in item.statement.arguments.chunks(2) {
+            let [name, rest @ ..] = pair else { continue };
+            type Field = fn(&mut Timeouts) -> &mut Duration;
+            let fields: [(&str, Field); 3] =
+                [("tcp", |t| &mut t.tcp), ("tcpfin", |t| &mut t.tcp_fin), ("udp", |t| &mut t.udp)];
+            let Some(field) = self.word("lvs_timeouts", name, value::choice(&fields)) else {
+                return timeouts;
+            };
+            let [seconds] = rest else {
+                self.error(Class::BadValue, name.span, format!("lvs_timeouts: {} needs a value", name.text));
+                return timeouts;
+            };
+            let Some(time) = self.word("lvs_timeouts", seconds, timeout) else { continue };
+            if time > LONGEST_TIMEOUT {
+                let message = "more than 43200 seconds (12 hours): lvsd remembers a silent flow no longer";
+                self.warn(Class::Unsupported, seconds.span, message);
+            }
+            // As ipvsadm has it, 0 leaves the default.
+            if !time.is_zero() {
+                *field(&mut timeouts) = time.min(LONGEST_TIMEOUT);
+            }
+        }
+        timeouts
     }
 
     fn hash_port(&mut self, items: &Items<'_>, scheduler: Scheduler) -> bool {
@@ -339,6 +366,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+fn timeout(word: &str) -> Value<Duration> {
+    const MONTH: u32 = 31 * 86_400;
+    value::number(0..=MONTH)(word).map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 /// A port that is glued to the address is the usual mistake.

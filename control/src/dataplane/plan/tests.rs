@@ -1,16 +1,29 @@
 //! The maps as the XDP program would read them while a plan is carried out, write by write.
 
+use lvs_ebpf_common::Turn;
+
 use super::*;
+
+mod flows;
 
 const HOP: NextHop = NextHop { mac: [2, 0, 0, 0, 0, 9], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 3 };
 const WEB: ServiceKey = ServiceKey { address: 0x6400_4d0a, port: 0x5000, protocol: 6, _pad: 0 };
 
+const NOW: Duration = Duration::from_secs(1000);
+
 fn real(last: u8, weight: u16) -> DesiredReal {
-    DesiredReal { address: Ipv4Addr::new(10, 77, 0, last), port: 80, weight, next_hop: Some(HOP) }
+    DesiredReal {
+        address: Ipv4Addr::new(10, 77, 0, last),
+        port: 80,
+        weight,
+        alive: true,
+        next_hop: Some(HOP),
+    }
 }
 
 fn web(reals: &[DesiredReal]) -> Desired {
-    let service = DesiredService { key: WEB, hash: Service::HASH_CONNECTION, reals: reals.to_vec() };
+    let service =
+        DesiredService { key: WEB, hash: Service::HASH_CONNECTION, turns: None, reals: reals.to_vec() };
     Desired { services: vec![service], vips: Vec::new() }
 }
 
@@ -20,7 +33,27 @@ struct Maps {
     slots: Vec<Service>,
     reals: Vec<Real>,
     rings: HashMap<u32, maps::RingChunk>,
+    turns: HashMap<u16, Turn>,
     vips: HashMap<Ipv4Addr, Vip>,
+    has_forwarded: bool,
+}
+
+impl Source for Maps {
+    fn chunk(&self, chunk: u32) -> maps::RingChunk {
+        self.rings.get(&chunk).copied().unwrap_or_default()
+    }
+
+    fn turns(&self, id: u16) -> RingRef {
+        RingRef::unpack(self.turns.get(&id).copied().unwrap_or_default().sequence)
+    }
+
+    fn taken(&self, id: u16) -> u64 {
+        self.turns.get(&id).copied().unwrap_or_default().taken
+    }
+
+    fn has_forwarded(&self, _: std::ops::Range<u32>) -> bool {
+        self.has_forwarded
+    }
 }
 
 impl Maps {
@@ -30,18 +63,21 @@ impl Maps {
             slots: vec![Service::default(); 2 * maps::SERVICE_SLOTS as usize],
             reals: vec![Real::default(); maps::REAL_SLOTS as usize],
             rings: HashMap::new(),
+            turns: HashMap::new(),
             vips: HashMap::new(),
+            has_forwarded: true,
         }
     }
 
     fn tables(&self) -> Tables {
-        Tables::read(
-            self.table,
-            self.slots.clone(),
-            self.reals.clone(),
-            |chunk| self.rings.get(&chunk).copied().unwrap_or_default(),
-            self.vips.clone(),
-        )
+        Tables::read(self.table, self.slots.clone(), self.reals.clone(), self.vips.clone(), self, NOW)
+    }
+
+    /// Carries out a whole plan.
+    fn reach(&mut self, tables: &mut Tables, desired: &Desired) {
+        for write in tables.plan(desired, self, NOW).unwrap() {
+            self.apply(&write);
+        }
     }
 
     fn apply(&mut self, write: &Write) {
@@ -52,6 +88,7 @@ impl Maps {
             }
             Write::Service { slot, service } => self.slots[*slot as usize] = *service,
             Write::ServiceRing { slot, ring } => self.slots[*slot as usize].ring = ring.pack(),
+            Write::Turns { id, sequence } => self.turns.entry(*id).or_default().sequence = sequence.pack(),
             Write::Table(table) => self.table = *table,
             Write::Vip { address, vip } => {
                 self.vips.insert(*address, *vip);
@@ -59,23 +96,31 @@ impl Maps {
             Write::VipGone { address } => {
                 self.vips.remove(address);
             }
-            Write::Grace => {}
+            Write::Forget { .. } | Write::Grace => {}
         }
     }
 
-    /// What a packet with ring slot `slot` of `length` meets.
-    fn forward(&self, key: &ServiceKey, hash: u32) -> Option<Real> {
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
         let live = half(self.table.half);
         let home = key.home(self.table.seed) as usize;
-        let service = (0..maps::SERVICE_PROBES as usize)
+        (0..maps::SERVICE_PROBES as usize)
             .map(|probe| self.slots[live.start + (home + probe) % maps::SERVICE_SLOTS as usize])
-            .find(|service| service.key == *key)?;
+            .find(|service| service.key == *key)
+    }
+
+    /// The entry for a hash in the ring of `length` slots at `chunk`.
+    fn slot(&self, chunk: u32, hash: u32, length: u32) -> u16 {
+        let slot = lvs_ebpf_common::flow::slot(hash, length);
+        self.chunk(chunk + slot / maps::RING_CHUNK as u32)[slot as usize % maps::RING_CHUNK]
+    }
+
+    /// What a packet that opens a flow with `hash` meets.
+    fn forward(&self, key: &ServiceKey, hash: u32) -> Option<Real> {
+        let service = self.service(key)?;
         let ring = RingRef::unpack(service.ring);
-        let slot = lvs_ebpf_common::flow::slot(hash, ring.length);
-        let chunk = self.rings.get(&(ring.chunk + slot / maps::RING_CHUNK as u32))?;
-        let index = u32::from(chunk[slot as usize % maps::RING_CHUNK]);
+        let index = u32::from(self.slot(ring.chunk, hash, ring.length) & !maps::MOVED);
         assert!(index < service.reals_len, "a ring points outside its service's reals");
-        (ring.length > 0).then(|| self.reals[(service.reals_base + index) as usize])
+        Some(self.reals[(service.reals_base + index) as usize])
     }
 
     /// Every packet meets a usable real server.
@@ -92,9 +137,7 @@ impl Maps {
 fn no_packet_meets_a_hole_at_any_step_of_any_change() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    for write in tables.plan(&web(&[real(1, 1), real(2, 1)])).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &web(&[real(1, 1), real(2, 1)]));
     maps.assert_no_hole();
     let changes = [
         web(&[real(1, 1), real(2, 0)]),
@@ -109,7 +152,7 @@ fn no_packet_meets_a_hole_at_any_step_of_any_change() {
         web(&[real(60, 0), real(61, 1), real(99, 0)]),
     ];
     for change in changes {
-        for write in tables.plan(&change).unwrap() {
+        for write in tables.plan(&change, &maps, NOW).unwrap() {
             maps.apply(&write);
             maps.assert_no_hole();
         }
@@ -120,13 +163,11 @@ fn no_packet_meets_a_hole_at_any_step_of_any_change() {
 fn the_sorry_server_comes_in_and_goes_by_one_store() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    for write in tables.plan(&web(&[real(1, 1), real(2, 1), real(9, 0)])).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &web(&[real(1, 1), real(2, 1), real(9, 0)]));
     let sorry = [real(1, 0), real(2, 0), real(9, 1)];
     let living = [real(1, 1), real(2, 1), real(9, 0)];
     for (reals, only_sorry) in [(sorry, true), (living, false)] {
-        let writes = tables.plan(&web(&reals)).unwrap();
+        let writes = tables.plan(&web(&reals), &maps, NOW).unwrap();
         let flips =
             writes.iter().filter(|write| matches!(write, Write::ServiceRing { .. } | Write::Table(_)));
         assert_eq!(flips.count(), 1, "{writes:?}");
@@ -143,21 +184,21 @@ fn the_sorry_server_comes_in_and_goes_by_one_store() {
 
 #[test]
 fn a_plan_for_what_is_already_so_is_empty() {
-    let mut tables = Maps::new().tables();
+    let maps = Maps::new();
+    let mut tables = maps.tables();
     let desired = web(&[real(1, 1), real(2, 3)]);
-    assert!(!tables.plan(&desired).unwrap().is_empty());
-    assert_eq!(tables.plan(&desired).unwrap(), []);
+    assert!(!tables.plan(&desired, &maps, NOW).unwrap().is_empty());
+    assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
 }
 
 #[test]
 fn a_restarted_daemon_finds_nothing_to_write_in_the_tables_it_left() {
     let mut maps = Maps::new();
     let desired = web(&[real(1, 1), real(2, 0), real(3, 2)]);
-    for write in maps.tables().plan(&desired).unwrap() {
-        maps.apply(&write);
-    }
+    let mut tables = maps.tables();
+    maps.reach(&mut tables, &desired);
     let mut adopted = maps.tables();
-    assert_eq!(adopted.plan(&desired).unwrap(), []);
+    assert_eq!(adopted.plan(&desired, &maps, NOW).unwrap(), []);
     assert!(adopted.on_ring(&WEB, Ipv4Addr::new(10, 77, 0, 3), 80));
     assert!(!adopted.on_ring(&WEB, Ipv4Addr::new(10, 77, 0, 2), 80));
 }
@@ -167,16 +208,12 @@ fn a_check_that_fails_moves_only_the_flows_of_its_real() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
     let all: Vec<DesiredReal> = (1..=3).map(|last| real(last, 1)).collect();
-    for write in tables.plan(&web(&all)).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &web(&all));
     let hashes: Vec<u32> = (0..=u32::MAX).step_by(4_000_037).collect();
     let before: Vec<Real> = hashes.iter().map(|hash| maps.forward(&WEB, *hash).unwrap()).collect();
     let mut one_down = all.clone();
     one_down[1].weight = 0;
-    for write in tables.plan(&web(&one_down)).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &web(&one_down));
     let (mut kept, mut unaffected) = (0, 0);
     for (hash, old) in hashes.iter().zip(&before) {
         let new = maps.forward(&WEB, *hash).unwrap();
@@ -193,9 +230,8 @@ fn a_check_that_fails_moves_only_the_flows_of_its_real() {
 fn a_real_without_next_hop_waits_beside_the_ring() {
     let mut maps = Maps::new();
     let unresolved = DesiredReal { next_hop: None, ..real(2, 1) };
-    for write in maps.tables().plan(&web(&[real(1, 1), unresolved])).unwrap() {
-        maps.apply(&write);
-    }
+    let mut tables = maps.tables();
+    maps.reach(&mut tables, &web(&[real(1, 1), unresolved]));
     maps.assert_no_hole();
 }
 
@@ -206,17 +242,13 @@ fn a_removed_service_leaves_nothing_behind() {
     let vip = Vip { lease: 1, ifindex: 3, mac: [2; 6], _pad: [0; 2] };
     let mut desired = web(&[real(1, 1)]);
     desired.vips.push((Ipv4Addr::new(10, 77, 0, 100), vip));
-    for write in tables.plan(&desired).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &desired);
     assert!(maps.forward(&WEB, 7).is_some());
-    for write in tables.plan(&Desired::default()).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &Desired::default());
     assert_eq!(maps.forward(&WEB, 7), None);
     assert!(maps.reals.iter().all(|real| *real == Real::default()));
     assert!(maps.vips.is_empty());
-    assert!(tables.chunks.used.is_empty() && tables.ranges.used.is_empty());
+    assert!(tables.chunks.is_empty() && tables.ranges.is_empty() && tables.ids.is_empty());
 }
 
 #[test]
@@ -226,11 +258,11 @@ fn a_thousand_services_are_all_found_within_the_probes() {
     let keys: Vec<ServiceKey> = (0..1000u32)
         .map(|i| ServiceKey { address: 0x0a00_0000 + i, port: 80, protocol: 6, _pad: 0 })
         .collect();
-    let services =
-        keys.iter().map(|key| DesiredService { key: *key, hash: 0, reals: vec![real(1, 1)] }).collect();
-    for write in tables.plan(&Desired { services, vips: Vec::new() }).unwrap() {
-        maps.apply(&write);
-    }
+    let services = keys
+        .iter()
+        .map(|key| DesiredService { key: *key, hash: 0, turns: None, reals: vec![real(1, 1)] })
+        .collect();
+    maps.reach(&mut tables, &Desired { services, vips: Vec::new() });
     assert!(keys.iter().all(|key| maps.forward(key, 1).is_some()));
 }
 
@@ -241,26 +273,27 @@ fn tables_that_make_no_sense_are_written_anew() {
     maps.slots[slot] =
         Service { key: WEB, ring: u64::MAX, reals_base: u32::MAX, reals_len: 9, ..Default::default() };
     let mut tables = maps.tables();
-    for write in tables.plan(&web(&[real(1, 1)])).unwrap() {
-        maps.apply(&write);
-    }
+    maps.reach(&mut tables, &web(&[real(1, 1)]));
     maps.assert_no_hole();
 }
 
 #[test]
 fn what_does_not_fit_is_an_error_and_changes_nothing() {
-    let mut tables = Maps::new().tables();
+    let maps = Maps::new();
+    let mut tables = maps.tables();
     let desired = web(&[real(1, 1)]);
-    tables.plan(&desired).unwrap();
+    tables.plan(&desired, &maps, NOW).unwrap();
     let many: Vec<DesiredReal> = (0..=maps::REALS_PER_SERVICE)
         .map(|i| DesiredReal {
             address: Ipv4Addr::from(0x0b00_0000 + i),
             port: 80,
             weight: 1,
+            alive: true,
             next_hop: Some(HOP),
         })
         .collect();
-    let reals = many.len();
-    assert_eq!(tables.plan(&web(&many)), Err(PlanError::ServiceTooLarge { reals }));
-    assert_eq!(tables.plan(&desired).unwrap(), []);
+    // The one that is there drains.
+    let reals = many.len() + 1;
+    assert_eq!(tables.plan(&web(&many), &maps, NOW), Err(PlanError::ServiceTooLarge { reals }));
+    assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
 }

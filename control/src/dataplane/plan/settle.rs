@@ -1,0 +1,203 @@
+//! What the flows tell: which moves are over, which removed real servers may go, and who has least to do.
+
+use std::{collections::HashMap, time::Duration};
+
+use lvs_ebpf_common::{
+    Real, ServiceKey,
+    flow::{self, Flow},
+    flow_table::Phase,
+    maps,
+};
+
+use super::{Pool, Source, Tables, Write};
+use crate::{
+    config::model::Timeouts,
+    dataplane::{
+        flows::LiveFlow,
+        ring,
+        turns::{AHEAD, Candidate, Load},
+    },
+};
+
+/// A pass over the flow table.
+pub struct Survey<'a> {
+    timeouts: Timeouts,
+    pools: Vec<Option<(&'a ServiceKey, &'a Pool)>>,
+    found: Surveyed,
+}
+
+/// What it found.
+#[derive(Default)]
+pub struct Surveyed {
+    /// By service and index of the real.
+    loads: HashMap<u16, Vec<Load>>,
+    /// Slots with a flow that lives elsewhere than at the slot's owner.
+    dissent: HashMap<u16, Vec<u32>>,
+}
+
+impl Survey<'_> {
+    /// Takes note of a flow. False = it has ended.
+    pub fn meet(&mut self, flow: &LiveFlow) -> bool {
+        let id = flow.key.service;
+        let Some((key, pool)) = self.pools.get(usize::from(id)).copied().flatten() else { return false };
+        if flow.idle >= timeout(&self.timeouts, key.protocol, flow.phase) {
+            return false;
+        }
+        if let Some(load) =
+            self.found.loads.get_mut(&id).and_then(|loads| loads.get_mut(usize::from(flow.real)))
+        {
+            let count = if flow.phase == Phase::Established { &mut load.active } else { &mut load.inactive };
+            *count = count.saturating_add(1);
+        }
+        if let Some(dissent) = self.found.dissent.get_mut(&id) {
+            let hash = Flow {
+                source: flow.key.source,
+                source_port: flow.key.source_port,
+                destination: key.address,
+                destination_port: key.port,
+            }
+            .hash(pool.hash);
+            let slot = flow::slot(hash, pool.ring.len());
+            if pool.ring.owner(slot) != Some(flow.real) {
+                dissent.push(slot);
+            }
+        }
+        true
+    }
+
+    pub fn finish(self) -> Surveyed {
+        self.found
+    }
+}
+
+/// After how much silence a flow has ended.
+fn timeout(timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
+    const UDP: u8 = 17;
+    match phase {
+        _ if protocol == UDP => timeouts.udp,
+        Phase::Closing => timeouts.tcp_fin,
+        Phase::New | Phase::Established => timeouts.tcp,
+    }
+}
+
+impl Tables {
+    /// Whether the flow table is in use, so that it has to be looked at now and then.
+    pub fn uses_flow_table(&self) -> bool {
+        self.pools
+            .values()
+            .any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.turns.is_some())
+    }
+
+    /// Whether turns that follow the load were taken since the last look.
+    pub fn has_taken_turns(&self, source: &impl Source) -> bool {
+        self.pools.values().any(|pool| {
+            pool.turns.as_ref().is_some_and(|t| t.kind.follow_load() && source.taken(pool.id) != t.taken)
+        })
+    }
+
+    pub fn survey(&self, timeouts: Timeouts) -> Survey<'_> {
+        let mut pools = vec![None; maps::SERVICE_IDS as usize];
+        let mut found = Surveyed::default();
+        for (key, pool) in &self.pools {
+            pools[usize::from(pool.id)] = Some((key, pool));
+            found.loads.insert(pool.id, vec![Load::default(); pool.len as usize]);
+            if pool.ring.has_moved() {
+                found.dissent.insert(pool.id, Vec::new());
+            }
+        }
+        Survey { timeouts, pools, found }
+    }
+
+    /// The steps that follow from the flows. A move is over when every flow of before it has either shown itself, and
+    /// so has an entry, or been silent for longer than it may.
+    pub fn settle(
+        &mut self,
+        found: &Surveyed,
+        timeouts: Timeouts,
+        source: &impl Source,
+        now: Duration,
+    ) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let mut shrunk = Vec::new();
+        for (key, pool) in &mut self.pools {
+            let due = now.saturating_sub(pool.since) >= timeout(&timeouts, key.protocol, Phase::Established);
+            if let Some(dissent) = found.dissent.get(&pool.id).filter(|_| due) {
+                let mut slots = vec![false; pool.ring.len() as usize];
+                dissent.iter().for_each(|slot| slots[*slot as usize] = true);
+                let planned = writes.len();
+                settle_ring(pool, |slot| slots[slot as usize], &mut writes);
+                if writes.len() > planned {
+                    shrunk.push((pool.chunk, pool.ring_chunks()));
+                }
+            }
+            let loads = found.loads.get(&pool.id).map(Vec::as_slice).unwrap_or_default();
+            let (ring, base) = (&pool.ring, pool.base);
+            pool.leaving.retain(|index| {
+                let load = loads.get(usize::from(*index)).copied().unwrap_or_default();
+                let stays = ring.knows(*index) || load != Load::default();
+                if !stays {
+                    let index = base + u32::from(*index);
+                    self.reals[index as usize] = Real::default();
+                    writes.push(Write::Real { index, real: Real::default() });
+                }
+                stays
+            });
+            follow_load(pool, loads, source, &mut writes);
+        }
+        if !shrunk.is_empty() {
+            writes.push(Write::Grace);
+        }
+        shrunk.into_iter().for_each(|(start, len)| self.chunks.shrink(start, len));
+        writes
+    }
+}
+
+/// In place: whichever of the old and the new words a packet meets, both are right by now.
+fn settle_ring(pool: &mut Pool, dissent: impl Fn(u32) -> bool, writes: &mut Vec<Write>) {
+    let before = pool.ring.chunks();
+    pool.ring.settle(dissent);
+    let mut after = pool.ring.chunks();
+    // The old owners go unread from here on.
+    let header = pool.ring.len().div_ceil(maps::RING_CHUNK as u32) as usize;
+    if before.get(header).is_some_and(|chunk| *chunk != ring::chunk(&[])) {
+        writes.push(Write::Ring { chunk: pool.chunk + header as u32, slots: ring::chunk(&[]) });
+    }
+    after.truncate(header);
+    for (chunk, (slots, before)) in (pool.chunk..).zip(after.into_iter().zip(before)) {
+        if slots != before {
+            writes.push(Write::Ring { chunk, slots });
+        }
+    }
+}
+
+/// Plans the next turns from the one that is due.
+fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &mut Vec<Write>) {
+    let taken = source.taken(pool.id);
+    let Some(turns) = pool.turns.as_mut().filter(|turns| turns.kind.follow_load()) else { return };
+    turns.loads = loads.to_vec();
+    turns.taken = taken;
+    let next = turns.kind.sequence(&turns.candidates(), taken);
+    if next.len() != AHEAD || turns.sequence.len() != AHEAD {
+        return;
+    }
+    let before = turns.sequence.clone();
+    for (turn, index) in (taken as usize..).zip(next) {
+        turns.sequence[turn % AHEAD] = index;
+    }
+    let both = turns.sequence.chunks(maps::RING_CHUNK).zip(before.chunks(maps::RING_CHUNK));
+    for (chunk, (slots, before)) in (turns.chunk..).zip(both) {
+        if slots != before {
+            writes.push(Write::Ring { chunk, slots: ring::chunk(slots) });
+        }
+    }
+}
+
+impl super::PoolTurns {
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        let load = |index: u16| self.loads.get(usize::from(index)).copied().unwrap_or_default();
+        self.members
+            .iter()
+            .map(|m| Candidate { index: m.index, weight: m.weight, load: load(m.index) })
+            .collect()
+    }
+}

@@ -1,0 +1,320 @@
+//! Established flows through changes: at no step does one on a living real server change it.
+
+use lvs_ebpf_common::{
+    flow::Flow,
+    flow_table::{FlowKey, Phase},
+    maps::{MOVED, NOBODY},
+};
+
+use super::*;
+use crate::{config::model::Timeouts, dataplane::flows::LiveFlow};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The maps, a flow table without bounds, and clients that send after every write.
+struct Site {
+    maps: Maps,
+    tables: Tables,
+    now: Duration,
+    /// Real server and time of the last packet.
+    entries: HashMap<FlowKey, (u16, Duration)>,
+    /// Each flow's real server.
+    clients: HashMap<u16, Ipv4Addr>,
+}
+
+impl Site {
+    fn new(desired: &Desired) -> Self {
+        let maps = Maps::new();
+        let tables = maps.tables();
+        let mut site = Self { maps, tables, now: NOW, entries: HashMap::new(), clients: HashMap::new() };
+        site.reach(desired);
+        site
+    }
+
+    fn reach(&mut self, desired: &Desired) {
+        for real in desired.services.iter().flat_map(|service| &service.reals).filter(|real| !real.alive) {
+            self.clients.retain(|_, address| *address != real.address);
+        }
+        let writes = self.tables.plan(desired, &self.maps, self.now).unwrap();
+        self.carry_out(writes);
+    }
+
+    fn settle(&mut self) {
+        let timeouts = Timeouts::default();
+        let mut survey = self.tables.survey(timeouts);
+        let now = self.now;
+        self.entries.retain(|key, (real, seen)| {
+            survey.meet(&LiveFlow { key: *key, real: *real, phase: Phase::Established, idle: now - *seen })
+        });
+        let found = survey.finish();
+        let writes = self.tables.settle(&found, timeouts, &self.maps, self.now);
+        self.carry_out(writes);
+    }
+
+    fn carry_out(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            self.maps.apply(&write);
+            // A third of the flows is busy; the others have sent nothing since they were opened.
+            self.send_if(|port| port % 3 == 0);
+        }
+    }
+
+    fn open(&mut self, ports: std::ops::Range<u16>) {
+        for port in ports {
+            let real = self.send(port, true).expect("an alive pool takes new flows");
+            self.clients.insert(port, address(&real));
+        }
+    }
+
+    fn everybody_sends(&mut self) {
+        self.send_if(|_| true);
+    }
+
+    fn send_if(&mut self, who: impl Fn(u16) -> bool) {
+        for (port, expected) in self.clients.clone() {
+            if who(port) {
+                let real = self.send(port, false);
+                assert_eq!(real.map(|real| address(&real)), Some(expected), "the flow from port {port}");
+            }
+        }
+    }
+
+    /// As the XDP program does it (lvs-ebpf/src/flow_table.rs), for TCP.
+    fn send(&mut self, port: u16, opens: bool) -> Option<Real> {
+        let service = self.maps.service(&WEB)?;
+        let flow = Flow {
+            source: 0x0900_000a,
+            destination: WEB.address,
+            source_port: port.to_be(),
+            destination_port: WEB.port,
+        };
+        let hash = flow.hash(service.hash);
+        let ring = RingRef::unpack(service.ring);
+        let slot = self.maps.slot(ring.chunk, hash, ring.length);
+        let real = |index: u16| {
+            (index != NOBODY).then(|| self.maps.reals[(service.reals_base + u32::from(index)) as usize])
+        };
+        let takes = |index: u16, opens: bool| {
+            real(index)
+                .is_some_and(|real| real.state == Real::ALIVE || real.state == Real::DRAINING && !opens)
+        };
+        if slot & MOVED == 0 && service.takes_turns == 0 {
+            return real(slot);
+        }
+        let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
+        let known = self.entries.get(&key).map(|(real, _)| *real).filter(|real| takes(*real, opens));
+        let owner = slot & !MOVED;
+        let header = ring.chunk + ring.length.div_ceil(maps::RING_CHUNK as u32);
+        let old = match u32::from(self.maps.chunk(header)[0]) {
+            length if slot & MOVED != 0 && length > 0 => self.maps.slot(header + 1, hash, length),
+            _ => owner,
+        };
+        let turn = self.maps.turns(service.id);
+        let choice = match known {
+            Some(real) => real,
+            None if opens && service.takes_turns != 0 && turn.length > 0 => {
+                let at = self.maps.taken(service.id) as u32 % turn.length;
+                let chunk = self.maps.chunk(turn.chunk + at / maps::RING_CHUNK as u32);
+                chunk[at as usize % maps::RING_CHUNK]
+            }
+            None if !opens && takes(old, false) => old,
+            None => owner,
+        };
+        let real = real(choice);
+        if choice != NOBODY {
+            self.entries.insert(key, (choice, self.now));
+            if known.is_none() && opens {
+                self.maps.turns.entry(service.id).or_default().taken += 1;
+            }
+        }
+        real
+    }
+}
+
+fn address(real: &Real) -> Ipv4Addr {
+    Ipv4Addr::from(real.address.to_ne_bytes())
+}
+
+fn dead(last: u8) -> DesiredReal {
+    DesiredReal { alive: false, ..real(last, 0) }
+}
+
+#[test]
+fn a_real_that_dies_and_returns_takes_no_flow_of_the_others() {
+    let all = web(&[real(1, 1), real(2, 1), real(3, 1)]);
+    let mut site = Site::new(&all);
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1), dead(2), real(3, 1)]));
+    site.everybody_sends();
+    // Some of these are on slots of the dead one, which it gets back.
+    site.open(1600..2200);
+    site.now += SECOND;
+    site.reach(&all);
+    site.everybody_sends();
+}
+
+#[test]
+fn idle_flows_are_found_again_within_the_timeout() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1), real(2, 1), real(3, 1)]));
+    site.now += 899 * SECOND;
+    site.settle();
+    site.everybody_sends();
+}
+
+#[test]
+fn a_draining_real_keeps_its_flows_and_gets_no_new_one() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1), real(2, 0)]));
+    site.everybody_sends();
+    site.open(2000..2600);
+    assert!((2000..2600).all(|port| site.clients[&port] == Ipv4Addr::new(10, 77, 0, 1)));
+}
+
+#[test]
+fn a_pool_that_drains_as_a_whole_keeps_all_its_flows_and_takes_none() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 0), real(2, 0)]));
+    site.everybody_sends();
+    assert_eq!(site.send(9, true), None);
+    site.reach(&web(&[real(1, 1), real(2, 1)]));
+    site.everybody_sends();
+}
+
+#[test]
+fn a_removed_real_goes_when_its_last_flow_has_ended() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1)]));
+    let stays = |site: &Site| site.maps.reals.iter().any(|real| address(real) == Ipv4Addr::new(10, 77, 0, 2));
+    for _ in 0..20 {
+        site.now += 60 * SECOND;
+        site.everybody_sends();
+        site.settle();
+    }
+    assert!(stays(&site), "flows still live on it");
+    site.clients.clear();
+    site.now += 901 * SECOND;
+    site.settle();
+    assert!(!stays(&site));
+}
+
+#[test]
+fn a_ring_forgets_its_moves_when_no_flow_needs_them() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1), real(2, 1), real(3, 1)]));
+    let moved = |site: &Site| site.tables.pools[&WEB].ring.has_moved();
+    for _ in 0..20 {
+        site.now += 60 * SECOND;
+        site.everybody_sends();
+        site.settle();
+    }
+    assert!(moved(&site), "flows still live elsewhere than their slots say");
+    site.clients.clear();
+    site.now += 901 * SECOND;
+    site.settle();
+    assert!(!moved(&site));
+    assert!(!site.tables.uses_flow_table());
+    assert_eq!(site.maps.tables().pools[&WEB].ring, site.tables.pools[&WEB].ring, "the map agrees");
+}
+
+#[test]
+fn a_ring_that_has_forwarded_nothing_has_no_past() {
+    let mut maps = Maps { has_forwarded: false, ..Maps::new() };
+    let mut tables = maps.tables();
+    maps.reach(&mut tables, &web(&[real(1, 1)]));
+    maps.reach(&mut tables, &web(&[real(1, 1), real(2, 1)]));
+    assert!(!tables.pools[&WEB].ring.has_moved());
+}
+
+#[test]
+fn a_restart_in_the_middle_of_a_move_knows_the_old_owners() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 1)]));
+    site.open(1000..1600);
+    let after = web(&[real(1, 1), real(2, 1), real(3, 1)]);
+    site.reach(&after);
+    site.tables = site.maps.tables();
+    assert_eq!(site.tables.plan(&after, &site.maps, site.now).unwrap(), []);
+    site.reach(&web(&[real(1, 5), real(2, 1), real(3, 1)]));
+    site.everybody_sends();
+}
+
+#[test]
+fn random_changes_move_no_flow_of_a_living_real() {
+    random_changes(None);
+}
+
+#[test]
+fn random_changes_move_no_flow_that_got_its_real_by_turn() {
+    random_changes(Some(Turns::RoundRobin));
+}
+
+fn random_changes(turns: Option<Turns>) {
+    let service = |pool: &[DesiredReal]| {
+        let mut desired = web(pool);
+        desired.services[0].turns = turns;
+        desired
+    };
+    let mut random = fastrand::Rng::with_seed(1);
+    // Across rings of 1021, 2039 and 4093 slots, and out of the first range of reals.
+    let mut pool: Vec<DesiredReal> = (1..=9).map(|last| real(last, 1)).collect();
+    let mut site = Site::new(&service(&pool));
+    let mut port = 1000;
+    for step in 0..45 {
+        site.open(port..port + 30);
+        port += 30;
+        for _ in 0..random.usize(1..4) {
+            let last = random.u8(1..=40);
+            match pool.iter().position(|real| real.address.octets()[3] == last) {
+                Some(at) => match random.u8(0..4) {
+                    0 => drop(pool.remove(at)),
+                    1 => pool[at] = dead(last),
+                    2 => pool[at] = real(last, 0),
+                    _ => pool[at] = real(last, random.u16(1..9)),
+                },
+                None => pool.push(real(last, 1)),
+            }
+        }
+        if pool.iter().all(|real| real.weight == 0) {
+            pool.push(real(99, 1));
+        }
+        site.reach(&service(&pool));
+        site.now += random.u32(1..400) * SECOND;
+        site.everybody_sends();
+        site.settle();
+        if step % 20 == 19 {
+            site.tables = site.maps.tables();
+        }
+    }
+    assert!(site.clients.len() > 300, "only {} flows lived", site.clients.len());
+}
+
+#[test]
+fn a_scheduler_without_memory_inherits_the_flows_of_one_with() {
+    let mut rr = web(&[real(1, 1), real(2, 1)]);
+    rr.services[0].turns = Some(Turns::RoundRobin);
+    let mut site = Site::new(&rr);
+    site.open(1000..1600);
+    site.reach(&web(&[real(1, 1), real(2, 1)]));
+    site.everybody_sends();
+}
+
+#[test]
+fn turns_that_follow_the_load_go_to_the_real_with_fewest_flows() {
+    let mut wlc = web(&[real(1, 1)]);
+    wlc.services[0].turns = Some(Turns::WeightedLeastConnections);
+    let mut site = Site::new(&wlc);
+    site.open(1000..1100);
+    wlc.services[0].reals.push(real(2, 1));
+    site.reach(&wlc);
+    site.settle();
+    site.open(1100..1200);
+    let second = |port: &u16| site.clients[port] == Ipv4Addr::new(10, 77, 0, 2);
+    assert_eq!((1100..1200).filter(second).count(), 100, "until both have a hundred");
+    site.settle();
+    assert!(!site.tables.has_taken_turns(&site.maps), "nothing new to plan for");
+}

@@ -1,0 +1,265 @@
+//! Whose turn is it to get a new flow? The schedulers that go by order or by load, as sequences of real servers that
+//! the XDP program walks through. What follows the load is planned ahead and replaced a few times a second.
+
+/// How a service's turns go, by the name of the IPVS scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turns {
+    /// `rr`
+    #[default]
+    RoundRobin,
+    /// `wrr`
+    WeightedRoundRobin,
+    /// `lc`
+    LeastConnections,
+    /// `wlc`
+    WeightedLeastConnections,
+    /// `sed`
+    ShortestExpectedDelay,
+    /// `nq`
+    NeverQueue,
+    /// `fo`
+    Failover,
+    /// `ovf`
+    Overflow,
+    /// `twos`
+    TwoChoices,
+}
+
+/// A real server that may get a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Candidate {
+    pub index: u16,
+    /// 0 = gets none.
+    pub weight: u16,
+    pub load: Load,
+}
+
+/// The flows of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Established.
+    pub active: u32,
+    /// Opening or closing.
+    pub inactive: u32,
+}
+
+/// How many turns are planned ahead where they follow the load.
+pub const AHEAD: usize = 256;
+/// The longest `wrr` sequence. It is exact while the weights, divided by what divides them all, add up to no more.
+const LONGEST: u64 = 4096;
+
+impl Turns {
+    pub fn follow_load(self) -> bool {
+        !matches!(self, Self::RoundRobin | Self::WeightedRoundRobin | Self::Failover)
+    }
+
+    /// The turns to come, [`AHEAD`] of them where they follow the load, else to be repeated. Empty without candidates.
+    pub fn sequence(self, candidates: &[Candidate], seed: u64) -> Vec<u16> {
+        let mut candidates: Vec<_> = candidates.iter().copied().filter(|c| c.weight > 0).collect();
+        match self {
+            Self::RoundRobin => candidates.iter().map(|c| c.index).collect(),
+            Self::WeightedRoundRobin => interleaved(&candidates),
+            Self::Failover => {
+                heaviest(&candidates, |_| true).map(|i| candidates[i].index).into_iter().collect()
+            }
+            _ => {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let turn = |_| {
+                    let next = self.next(&candidates, &mut random)?;
+                    candidates[next].load.active = candidates[next].load.active.saturating_add(1);
+                    Some(candidates[next].index)
+                };
+                (0..AHEAD).map_while(turn).collect()
+            }
+        }
+    }
+
+    fn next(self, candidates: &[Candidate], random: &mut fastrand::Rng) -> Option<usize> {
+        match self {
+            Self::LeastConnections => least(candidates, |c| (overhead(c), 1)),
+            Self::ShortestExpectedDelay => least(candidates, delay),
+            Self::NeverQueue => {
+                candidates.iter().position(|c| c.load.active == 0).or_else(|| least(candidates, delay))
+            }
+            Self::Overflow => heaviest(candidates, |c| c.load.active <= u32::from(c.weight))
+                .or_else(|| least(candidates, weighted)),
+            Self::TwoChoices => {
+                let first = by_weight(candidates, random)?;
+                let second = by_weight(candidates, random)?;
+                Some(if is_less(weighted(&candidates[second]), weighted(&candidates[first])) {
+                    second
+                } else {
+                    first
+                })
+            }
+            _ => least(candidates, weighted),
+        }
+    }
+}
+
+/// A fraction: what, by what weight.
+type Cost = (u64, u64);
+
+/// As ip_vs_wlc has it: an idle connection costs a 256th of an active one.
+fn overhead(candidate: &Candidate) -> u64 {
+    u64::from(candidate.load.active) * 256 + u64::from(candidate.load.inactive)
+}
+
+fn weighted(candidate: &Candidate) -> Cost {
+    (overhead(candidate), candidate.weight.into())
+}
+
+fn delay(candidate: &Candidate) -> Cost {
+    (u64::from(candidate.load.active) + 1, candidate.weight.into())
+}
+
+fn is_less(a: Cost, b: Cost) -> bool {
+    a.0 * b.1 < b.0 * a.1
+}
+
+/// The first of those with the least cost.
+fn least(candidates: &[Candidate], cost: impl Fn(&Candidate) -> Cost) -> Option<usize> {
+    (0..candidates.len())
+        .reduce(|best, i| if is_less(cost(&candidates[i]), cost(&candidates[best])) { i } else { best })
+}
+
+/// The first of those with the greatest weight.
+fn heaviest(candidates: &[Candidate], may: impl Fn(&Candidate) -> bool) -> Option<usize> {
+    (0..candidates.len())
+        .filter(|i| may(&candidates[*i]))
+        .reduce(|best, i| if candidates[i].weight > candidates[best].weight { i } else { best })
+}
+
+fn by_weight(candidates: &[Candidate], random: &mut fastrand::Rng) -> Option<usize> {
+    let total: u64 = candidates.iter().map(|c| u64::from(c.weight)).sum();
+    let mut at = (total > 0).then(|| random.u64(0..total))?;
+    candidates.iter().position(|c| {
+        let here = at < u64::from(c.weight);
+        at = at.saturating_sub(c.weight.into());
+        here
+    })
+}
+
+/// ip_vs_wrr: in each round those whose weight reaches the mark, which sinks from the greatest weight by the greatest
+/// common divisor.
+fn interleaved(candidates: &[Candidate]) -> Vec<u16> {
+    let mut weights: Vec<u64> = candidates.iter().map(|c| u64::from(c.weight)).collect();
+    let mut divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let total = weights.iter().sum::<u64>() / divisor;
+    if total > LONGEST {
+        weights.iter_mut().for_each(|weight| *weight = (*weight * LONGEST / (total * divisor)).max(1));
+        divisor = 1;
+    }
+    let greatest = weights.iter().copied().max().unwrap_or_default();
+    let marks = (0..greatest / divisor).map(|round| greatest - round * divisor);
+    marks
+        .flat_map(|mark| {
+            let reached = candidates.iter().zip(&weights).filter(move |(_, weight)| **weight >= mark);
+            reached.map(|(candidate, _)| candidate.index)
+        })
+        .collect()
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(weights_and_active: &[(u16, u32)]) -> Vec<Candidate> {
+        let candidate = |(index, &(weight, active)): (usize, &(u16, u32))| Candidate {
+            index: index as u16,
+            weight,
+            load: Load { active, inactive: 0 },
+        };
+        weights_and_active.iter().enumerate().map(candidate).collect()
+    }
+
+    fn shares(sequence: &[u16], reals: usize) -> Vec<usize> {
+        (0..reals as u16).map(|real| sequence.iter().filter(|index| **index == real).count()).collect()
+    }
+
+    #[test]
+    fn round_robin_passes_by_who_has_no_weight_and_knows_no_other() {
+        let pool = pool(&[(1, 0), (0, 0), (9, 50)]);
+        assert_eq!(Turns::RoundRobin.sequence(&pool, 0), [0, 2]);
+    }
+
+    #[test]
+    fn weighted_round_robin_interleaves_as_ipvs_does() {
+        assert_eq!(
+            Turns::WeightedRoundRobin.sequence(&pool(&[(4, 0), (3, 0), (2, 0)]), 0),
+            [0, 0, 1, 0, 1, 2, 0, 1, 2]
+        );
+        assert_eq!(Turns::WeightedRoundRobin.sequence(&pool(&[(200, 0), (100, 0)]), 0), [0, 0, 1]);
+        let huge = Turns::WeightedRoundRobin.sequence(&pool(&[(65_535, 0), (65_534, 0), (1, 0)]), 0);
+        assert_eq!(shares(&huge, 3), [2048, 2047, 1]);
+    }
+
+    #[test]
+    fn fo_knows_only_the_heaviest() {
+        assert_eq!(Turns::Failover.sequence(&pool(&[(1, 0), (7, 900), (7, 0)]), 0), [1]);
+    }
+
+    #[test]
+    fn lc_fills_up_whoever_has_least() {
+        let sequence = Turns::LeastConnections.sequence(&pool(&[(1, 100), (9, 0)]), 0);
+        assert_eq!(shares(&sequence, 2), [78, 178]);
+        assert!(sequence[..100].iter().all(|index| *index == 1));
+    }
+
+    #[test]
+    fn wlc_and_sed_end_in_proportion_to_the_weights() {
+        for turns in [Turns::WeightedLeastConnections, Turns::ShortestExpectedDelay] {
+            let sequence = turns.sequence(&pool(&[(1, 0), (3, 0)]), 0);
+            assert_eq!(shares(&sequence, 2), [64, 192], "{turns:?}");
+        }
+        // sed gives the fast one its second before the slow one its first; wlc has nobody idle.
+        assert_eq!(Turns::ShortestExpectedDelay.sequence(&pool(&[(1, 0), (3, 0)]), 0)[..2], [1, 1]);
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool(&[(1, 0), (3, 0)]), 0)[..2], [0, 1]);
+    }
+
+    #[test]
+    fn a_closing_connection_counts_a_256th() {
+        let mut pool = pool(&[(1, 0), (1, 1)]);
+        pool[0].load.inactive = 255;
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0)[0], 0);
+        pool[0].load.inactive = 257;
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0)[0], 1);
+    }
+
+    #[test]
+    fn nq_asks_the_idle_first() {
+        let sequence = Turns::NeverQueue.sequence(&pool(&[(100, 1), (1, 0), (1, 0)]), 0);
+        assert_eq!(sequence[..3], [1, 2, 0]);
+    }
+
+    #[test]
+    fn ovf_overflows_from_the_heaviest_to_the_next() {
+        let sequence = Turns::Overflow.sequence(&pool(&[(2, 0), (5, 4), (1, 0)]), 0);
+        assert_eq!(sequence[..7], [1, 1, 0, 0, 0, 2, 2]);
+        assert_eq!(sequence.len(), AHEAD, "then by weight and load");
+    }
+
+    #[test]
+    fn twos_avoids_the_loaded_but_for_when_it_is_drawn_twice() {
+        let sequence = Turns::TwoChoices.sequence(&pool(&[(1, 10_000), (1, 0), (1, 0), (1, 0)]), 7);
+        let loaded = shares(&sequence, 4)[0];
+        assert!((4..=32).contains(&loaded), "expected 16 of 256, got {loaded}");
+    }
+
+    #[test]
+    fn nobody_has_no_turns() {
+        for turns in [
+            Turns::RoundRobin,
+            Turns::WeightedRoundRobin,
+            Turns::Failover,
+            Turns::TwoChoices,
+            Turns::Overflow,
+        ] {
+            assert_eq!(turns.sequence(&pool(&[(0, 0)]), 0), [0u16; 0], "{turns:?}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Whose a flow is when the ring alone cannot tell: its slot has moved, or its service takes turns.
+//!
+//! | the flow | goes to |
+//! |---|---|
+//! | has an entry | the entry's real server |
+//! | none, and the packet opens it | whoever owns the slot now, or whose turn it is; remembered |
+//! | none | it is older than the move: to the slot's old owner while that one lives, else to the new; remembered |
+//!
+//! A flow that finds no room in its set goes where its next packet, which finds no entry, will go as well.
+
+use aya_ebpf::{Global, helpers::bpf_jiffies64};
+use lvs_ebpf_common::{
+    Real, RingRef, Service,
+    flow_table::{Entry, FlowKey, FlowSet, Phase, WAYS},
+    maps::{MOVED, NOBODY, RING_CHUNK},
+};
+
+use crate::{
+    maps::{FLOW_CLOCK, FLOWS, REALS, RINGS, TURNS},
+    parse::{ACK, FIN, RST, SYN},
+    schedule,
+};
+
+/// `lvs_ebpf_common::maps::TICK_SHIFT`; this fits 250 jiffies a second.
+#[unsafe(no_mangle)]
+static TICK_SHIFT: Global<u32> = Global::new(8);
+
+/// What a packet says about its flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Packet {
+    /// Opens the flow: a SYN without ACK.
+    Opens,
+    Continues,
+    /// A FIN or RST.
+    Ends,
+    /// UDP has no such words: any packet may be the first.
+    Udp,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub fn tcp(flags: u8) -> Self {
+        if flags & (FIN | RST) != 0 {
+            Self::Ends
+        } else if flags & (SYN | ACK) == SYN {
+            Self::Opens
+        } else {
+            Self::Continues
+        }
+    }
+}
+
+/// Index of the real server inside the range of `service`, `NOBODY` or one beyond the range. The arguments are what
+/// fits five registers: the packed ring, the flow's hash with its slot above, the packed key. A function of its own, so
+/// that it costs packets of unmoved slots nothing.
+#[inline(never)]
+pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet) -> u32 {
+    let (hash, slot) = (place as u32, (place >> 32) as u16);
+    let home = FlowKey::home(key);
+    let Some(set) = FLOWS.get_ptr_mut(home.set) else { return MOVED.into() };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_jiffies64() } >> TICK_SHIFT.load();
+    let opens = packet == Packet::Opens;
+
+    let mut place = None;
+    // SAFETY: an element of the map.
+    if let Some((way, entry)) = unsafe { find(set, home.rest) } {
+        let reopened = opens && entry.phase == Phase::Closing;
+        if !reopened && takes(service, entry.real, opens) {
+            // SAFETY: as above; `way` is inside the set.
+            unsafe { refresh(set, way, entry, packet, now) };
+            return entry.real.into();
+        }
+        place = Some(way);
+    }
+
+    let owner = slot & !MOVED;
+    let before =
+        if slot & MOVED == 0 { owner } else { old_owner(RingRef::unpack(ring), hash).unwrap_or(owner) };
+    let without_memory = if before != owner && takes(service, before, false) { before } else { owner };
+    let real = match packet {
+        Packet::Opens | Packet::Udp if service.takes_turns != 0 => {
+            next_turn(service).unwrap_or(without_memory)
+        }
+        Packet::Opens => owner,
+        _ => without_memory,
+    };
+    if real == NOBODY {
+        return real.into();
+    }
+    // SAFETY: as above.
+    let Some(way) = place.or_else(|| unsafe { vacancy(set, now as u16) }) else {
+        return without_memory.into();
+    };
+    let entry = Entry { rest: home.rest, real, phase: Phase::New };
+    // SAFETY: as above; `way` is inside the set.
+    unsafe { remember(set, way, entry, now) };
+    real.into()
+}
+
+/// Whether a real server may get this packet.
+#[inline(always)]
+fn takes(service: &Service, index: u16, opens: bool) -> bool {
+    let index = u32::from(index);
+    index < service.reals_len
+        && match REALS.get(service.reals_base.wrapping_add(index)).map(|real| real.state) {
+            Some(Real::ALIVE) => true,
+            Some(Real::DRAINING) => !opens,
+            _ => false,
+        }
+}
+
+/// None where the ring has no old owners any more.
+#[inline(always)]
+fn old_owner(ring: RingRef, hash: u32) -> Option<u16> {
+    let header = ring.chunk.wrapping_add(ring.length.div_ceil(RING_CHUNK as u32));
+    // SAFETY: an element of the map. lvsd clears the length with one aligned store.
+    let length = unsafe { RINGS.get_ptr(header)?.cast::<u32>().read_volatile() };
+    if length == 0 { None } else { schedule::owner(header + 1, hash, length) }
+}
+
+/// Two CPUs in the same instant may both be given one turn: an addition that tells the sum needs Linux 5.12.
+#[inline(always)]
+fn next_turn(service: &Service) -> Option<u16> {
+    let turn = TURNS.get_ptr_mut(service.id.into())?;
+    // SAFETY: an element of the map. Both words are read and written whole.
+    let (sequence, taken) = unsafe {
+        ((&raw const (*turn).sequence).read_volatile(), (&raw const (*turn).taken).read_volatile())
+    };
+    let sequence = RingRef::unpack(sequence);
+    if sequence.length == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { (&raw mut (*turn).taken).write_volatile(taken.wrapping_add(1)) };
+    let at = taken as u32 % sequence.length;
+    let chunk = RINGS.get(sequence.chunk.wrapping_add(at / RING_CHUNK as u32))?;
+    chunk.get(at as usize % RING_CHUNK).copied().filter(|index| takes(service, *index, true))
+}
+
+/// # Safety
+/// `set` must point to a set and `way` be below `WAYS`.
+#[inline(always)]
+unsafe fn entry_at(set: *mut FlowSet, way: usize) -> *mut u64 {
+    // SAFETY: as the caller promises. Not by index: the check would be a call that never returns, which the
+    // verifier does not know.
+    unsafe { (&raw mut (*set).entries).cast::<u64>().add(way) }
+}
+
+/// # Safety
+/// `set` must point to a set and `way` be below `WAYS`.
+#[inline(always)]
+unsafe fn seen_at(set: *mut FlowSet, way: usize) -> *mut u16 {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*set).seen).cast::<u16>().add(way) }
+}
+
+/// # Safety
+/// `set` must point to a set.
+#[inline(always)]
+unsafe fn find(set: *mut FlowSet, rest: u64) -> Option<(usize, Entry)> {
+    for way in 0..WAYS {
+        // SAFETY: inside the set. Another CPU may be writing the word, whole.
+        let word = unsafe { entry_at(set, way).read_volatile() };
+        if let Some(entry) = Entry::unpack(word)
+            && entry.rest == rest
+        {
+            return Some((way, entry));
+        }
+    }
+    None
+}
+
+/// Where a new flow may go: a free place, else that of a flow whose only packet may have been forged, else of one
+/// that has ended; the oldest of them. An established flow is never forgotten for a new one.
+///
+/// # Safety
+/// `set` must point to a set.
+#[inline(always)]
+unsafe fn vacancy(set: *mut FlowSet, now: u16) -> Option<usize> {
+    let (mut best, mut vacant) = (0, None);
+    for way in 0..WAYS {
+        // SAFETY: inside the set. Another CPU may be writing either, whole.
+        let (word, seen) = unsafe { (entry_at(set, way).read_volatile(), seen_at(set, way).read_volatile()) };
+        let kind: u32 = match Entry::unpack(word).map(|entry| entry.phase) {
+            None => 3,
+            Some(Phase::New) => 2,
+            Some(Phase::Closing) => 1,
+            Some(Phase::Established) => continue,
+        };
+        let rank = kind << 16 | u32::from(now.wrapping_sub(seen));
+        if rank > best {
+            (best, vacant) = (rank, Some(way));
+        }
+    }
+    vacant
+}
+
+/// # Safety
+/// `set` must point to a set and `way` be below `WAYS`.
+#[inline(always)]
+unsafe fn refresh(set: *mut FlowSet, way: usize, entry: Entry, packet: Packet, now: u64) {
+    let phase = match (entry.phase, packet) {
+        (_, Packet::Ends) => Phase::Closing,
+        (Phase::New, Packet::Continues | Packet::Udp) => Phase::Established,
+        (phase, _) => phase,
+    };
+    if phase != entry.phase {
+        // SAFETY: as the caller promises. Should another CPU have given the place to another flow meanwhile, that
+        // one is forgotten.
+        unsafe { entry_at(set, way).write_volatile(Entry { phase, ..entry }.pack()) };
+    }
+    // SAFETY: as the caller promises.
+    if unsafe { seen_at(set, way).read_volatile() } != now as u16 {
+        // SAFETY: as above.
+        unsafe { mark_seen(set, way, now) };
+    }
+}
+
+/// # Safety
+/// `set` must point to a set and `way` be below `WAYS`.
+#[inline(always)]
+unsafe fn remember(set: *mut FlowSet, way: usize, entry: Entry, now: u64) {
+    // SAFETY: as the caller promises. The time comes first: an entry is never older than it looks.
+    unsafe {
+        mark_seen(set, way, now);
+        entry_at(set, way).write_volatile(entry.pack());
+    }
+}
+
+/// # Safety
+/// `set` must point to a set and `way` be below `WAYS`.
+#[inline(always)]
+unsafe fn mark_seen(set: *mut FlowSet, way: usize, now: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { seen_at(set, way).write_volatile(now as u16) };
+    let Some(clock) = FLOW_CLOCK.get_ptr_mut(0) else { return };
+    // SAFETY: an element of the map, read and written whole. The line is shared by all CPUs: written once a tick.
+    unsafe {
+        if clock.read_volatile() != now {
+            clock.write_volatile(now);
+        }
+    }
+}
