@@ -133,6 +133,32 @@ pub fn get(target: SocketAddrV4, port: Option<u16>) -> io::Result<String> {
     body(&answer)
 }
 
+/// A request that takes its time: a connection that is there before a change, through it and after.
+pub struct Conversation(Socket);
+
+impl Conversation {
+    /// From the calling thread's namespace.
+    pub fn begin(target: SocketAddrV4, port: u16) -> io::Result<Self> {
+        let mut socket = tcp_socket(Some(port))?;
+        socket.connect_timeout(&target.into(), TIMEOUT)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.write_all(b"GET / HTTP/1.0\r\n")?;
+        Ok(Self(socket))
+    }
+
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.0.write_all(b"Still: there\r\n")
+    }
+
+    /// The name of the real server that has listened all the time: no other knows the connection.
+    pub fn end(mut self) -> io::Result<String> {
+        self.0.write_all(b"\r\n")?;
+        let mut answer = Vec::new();
+        self.0.take(LONGEST_ANSWER as u64).read_to_end(&mut answer)?;
+        body(&answer)
+    }
+}
+
 fn tcp_socket(port: Option<u16>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     if let Some(port) = port {

@@ -27,7 +27,8 @@ fn main() -> Result<()> {
 }
 
 fn answer(mut stream: TcpStream, name: &str) -> Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // A conversation may pause while its director is changed.
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     for line in BufReader::new(&stream).lines() {
         if line?.is_empty() {
             let length = name.len();

@@ -25,7 +25,7 @@ pub use capture::Capture;
 pub use clock::{Stamp, wait_for};
 pub use config::{CHECK_TIME, Vrrp, service_with, web_service};
 pub use director::{Director, Entry, Status};
-pub use http::{Load, Outage, Request, get, outage, spread};
+pub use http::{Conversation, Load, Outage, Request, get, outage, spread};
 pub use keepalived::Keepalived;
 pub use lab::{Lab, remove_leftovers};
 pub use need::{Need, find_program, require};

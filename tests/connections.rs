@@ -1,0 +1,198 @@
+//! Does a connection keep its real server through changes of the pool, and does a new one get the right one?
+
+use std::{collections::BTreeMap, ops::Range, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use lvs_tests::{
+    CHECK_TIME, Conversation, Director, Need, PATIENCE, Scene, VIP, Vrrp, get, require, service_with,
+    wait_for, web_service,
+};
+
+/// Two sets of client ports: fixed, so that every run has the same flows.
+const EARLY: Range<u16> = 20_000..20_060;
+const LATE: Range<u16> = 30_000..30_060;
+/// Several looks of the daemon at its flows.
+const A_WHILE: Duration = Duration::from_millis(2500);
+
+#[test]
+fn connections_survive_the_death_and_the_return_of_a_neighbour() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut site = Site::new(&[1, 1, 1])?;
+    let early = site.real_of_each(EARLY)?;
+    let mut talks = site.begin(EARLY)?;
+    site.scene.reals.get_mut(1).context("no rs2")?.kill()?;
+    site.wait_for_second("down")?;
+    talks.retain(|port, _| early.get(port).is_some_and(|name| name != "rs2"));
+    // Some of these are on the dead one's slots, which it gets back.
+    let late = site.real_of_each(LATE)?;
+    ensure!(late.values().all(|name| name != "rs2"));
+    talks.append(&mut site.begin(LATE)?);
+    // Half of them go on, the others are silent through both changes.
+    go_on(&mut talks)?;
+
+    site.scene.reals.get_mut(1).context("no rs2")?.start()?;
+    site.wait_for_second("up")?;
+    go_on(&mut talks)?;
+    thread::sleep(A_WHILE);
+    go_on(&mut talks)?;
+    let again = site.real_of_each(31_000..31_060)?;
+    ensure!(again.values().any(|name| name == "rs2"), "rs2 gets no new connection");
+
+    ends_where_it_began(talks, early.into_iter().chain(late).collect())
+}
+
+#[test]
+fn a_draining_real_server_keeps_its_connections_and_gets_no_new_one() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let site = Site::new(&[1, 1, 1])?;
+    let names = site.real_of_each(EARLY)?;
+    let mut talks = site.begin(EARLY)?;
+    site.lb1.reload(&site.config(&[1, 0, 1]))?;
+    site.wait_for_second("draining")?;
+    thread::sleep(CHECK_TIME);
+    go_on(&mut talks)?;
+    let new = site.real_of_each(LATE)?;
+    ensure!(new.values().all(|name| name != "rs2"), "{new:?}");
+    // Out of the configuration, it lives on for those that it has.
+    site.lb1.reload(&(vrrp() + &web_service(&[(&site.scene.reals[0], 1), (&site.scene.reals[2], 1)])))?;
+    thread::sleep(A_WHILE);
+    go_on(&mut talks)?;
+    ends_where_it_began(talks, names)
+}
+
+#[test]
+fn rr_gives_each_real_server_exactly_its_share() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let site = Site::by("rr", &[1, 9, 1])?;
+    let spread = spread_of(site.real_of_each(20_000..20_300)?.into_values());
+    assert_eq!(spread.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+    Ok(())
+}
+
+#[test]
+fn wrr_gives_each_real_server_exactly_its_weights_share() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let site = Site::by("wrr", &[1, 2, 3])?;
+    let spread = spread_of(site.real_of_each(20_000..20_300)?.into_values());
+    assert_eq!(spread.into_values().collect::<Vec<_>>(), [50, 100, 150]);
+    Ok(())
+}
+
+#[test]
+fn wlc_gives_new_connections_to_whoever_has_fewest() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let site = Site::by("wlc", &[1, 0, 0])?;
+    let held = site.begin(EARLY)?;
+    site.lb1.reload(&site.scheduled("wlc", &[1, 1, 1]))?;
+    site.wait_for_second("up")?;
+    thread::sleep(CHECK_TIME);
+    let talks = site.begin(LATE)?;
+    let spread = spread_of(talks.into_values().map(Conversation::end).collect::<std::io::Result<Vec<_>>>()?);
+    ensure!(!spread.contains_key("rs1"), "{} connections were there, and then: {spread:?}", held.len());
+    let (rs2, rs3) = (spread.get("rs2").copied().unwrap_or(0), spread.get("rs3").copied().unwrap_or(0));
+    ensure!(rs2.abs_diff(rs3) <= 10, "{spread:?}");
+    Ok(())
+}
+
+/// One director, master, with three real servers.
+struct Site {
+    lb1: Director,
+    scene: Scene,
+}
+
+impl Site {
+    fn new(weights: &[u16; 3]) -> Result<Self> {
+        let scene = Scene::new()?;
+        let config = vrrp() + &web_service(&weighted(&scene, weights));
+        Self::start(scene, &config)
+    }
+
+    fn by(scheduler: &str, weights: &[u16; 3]) -> Result<Self> {
+        let scene = Scene::new()?;
+        let config = scheduled(&scene, scheduler, weights);
+        Self::start(scene, &config)
+    }
+
+    fn start(scene: Scene, config: &str) -> Result<Self> {
+        let lb1 = Director::start(&scene.lb1, config)?;
+        lb1.wait_for_state("MASTER", PATIENCE)?;
+        scene.wait_for_service(PATIENCE)?;
+        Ok(Self { lb1, scene })
+    }
+
+    fn config(&self, weights: &[u16; 3]) -> String {
+        vrrp() + &web_service(&weighted(&self.scene, weights))
+    }
+
+    fn scheduled(&self, scheduler: &str, weights: &[u16; 3]) -> String {
+        scheduled(&self.scene, scheduler, weights)
+    }
+
+    fn real_of_each(&self, ports: Range<u16>) -> Result<BTreeMap<u16, String>> {
+        self.scene.client.in_ns(|| {
+            ports
+                .map(|port| Ok((port, get(VIP, Some(port)).with_context(|| format!("from port {port}"))?)))
+                .collect()
+        })
+    }
+
+    fn begin(&self, ports: Range<u16>) -> Result<BTreeMap<u16, Conversation>> {
+        self.scene.client.in_ns(|| ports.map(|port| Ok((port, Conversation::begin(VIP, port)?))).collect())
+    }
+
+    fn wait_for_second(&self, state: &str) -> Result<()> {
+        wait_for(&format!("rs2 {state}"), PATIENCE, || {
+            let status = self.lb1.status()?;
+            let real = status.services.first().and_then(|service| service.reals.get(1)).context("no rs2")?;
+            Ok((real.state == state).then_some(()))
+        })
+    }
+}
+
+fn vrrp() -> String {
+    Vrrp::v3(150, Duration::from_millis(100)).text()
+}
+
+fn weighted<'a>(scene: &'a Scene, weights: &[u16; 3]) -> Vec<(&'a lvs_tests::RealServer, u16)> {
+    scene.reals.iter().zip(weights.iter().copied()).collect()
+}
+
+fn scheduled(scene: &Scene, scheduler: &str, weights: &[u16; 3]) -> String {
+    let service = service_with("", &weighted(scene, weights));
+    vrrp() + &service.replace("lvs_sched mh\n    mh-port\n", &format!("lvs_sched {scheduler}\n"))
+}
+
+fn spread_of(names: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut spread = BTreeMap::new();
+    names.into_iter().for_each(|name| *spread.entry(name).or_default() += 1);
+    spread
+}
+
+/// Half of them; the others have been silent since they began.
+fn go_on(talks: &mut BTreeMap<u16, Conversation>) -> Result<()> {
+    for (port, talk) in talks.iter_mut().filter(|(port, _)| *port % 2 == 0) {
+        talk.go_on().with_context(|| format!("the connection from port {port}"))?;
+    }
+    Ok(())
+}
+
+/// Maglev places a client port again where it was, so a request from it before told where the connection is.
+fn ends_where_it_began(talks: BTreeMap<u16, Conversation>, began: BTreeMap<u16, String>) -> Result<()> {
+    let count = talks.len();
+    for (port, talk) in talks {
+        let name = talk.end().with_context(|| format!("the connection from port {port}"))?;
+        assert_eq!(Some(&name), began.get(&port), "port {port}");
+    }
+    println!("{count} connections have ended where they began");
+    Ok(())
+}
