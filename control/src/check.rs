@@ -4,6 +4,7 @@ mod connect;
 mod dns;
 mod http;
 mod machine;
+mod misc;
 mod ping;
 mod runner;
 mod smtp;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use connect::ConnectError;
 pub use dns::DnsError;
 pub use http::HttpError;
+pub use misc::MiscError;
 pub use ping::PingError;
 pub use runner::{Runner, Target, Verdict};
 pub use smtp::SmtpError;
@@ -38,6 +40,8 @@ pub enum CheckError {
     Ping(#[from] PingError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Misc(#[from] MiscError),
 }
 
 impl CheckError {
@@ -46,6 +50,7 @@ impl CheckError {
         match self {
             Self::Connect(error) => error.is_local(),
             Self::Tls(error) => matches!(error, TlsError::Setup(_)),
+            Self::Misc(error) => matches!(error, MiscError::NotRun(_)),
             Self::Http(_) | Self::Smtp(_) | Self::Dns(_) | Self::Udp(_) | Self::Ping(_) => false,
         }
     }

@@ -121,12 +121,12 @@ impl Director {
         service.sorry(|address| self.next_hops.get(&address).copied()).cloned()
     }
 
-    pub fn on_verdict(&mut self, id: usize, up: bool, error: Option<String>) -> Vec<Change> {
+    pub fn on_verdict(&mut self, id: usize, verdict: CheckState) -> Vec<Change> {
         let Some(&(s, r, c)) = self.checks.get(&id) else { return Vec::new() };
         let service = &mut self.services[s];
         let real = &mut service.reals[r];
         let from = real.standing();
-        real.checks[c] = CheckState { up, error, ran: true };
+        real.checks[c] = verdict;
         let to = real.standing();
         let mut changes = Vec::new();
         if from != to {

@@ -11,4 +11,5 @@ pub mod director;
 pub mod host;
 pub mod netlink;
 pub mod pool;
+pub mod script;
 pub mod vrrp;

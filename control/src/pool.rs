@@ -19,7 +19,7 @@ use crate::{
     check::{Target, Verdict},
     config::model::{Config, Forwarding, Protocol, SorryServer, Timeouts},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
-    director::{Change, Director, RealState, ServiceState, Standing},
+    director::{Change, CheckState, Director, RealState, ServiceState, Standing},
     vrrp::driver,
 };
 
@@ -93,9 +93,10 @@ impl Pool {
     }
 
     fn on_verdict(&mut self, verdict: Verdict) {
-        let error = verdict.error.map(|error| error.to_string());
+        let Verdict { id, up, weight, error } = verdict;
+        let error = error.map(|error| error.to_string());
         let cause = error.clone();
-        for change in self.director.on_verdict(verdict.id, verdict.up, error) {
+        for change in self.director.on_verdict(id, CheckState { up, weight, error, ran: true }) {
             self.tell(change, cause.as_deref().unwrap_or("check succeeded"));
         }
     }
@@ -233,6 +234,7 @@ impl Pool {
             address: real.config.address.to_string(),
             port: real.config.port,
             weight: real.config.weight,
+            effective_weight: real.effective_weight(),
             state: word(real.standing()).to_owned(),
             packets: counter.packets,
             bytes: counter.bytes,

@@ -62,6 +62,8 @@ pub struct Real {
     pub port: u16,
     /// As configured.
     pub weight: u16,
+    /// As checks have changed it; 0 while down.
+    pub effective_weight: u16,
     /// up, down or draining.
     pub state: String,
     pub packets: u64,
@@ -111,10 +113,11 @@ impl fmt::Display for Status {
             )?;
             for real in &service.reals {
                 let name = format!("{}:{}", real.address, real.port);
+                let weight = if real.state == "up" { real.effective_weight } else { real.weight };
                 writeln!(
                     f,
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
-                    service.forwarding, real.weight, real.state, real.packets, real.bytes
+                    service.forwarding, weight, real.state, real.packets, real.bytes
                 )?;
                 for check in real.checks.iter().filter(|check| check.error.is_some()) {
                     let error = check.error.as_deref().unwrap_or_default();
@@ -153,6 +156,7 @@ mod tests {
             address: "10.0.0.2".into(),
             port: 80,
             weight: 1,
+            effective_weight: 0,
             state: "down".into(),
             packets: 7,
             bytes: 490,

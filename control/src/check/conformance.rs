@@ -123,7 +123,7 @@ async fn page(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), pause: Duratio
 async fn probe(check: &Check) -> (String, Duration) {
     let prober = Prober::new(check);
     let start = Instant::now();
-    let said = prober.probe(0).await.map_or_else(|error| error.to_string(), |()| "good".into());
+    let said = prober.probe(0).await.map_or_else(|error| error.to_string(), |_| "good".into());
     (said, start.elapsed())
 }
 

@@ -83,6 +83,10 @@ impl Machine {
         }
     }
 
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
     /// When the next probe shall start.
     pub fn due(&self) -> Instant {
         self.due

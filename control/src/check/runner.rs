@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::{
     CheckError, TlsError, connect, dns, http,
     machine::{Change, Finding, Machine},
-    ping, smtp, tls, udp,
+    misc, ping, smtp, tls, udp,
 };
 use crate::config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url};
 
@@ -31,7 +31,8 @@ use crate::config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url};
 pub struct Runner {
     tasks: TaskTracker,
     running: HashMap<usize, CancellationToken>,
-    slots: Arc<Slots>,
+    sockets: Arc<Slots>,
+    programs: Arc<Slots>,
     verdicts: mpsc::Sender<Verdict>,
     isolated: watch::Receiver<HashSet<Ipv4Addr>>,
     cancel: CancellationToken,
@@ -51,6 +52,8 @@ pub struct Target {
 pub struct Verdict {
     pub id: usize,
     pub up: bool,
+    /// What a program last said that the weight shall be.
+    pub weight: Option<u16>,
     /// Why it is down.
     pub error: Option<CheckError>,
 }
@@ -69,7 +72,8 @@ impl Runner {
         Self {
             tasks: TaskTracker::new(),
             running: HashMap::new(),
-            slots: Arc::new(Slots::new(descriptors_for_checks())),
+            sockets: Arc::new(Slots::new(descriptors_for_checks(), "LimitNOFILE allows")),
+            programs: Arc::new(Slots::new(PROGRAMS, "programs may run at once")),
             verdicts,
             isolated,
             cancel,
@@ -89,7 +93,11 @@ impl Runner {
         for target in targets {
             if let Entry::Vacant(vacant) = self.running.entry(target.id) {
                 let cancel = vacant.insert(self.cancel.child_token()).clone();
-                let (slots, verdicts) = (self.slots.clone(), self.verdicts.clone());
+                let slots = match target.check.kind {
+                    CheckKind::Misc(_) => self.programs.clone(),
+                    _ => self.sockets.clone(),
+                };
+                let verdicts = self.verdicts.clone();
                 let isolated = self.isolated.clone();
                 self.tasks.spawn(async move {
                     cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
@@ -115,18 +123,23 @@ async fn watch(
     let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
     let prober = Prober::new(&check);
+    let (mut weight, mut told) = (None, None);
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
         let Some(slot) = slots.take().await else { return };
+        let started = Instant::now();
         let cut_off = isolated.borrow_and_update().contains(&check.address);
-        let result = if cut_off { Ok(()) } else { prober.probe(machine.url()).await };
+        let result = if cut_off { Ok(None) } else { prober.probe(machine.url()).await };
         drop(slot);
 
         let (finding, error) = match result {
             _ if cut_off => (Finding::NotTried, None),
             // The link went or came while the probe was under way.
             Err(_) if isolated.has_changed().unwrap_or(false) => (Finding::NotTried, None),
-            Ok(()) => (Finding::Success, None),
+            Ok(said) => {
+                weight = said.or(weight);
+                (Finding::Success, None)
+            }
             Err(error) if error.is_local() => {
                 if hindrance.as_ref() != Some(&error) {
                     warn!(address = %check.address, port = check.port, cause = %error, "cannot check");
@@ -144,12 +157,15 @@ async fn watch(
         if finding != Finding::NotTried {
             hindrance = None;
         }
-        let up = match machine.on_finding(finding, Instant::now().into_std()) {
-            None => continue,
-            Some(Change::Up) => true,
+        // keepalived's rule: between programs the pause counts from their start.
+        let from = if matches!(check.kind, CheckKind::Misc(_)) { started } else { Instant::now() };
+        let up = match machine.on_finding(finding, from.into_std()) {
+            None if weight == told || !machine.is_up() => continue,
+            None | Some(Change::Up) => true,
             Some(Change::Down) => false,
         };
-        if verdicts.send(Verdict { id, up, error }).await.is_err() {
+        told = weight;
+        if verdicts.send(Verdict { id, up, weight, error }).await.is_err() {
             return;
         }
     }
@@ -170,14 +186,14 @@ impl<'a> Prober<'a> {
         Self { check, tls }
     }
 
-    /// `url` counts where the check has some.
-    pub async fn probe(&self, url: usize) -> Result<(), CheckError> {
+    /// `url` counts where the check has some. The weight is one that a program gives its real server.
+    pub async fn probe(&self, url: usize) -> Result<Option<u16>, CheckError> {
         let check = self.check;
         let limit = check.timing.connect_timeout;
         match &check.kind {
             CheckKind::Tcp => drop(connect::tcp(check).await?),
             CheckKind::Http(http) => {
-                let Some(url) = http.urls.get(url) else { return Ok(()) };
+                let Some(url) = http.urls.get(url) else { return Ok(None) };
                 self.get(url, http.protocol, limit).await?;
             }
             CheckKind::Smtp { helo } => smtp::greet(&mut connect::tcp(check).await?, helo, limit).await?,
@@ -187,8 +203,9 @@ impl<'a> Prober<'a> {
                 let socket = connect::icmp(check, false).or_else(|_| connect::icmp(check, true))?;
                 ping::ask(socket, fastrand::u64(..), limit).await?;
             }
+            CheckKind::Misc(misc) => return Ok(misc::ask(misc).await?),
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn get(&self, url: &Url, protocol: HttpProtocol, limit: Duration) -> Result<(), CheckError> {
@@ -211,8 +228,13 @@ fn descriptors_for_checks() -> usize {
     usize::try_from(soft / 2).unwrap_or(usize::MAX).clamp(16, 4096)
 }
 
+/// Each may be a whole interpreter.
+const PROGRAMS: usize = 64;
+
 struct Slots {
     count: usize,
+    /// What sets the number, for the log.
+    of: &'static str,
     free: Semaphore,
     warned: AtomicBool,
 }
@@ -221,15 +243,15 @@ impl Slots {
     /// A wait that an operator would want to know of.
     const LATE: Duration = Duration::from_secs(1);
 
-    fn new(count: usize) -> Self {
-        Self { count, free: Semaphore::new(count), warned: AtomicBool::new(false) }
+    fn new(count: usize, of: &'static str) -> Self {
+        Self { count, of, free: Semaphore::new(count), warned: AtomicBool::new(false) }
     }
 
     async fn take(&self) -> Option<SemaphorePermit<'_>> {
         let asked = Instant::now();
         let slot = self.free.acquire().await.ok();
         if asked.elapsed() > Self::LATE && !self.warned.swap(true, Ordering::Relaxed) {
-            warn!(limit = self.count, "checks run late: more are under way than LimitNOFILE allows");
+            warn!(limit = self.count, of = self.of, "checks run late: more are under way than may be");
         }
         slot
     }

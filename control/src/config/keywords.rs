@@ -231,8 +231,7 @@ const fn ignored(blocks: &'static [Block], words: &'static str, reason: &'static
 }
 
 const CONNECTING: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck];
-const CHECKS: &[Block] = CONNECTING;
-const OTHER_CHECKS: &[Block] = &[MiscCheck];
+const CHECKS: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck, MiscCheck];
 const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
 const NOT_TRACKED: &str = "its failure changes neither state nor priority";
@@ -465,7 +464,7 @@ const TABLE: &[Row] = &[
     read(&[RealServer], "TCP_CHECK").opens(TcpCheck).repeats(),
     read(&[RealServer], "HTTP_GET").opens(HttpGet).repeats(),
     read(&[RealServer], "SSL_GET").opens(SslGet).repeats(),
-    not_yet(&[RealServer], "MISC_CHECK", UNCHECKED).opens(MiscCheck).repeats(),
+    read(&[RealServer], "MISC_CHECK").opens(MiscCheck).repeats(),
     read(&[RealServer], "UDP_CHECK").opens(UdpCheck).repeats(),
     read(&[RealServer], "DNS_CHECK").opens(DnsCheck).repeats(),
     read(&[RealServer], "SMTP_CHECK").opens(SmtpCheck).repeats(),
@@ -491,11 +490,10 @@ const TABLE: &[Row] = &[
     ignored(&[Url], "regex_stack", "a search needs no stack"),
     //
     not_yet(&[SmtpHost], "connect_ip connect_port bindto bind_port bind_if connect_timeout fwmark", ""),
-    not_yet(OTHER_CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures", ""),
     read(&[SmtpCheck], "helo_name"),
     not_yet(&[SmtpCheck], "host", "the checker's own address is asked").opens(SmtpHost).repeats(),
     read(&[DnsCheck], "type name"),
-    not_yet(&[MiscCheck], "misc_path misc_timeout misc_dynamic user", ""),
+    read(&[MiscCheck], "misc_path misc_timeout misc_dynamic user"),
     read(&[UdpCheck], "payload require_reply min_reply_length max_reply_length"),
     not_yet(&[FileCheck], "track_file weight", ""),
     not_yet(&[BfdCheck], "name alpha", ""),

@@ -2,6 +2,7 @@
 
 mod check;
 mod instance;
+mod script;
 mod service;
 mod value;
 

@@ -322,7 +322,7 @@ fn the_checks_of_other_protocols_are_read_with_their_defaults() {
         (helo("lb.example.org"), 25, 1, 1),
         (helo("lvsd.localdomain"), 80, 1, 1),
         (dns("www.example.org", simple_dns::TYPE::AAAA), 80, 3, 7),
-        (dns("", simple_dns::TYPE::SOA), 80, 1, 60),
+        (dns("", simple_dns::TYPE::SOA), 80, 1, 9),
         (udp(&[0x0a, 0x0b, 0x0c], like), 80, 1, 1),
         (udp(filler, Reply::Any), 80, 1, 1),
         (udp(filler, Reply::NotNeeded), 80, 1, 1),
@@ -358,6 +358,26 @@ fn the_name_for_tls_is_the_most_special_one_and_the_address_without_any() {
             (names(&["sni.example.org"]), true),
             (names(&["10.0.0.14"]), false),
         ]
+    );
+}
+
+#[test]
+fn a_program_is_read_with_its_arguments() {
+    let config = sound("checks");
+    let checks = &config.services.first().unwrap().reals.get(4).unwrap().checks;
+    let read: Vec<_> = checks
+        .iter()
+        .map(|check| match &check.kind {
+            CheckKind::Misc(MiscCheck { script, timeout, dynamic }) => {
+                (script.arguments.join("|"), timeout.as_millis(), *dynamic, check.timing.retry)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [("-c|exit 0|second", 500, true, 0), ("-c|exit 0", 9000, false, 0)];
+    assert_eq!(
+        read,
+        expected.map(|(words, timeout, dynamic, retry)| (words.to_owned(), timeout, dynamic, retry))
     );
 }
 
@@ -522,6 +542,7 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
         Block::SslGet => real(&format!("SSL_GET {{\n{line}\n}}")),
         Block::Ssl => format!("SSL {{\n{line}\n}}\n"),
+        Block::MiscCheck => real(&format!("MISC_CHECK {{\n{line}\n}}")),
         Block::SmtpCheck => real(&format!("SMTP_CHECK {{\n{line}\n}}")),
         Block::DnsCheck => real(&format!("DNS_CHECK {{\n{line}\n}}")),
         Block::UdpCheck => real(&format!("UDP_CHECK {{\n{line}\n}}")),

@@ -31,6 +31,8 @@ pub struct RealState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckState {
     pub up: bool,
+    /// What the check last said that the weight shall be.
+    pub weight: Option<u16>,
     /// Why the last result was a failure.
     pub error: Option<String>,
     /// A result has come in since the start.
@@ -117,7 +119,8 @@ impl ServiceState {
 
 impl RealState {
     fn new(config: RealServer, was_up: Option<bool>) -> Self {
-        let check = |alpha: bool| CheckState { up: was_up.unwrap_or(!alpha), error: None, ran: false };
+        let check =
+            |alpha: bool| CheckState { up: was_up.unwrap_or(!alpha), weight: None, error: None, ran: false };
         let checks = config.checks.iter().map(|config| check(config.alpha)).collect();
         Self { config, checks }
     }
@@ -128,11 +131,19 @@ impl RealState {
     }
 
     pub fn effective_weight(&self) -> u16 {
-        if self.is_up() { self.config.weight } else { 0 }
+        if self.is_up() { self.weight() } else { 0 }
+    }
+
+    /// keepalived's rule: each check that says a weight adds its difference to the configured one.
+    fn weight(&self) -> u16 {
+        let configured = i64::from(self.config.weight);
+        let said = self.checks.iter().filter_map(|check| check.weight);
+        let sum = configured + said.map(|weight| i64::from(weight) - configured).sum::<i64>();
+        u16::try_from(sum.max(0)).unwrap_or(u16::MAX)
     }
 
     pub fn standing(&self) -> Standing {
-        match (self.is_up(), self.config.weight) {
+        match (self.is_up(), self.weight()) {
             (true, 0) => Standing::Draining,
             (true, _) => Standing::Up,
             (false, _) if self.config.inhibit_on_failure => Standing::Draining,

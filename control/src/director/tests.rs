@@ -71,11 +71,14 @@ fn weights(director: &Director) -> Vec<u16> {
 }
 
 fn down(director: &mut Director, id: usize) -> Vec<Change> {
-    director.on_verdict(id, false, Some("connection refused".into()))
+    director.on_verdict(
+        id,
+        CheckState { up: false, weight: None, error: Some("connection refused".into()), ran: true },
+    )
 }
 
 fn up(director: &mut Director, id: usize) -> Vec<Change> {
-    director.on_verdict(id, true, None)
+    director.on_verdict(id, CheckState { up: true, weight: None, error: None, ran: true })
 }
 
 #[test]
@@ -226,4 +229,23 @@ fn a_new_configuration_keeps_the_sorry_server_in_while_quorum_is_missing() {
     let config = Config { services: vec![before.services()[0].config.clone()], ..Config::default() };
     let after = before.succeed(&config, Vec::new());
     assert_eq!(weights(&after), weights(&before));
+}
+
+#[test]
+fn checks_that_say_a_weight_add_their_differences() {
+    let mut director = direct(service(vec![real(1, 3), real(2, 0)]));
+    let says = |weight| CheckState { up: true, weight: Some(weight), error: None, ran: true };
+    assert_eq!(director.on_verdict(0, says(5)), []);
+    assert_eq!(weights(&director), [5, 3]);
+    director.on_verdict(1, says(4));
+    assert_eq!(weights(&director), [6, 3], "3 + 2 + 1");
+    let drained = Change::Real { service: 0, real: 0, from: Standing::Up, to: Standing::Draining };
+    director.on_verdict(1, says(1));
+    assert_eq!(director.on_verdict(0, says(0)), [drained], "3 - 3 - 2");
+    assert_eq!(weights(&director), [0, 3]);
+    director.on_verdict(0, says(u16::MAX));
+    director.on_verdict(1, says(u16::MAX));
+    assert_eq!(weights(&director), [u16::MAX, 3]);
+    down(&mut director, 2);
+    assert_eq!(weights(&director), [0, 3]);
 }

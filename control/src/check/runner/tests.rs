@@ -13,7 +13,8 @@ use crate::{
         ConnectError,
         testing::{check_of, full_backlog},
     },
-    config::model::{HttpCheck, HttpProtocol, Url},
+    config::model::{HttpCheck, HttpProtocol, MiscCheck, Url},
+    script::{Account, Script},
 };
 
 /// More than any of these tests needs on a slow machine.
@@ -71,14 +72,14 @@ async fn accept_all(listener: TcpListener) {
 async fn a_server_is_reported_once_and_then_at_each_change() {
     let (server, address) = listener("127.0.0.1:0").await;
     let mut bench = Bench::start([check_of(address)], 8);
-    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, error: None });
+    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, weight: None, error: None });
 
     drop(server);
     let down = bench.verdict().await;
     assert_eq!((down.up, down.error.unwrap().to_string().as_str()), (false, "connection refused"));
 
     let (_server, _) = listener(&address.to_string()).await;
-    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, error: None });
+    assert_eq!(bench.verdict().await, Verdict { id: 0, up: true, weight: None, error: None });
     sleep(Duration::from_millis(300)).await;
     assert!(bench.verdicts.is_empty(), "no change, no verdict");
 }
@@ -149,7 +150,7 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     let mut bench = Bench::start([check_of(address)], 1);
     assert!(bench.verdict().await.up);
     let (sender, mut full) = mpsc::channel(1);
-    sender.send(Verdict { id: 7, up: true, error: None }).await.unwrap();
+    sender.send(Verdict { id: 7, up: true, weight: None, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
     let mut blocked = Runner::new(sender, bench.isolated.subscribe(), bench.cancel.clone());
     blocked.set(vec![
@@ -185,7 +186,7 @@ async fn silent_servers_do_not_hold_up_the_others() {
 #[tokio::test]
 async fn no_more_probes_are_under_way_than_there_are_slots() {
     let (server, address) = listener("127.0.0.1:0").await;
-    let slots = Slots::new(1);
+    let slots = Slots::new(1, "");
     let (sender, _verdicts) = mpsc::channel(8);
     let (_none, cut) = channel(HashSet::new());
     let target = |id| Target { id, check: http_check_of(address), up: true };
@@ -221,4 +222,33 @@ async fn tasks_end_when_nobody_takes_their_verdicts() {
         Bench::start([check_of(address)], 1);
     drop(verdicts);
     timeout(LONG, runner.stopped()).await.expect("tasks that end");
+}
+
+#[tokio::test]
+async fn a_program_that_changes_the_weight_is_heard_without_a_change_of_state() {
+    let file = std::env::temp_dir().join(format!("lvsd-weight-{}", std::process::id()));
+    std::fs::write(&file, "7").unwrap();
+    let words = ["/bin/sh", "-c", "exit $(cat \"$0\")", file.to_str().unwrap()].map(str::to_owned);
+    let account = Account { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };
+    let script = Script::new(words.into(), account).unwrap();
+    let misc = MiscCheck { script, timeout: LONG, dynamic: true };
+    let (_server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([Check { kind: CheckKind::Misc(misc), ..check_of(address) }], 8);
+    let says = |weight| Verdict { id: 0, up: true, weight: Some(weight), error: None };
+    assert_eq!(bench.verdict().await, says(5));
+    // In one step: a program may read at any time.
+    let change = |code: &str| {
+        let new = file.with_extension("new");
+        std::fs::write(&new, code).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
+    change("3");
+    assert_eq!(bench.verdict().await, says(1));
+    change("0");
+    sleep(Duration::from_millis(300)).await;
+    assert!(bench.verdicts.is_empty(), "0 leaves the weight as it was");
+    change("1");
+    let down = bench.verdict().await;
+    assert_eq!((down.up, down.error.unwrap().to_string().as_str()), (false, "the program ended with 1"));
+    std::fs::remove_file(&file).unwrap();
 }

@@ -6,6 +6,8 @@ use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
+use crate::script::Script;
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     pub kind: CheckKind,
@@ -56,6 +58,7 @@ pub enum CheckKind {
     Dns(DnsCheck),
     Udp(UdpCheck),
     Ping,
+    Misc(MiscCheck),
 }
 
 impl CheckKind {
@@ -69,6 +72,7 @@ impl CheckKind {
             Self::Dns(_) => "DNS_CHECK",
             Self::Udp(_) => "UDP_CHECK",
             Self::Ping => "PING_CHECK",
+            Self::Misc(_) => "MISC_CHECK",
         }
     }
 }
@@ -168,4 +172,12 @@ pub enum Reply {
         min: usize,
         max: usize,
     },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct MiscCheck {
+    pub script: Script,
+    pub timeout: Duration,
+    /// `misc_dynamic`: the exit code says the weight.
+    pub dynamic: bool,
 }

@@ -2,6 +2,7 @@
 
 mod datagram;
 mod http;
+mod misc;
 
 use std::{net::SocketAddrV4, time::Duration};
 
@@ -12,6 +13,7 @@ use crate::config::{
     model::{Check, CheckKind, CheckSource, CheckTiming},
 };
 
+const DELAY_LOOP: Duration = Duration::from_secs(60);
 /// A server may refuse a name without a dot.
 const HELO: &str = "lvsd.localdomain";
 
@@ -30,22 +32,28 @@ impl Reader<'_> {
         let inherited = self.inherited(&items, outer, 0);
         let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {
-            Block::TcpCheck => CheckKind::Tcp,
+            Block::TcpCheck => Some(CheckKind::Tcp),
             Block::HttpGet | Block::SslGet => {
-                CheckKind::Http(self.http(&items, item, SocketAddrV4::new(address, port), &inherited))
+                let to = SocketAddrV4::new(address, port);
+                Some(CheckKind::Http(self.http(&items, item, to, &inherited)))
             }
-            Block::SmtpCheck => CheckKind::Smtp {
-                helo: self.one(&items, "helo_name", value::text).unwrap_or_else(|| HELO.to_owned()),
-            },
-            Block::DnsCheck => CheckKind::Dns(self.dns(&items)?),
-            Block::UdpCheck => CheckKind::Udp(self.udp(&items)),
-            Block::PingCheck => CheckKind::Ping,
-            _ => return None,
+            Block::SmtpCheck => {
+                let helo = self.one(&items, "helo_name", value::text);
+                Some(CheckKind::Smtp { helo: helo.unwrap_or_else(|| HELO.to_owned()) })
+            }
+            Block::DnsCheck => self.dns(&items).map(CheckKind::Dns),
+            Block::UdpCheck => Some(CheckKind::Udp(self.udp(&items))),
+            Block::PingCheck => Some(CheckKind::Ping),
+            Block::MiscCheck => {
+                let patience = outer.delay_loop.unwrap_or(DELAY_LOOP);
+                self.misc(&items, item, patience).map(CheckKind::Misc)
+            }
+            _ => None,
         };
-        let timing = self.timing(&items, &kind, &inherited);
+        let timing = self.timing(&items, block, &inherited);
         let source = self.source_of_check(&items);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
-        Some(Check { kind, address, port, source, timing, alpha, log_all_failures })
+        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures })
     }
 
     fn source_of_check(&mut self, items: &Items<'_>) -> CheckSource {
@@ -58,14 +66,13 @@ impl Reader<'_> {
     }
 
     /// Defaults are keepalived's, which differ by kind. `rise` and `fall` are lvsd's.
-    fn timing(&mut self, items: &Items<'_>, kind: &CheckKind, said: &Inherited) -> CheckTiming {
-        let delay_loop = said.delay_loop.unwrap_or(Duration::from_secs(60));
-        let (retry, delay_before_retry) = match kind {
-            CheckKind::Http(_) => (1, Duration::from_secs(3)),
-            CheckKind::Dns(_) => (3, delay_loop),
-            CheckKind::Tcp | CheckKind::Smtp { .. } | CheckKind::Udp(_) | CheckKind::Ping => {
-                (1, Duration::from_secs(1))
-            }
+    fn timing(&mut self, items: &Items<'_>, block: Block, said: &Inherited) -> CheckTiming {
+        let delay_loop = said.delay_loop.unwrap_or(DELAY_LOOP);
+        let (retry, delay_before_retry) = match block {
+            Block::HttpGet | Block::SslGet => (1, Duration::from_secs(3)),
+            Block::DnsCheck => (3, delay_loop),
+            Block::MiscCheck => (0, Duration::from_secs(1)),
+            _ => (1, Duration::from_secs(1)),
         };
         let fall = self.one(items, "fall", value::number(1..=1_000_000));
         if let (Some(_), Some(span)) = (fall, items.span("retry")) {
