@@ -66,8 +66,8 @@ impl FlowKey {
     }
 }
 
-/// How far a flow has come. The order is that of what it costs to forget one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How far a flow has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Only one packet was seen: it may be forged.
     New = 1,
