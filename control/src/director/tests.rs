@@ -136,6 +136,9 @@ fn a_failed_real_drains_with_inhibit_on_failure_and_is_down_without() {
     down(&mut director, 1);
     let standings: Vec<_> = director.services()[0].reals.iter().map(RealState::standing).collect();
     assert_eq!(standings, [Standing::Down, Standing::Draining]);
+    // Weight 0 for both, but only one of them keeps its flows.
+    let reals: Vec<_> = director.desired().services[0].reals.iter().map(|it| (it.weight, it.alive)).collect();
+    assert_eq!(reals, [(0, false), (0, true)]);
 }
 
 #[test]

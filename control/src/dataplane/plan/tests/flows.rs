@@ -318,3 +318,22 @@ fn turns_that_follow_the_load_go_to_the_real_with_fewest_flows() {
     site.settle();
     assert!(!site.tables.has_taken_turns(&site.maps), "nothing new to plan for");
 }
+
+#[test]
+fn a_move_of_udp_is_over_after_its_own_timeout() {
+    let udp = |reals: &[DesiredReal]| {
+        let mut desired = web(reals);
+        desired.services[0].key.protocol = 17;
+        desired
+    };
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    maps.reach(&mut tables, &udp(&[real(1, 1)]));
+    maps.reach(&mut tables, &udp(&[real(1, 1), real(2, 1)]));
+    let timeouts = Timeouts::default();
+    for (after, is_over) in [(299, false), (300, true)] {
+        let nobody = tables.survey(timeouts).finish();
+        tables.settle(&nobody, timeouts, &maps, NOW + after * SECOND);
+        assert_eq!(!tables.uses_flow_table(), is_over, "{after} s");
+    }
+}
