@@ -125,12 +125,22 @@ async fn a_script_gets_its_arguments_and_nothing_of_our_environment() {
     assert!(!shell("exit 3").run(&[], &[], Duration::from_secs(10)).await.unwrap().success());
 }
 
-/// Processes with that word in their command line.
-fn alive(word: &str) -> usize {
-    let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("cmdline")));
-    entries
-        .filter(|path| fs::read(path).is_ok_and(|line| String::from_utf8_lossy(&line).contains(word)))
-        .count()
+/// Waits until no process has that word in its command line. A killed one takes a moment to end.
+async fn all_ended(word: &str) {
+    let alive = || {
+        let mut entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        entries.any(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(word)
+        })
+    };
+    for _ in 0..100 {
+        if !alive() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{word} still runs");
 }
 
 #[tokio::test]
@@ -139,7 +149,7 @@ async fn a_script_that_does_not_end_is_ended_with_all_it_has_started() {
     let script = shell("trap '' TERM; sleep 98765.4321 & sleep 98765.4321; sleep 98765.4321");
     let ended = script.run(&[], &[], Duration::from_millis(300)).await.unwrap();
     assert_eq!(ended, Ended::TimedOut);
-    assert_eq!(alive("98765.4321"), 0);
+    all_ended("98765.4321").await;
 }
 
 #[tokio::test]
@@ -147,8 +157,7 @@ async fn a_run_that_is_given_up_leaves_no_process() {
     let script = shell("sleep 98765.1234; true");
     let run = script.run(&[], &[], Duration::from_secs(60));
     assert!(timeout(Duration::from_millis(300), run).await.is_err());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(alive("98765.1234"), 0);
+    all_ended("98765.1234").await;
 }
 
 #[tokio::test]
