@@ -104,8 +104,8 @@ impl ServiceState {
             address: it.address,
             port: it.port,
             weight: sorry.into(),
-            // It has no check; in place of nobody, it drains.
-            alive: true,
+            // keepalived's rule: without sorry_server_inhibit it leaves with its connections.
+            alive: sorry || it.inhibit,
             next_hop: next_hop(it.address),
         });
         DesiredService {

@@ -156,6 +156,21 @@ fn the_sorry_server_stands_for_all_reals_while_none_is_up() {
 }
 
 #[test]
+fn the_sorry_server_keeps_its_connections_with_inhibit_only() {
+    for inhibit in [false, true] {
+        let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit });
+        let mut director = direct(VirtualServer { sorry, ..service(vec![real(1, 1)]) });
+        director.on_next_hops([(SORRY, HOP)].into());
+        let keeps = |director: &Director| director.desired().services[0].reals[1].alive;
+        assert_eq!(keeps(&director), inhibit);
+        down(&mut director, 0);
+        assert!(keeps(&director), "it is in");
+        up(&mut director, 0);
+        assert_eq!(keeps(&director), inhibit);
+    }
+}
+
+#[test]
 fn the_living_wait_outside_until_there_are_enough_of_them() {
     // Lost below 5, gained at 7: each real weighs 3.
     let mut director = with_sorry(3, Quorum { weight: 6, hysteresis: 1 });
