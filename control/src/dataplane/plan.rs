@@ -152,8 +152,6 @@ struct Pool {
     /// First chunk of the ring.
     chunk: u32,
     ring: Ring,
-    /// When the ring last changed, or was found.
-    since: Duration,
     /// A packet was seen to go by it: else the ring has no past to keep to.
     used: bool,
     turns: Option<PoolTurns>,
@@ -211,7 +209,7 @@ impl Tables {
         let live: Vec<Service> = tables.slots[half(table.half)].to_vec();
         for service in live {
             let place = RingRef::unpack(service.ring);
-            let Some(ring) = Ring::read(place.chunk, place.length, |chunk| source.chunk(chunk)) else {
+            let Some(ring) = Ring::read(place.chunk, place.length, |chunk| source.chunk(chunk), now) else {
                 continue;
             };
             if service.key.protocol == 0
@@ -228,7 +226,6 @@ impl Tables {
                 hash: service.hash,
                 chunk: place.chunk,
                 ring,
-                since: now,
                 used: false,
                 turns: None,
                 leaving: Vec::new(),
@@ -334,7 +331,6 @@ impl Tables {
                     hash: desired.hash,
                     chunk: 0,
                     ring: Ring::default(),
-                    since: now,
                     used: false,
                     turns: None,
                     leaving: Vec::new(),
@@ -362,10 +358,10 @@ impl Tables {
         let mut ring = pool.ring.clone();
         if !ring.is_owned_as(&owners) {
             pool.used |= source.has_forwarded(pool.range());
-            ring = if pool.used { ring.moved_to(&owners) } else { Ring::new(owners) };
+            ring = if pool.used { ring.moved_to(&owners, now) } else { Ring::new(owners) };
         }
         if took_turns && pool.turns.is_none() {
-            ring.doubt_all();
+            ring.doubt_all(now);
         }
         if ring != pool.ring {
             let chunks = ring.chunks();
@@ -375,7 +371,7 @@ impl Tables {
                 steps.prepare.push(Write::Ring { chunk: chunk + i as u32, slots });
             }
             steps.free_chunks.push((pool.chunk, pool.ring_chunks()));
-            (pool.chunk, pool.ring, pool.since) = (chunk, ring, now);
+            (pool.chunk, pool.ring) = (chunk, ring);
             if let Some(slot) = live_slot {
                 let ring = pool.ring_ref();
                 self.slots[slot].ring = ring.pack();

@@ -1,20 +1,24 @@
 //! A service's ring through its changes: who owns each slot, which slots have moved, and whose they were before.
 
+use std::time::Duration;
+
 use lvs_ebpf_common::maps::{MOVED, NOBODY, RING_CHUNK, RING_CHUNKS, RingChunk};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ring {
     /// As the map has them: an owner's index, with MOVED.
     slots: Vec<u16>,
-    /// The owners before the first move since the ring was settled, on a ring that may be of another length.
-    /// Empty = nothing has moved, or all flows of then have ended.
+    /// For each slot its owner before it moved; that of an unmoved slot is its owner. After a change of the number
+    /// of slots it is that of the ring before, of another length. Empty = each slot's owner.
     old: Vec<u16>,
+    /// When each moved slot did, in seconds; 0 of an unmoved one. Not in the map.
+    since: Vec<u32>,
 }
 
 impl Ring {
     /// A ring that no flow knew before.
     pub fn new(owners: Vec<u16>) -> Self {
-        Self { slots: owners, old: Vec::new() }
+        Self { since: vec![0; owners.len()], slots: owners, old: Vec::new() }
     }
 
     /// Slots.
@@ -44,43 +48,89 @@ impl Ring {
     }
 
     /// The ring once its slots have these owners. A flow without an entry that began before the first of several
-    /// moves has met no owner but the first; one that began later has an entry. So the old owners stay what they were.
-    pub fn moved_to(&self, owners: &[u16]) -> Self {
+    /// moves has met no owner but the first; one that began later has an entry. So the old owner stays what it was.
+    pub fn moved_to(&self, owners: &[u16], now: Duration) -> Self {
         if self.slots.is_empty() {
             return Self::new(owners.to_vec());
         }
-        let length = owners.len() as u64;
-        let before = self.slots.len() as u64;
-        let slots = owners.iter().enumerate().map(|(slot, owner)| {
-            // Rings of different lengths share the hashes, not the slots.
-            let first = (slot as u64 * before / length) as usize;
-            let last = (((slot as u64 + 1) * before).div_ceil(length) as usize).min(self.slots.len());
+        let same_slots = self.slots.len() == owners.len() && self.has_own_old_owners();
+        let mut next = self.clone();
+        if next.old.is_empty() {
+            next.old = self.slots.iter().map(|slot| slot & !MOVED).collect();
+        }
+        if same_slots {
+            for (slot, owner) in owners.iter().enumerate() {
+                let before = self.slots[slot] & !MOVED;
+                if before == *owner {
+                    continue;
+                }
+                next.slots[slot] = owner | MOVED;
+                if next.old[slot] == before {
+                    next.since[slot] = seconds(now);
+                }
+            }
+        } else {
+            next.slots = self.overlapped_by(owners);
+            next.since = since_now(&next.slots, now);
+        }
+        if !next.has_moved() {
+            next.old.clear();
+        }
+        next
+    }
+
+    /// Rings of different lengths share the hashes, not the slots: moved is what has another owner for any of them.
+    fn overlapped_by(&self, owners: &[u16]) -> Vec<u16> {
+        let (before, after) = (self.slots.len() as u64, owners.len() as u64);
+        let slots = (0..after).zip(owners).map(|(slot, owner)| {
+            let first = (slot * before / after) as usize;
+            let last = (((slot + 1) * before).div_ceil(after) as usize).min(self.slots.len());
             let moved = self.slots[first..last].iter().any(|before| before != owner);
             if moved { owner | MOVED } else { *owner }
         });
-        let slots: Vec<u16> = slots.collect();
-        let old = if self.old.is_empty() {
-            self.slots.iter().map(|slot| slot & !MOVED).collect()
-        } else {
-            self.old.clone()
-        };
-        let ring = Self { slots, old };
-        if ring.has_moved() { ring } else { Self { old: Vec::new(), ..ring } }
+        slots.collect()
+    }
+
+    fn has_own_old_owners(&self) -> bool {
+        self.old.is_empty() || self.old.len() == self.slots.len()
     }
 
     /// Makes every packet ask the flow table.
-    pub fn doubt_all(&mut self) {
+    pub fn doubt_all(&mut self, now: Duration) {
         self.slots.iter_mut().for_each(|slot| *slot |= MOVED);
+        self.since = since_now(&self.slots, now);
     }
 
-    /// Forgets the old owners, and of the moves all but those that `dissent`: where a flow lives elsewhere than its
-    /// slot's owner.
-    pub fn settle(&mut self, dissent: impl Fn(u32) -> bool) {
-        self.old.clear();
-        for (slot, entry) in self.slots.iter_mut().enumerate() {
-            if !dissent(slot as u32) {
-                *entry &= !MOVED;
+    /// Forgets the old owner of slots that moved `timeout` ago: flows of before have shown themselves or ended. The
+    /// slot is as if it had never moved unless it is in `dissent`: a flow lives elsewhere than at its owner.
+    pub fn settle(&mut self, now: Duration, timeout: Duration, dissent: &[u32]) {
+        let now = u64::from(seconds(now));
+        let is_due = |since: u32| u64::from(since).saturating_add(timeout.as_secs()) <= now;
+        if !self.has_own_old_owners() {
+            if self.since.iter().any(|since| !is_due(*since)) {
+                return;
             }
+            self.old.clear();
+        }
+        let mut dissents = vec![false; self.slots.len()];
+        for slot in dissent {
+            dissents[*slot as usize] = true;
+        }
+        let mut is_past = true;
+        for (slot, dissents) in dissents.into_iter().enumerate() {
+            let owner = self.slots[slot] & !MOVED;
+            let old = self.old.get_mut(slot);
+            if self.slots[slot] != owner && is_due(self.since[slot]) {
+                if !dissents {
+                    (self.slots[slot], self.since[slot]) = (owner, 0);
+                }
+                old.into_iter().for_each(|old| *old = owner);
+            } else {
+                is_past &= old.is_none_or(|old| *old == owner);
+            }
+        }
+        if is_past {
+            self.old.clear();
         }
     }
 
@@ -95,7 +145,7 @@ impl Ring {
     }
 
     /// None where it would reach beyond the map.
-    pub fn read(first: u32, length: u32, chunk: impl Fn(u32) -> RingChunk) -> Option<Self> {
+    pub fn read(first: u32, length: u32, chunk: impl Fn(u32) -> RingChunk, now: Duration) -> Option<Self> {
         let read = |first: u32, length: u32| {
             let chunks = length.div_ceil(RING_CHUNK as u32);
             let end = first.checked_add(chunks).filter(|end| *end <= RING_CHUNKS)?;
@@ -107,9 +157,18 @@ impl Ring {
         if ring.has_moved() {
             let (header, end) = read(end, RING_CHUNK as u32)?;
             ring.old = read(end, whole(&header))?.0;
+            ring.since = since_now(&ring.slots, now);
         }
         Some(ring)
     }
+}
+
+fn since_now(slots: &[u16], now: Duration) -> Vec<u32> {
+    slots.iter().map(|slot| if slot & MOVED == 0 { 0 } else { seconds(now) }).collect()
+}
+
+fn seconds(now: Duration) -> u32 {
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// Slots for a service none of whose real servers takes new flows.
@@ -143,27 +202,57 @@ mod tests {
 
     use super::*;
 
+    const T: Duration = Duration::from_secs(900);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
     #[test]
     fn only_slots_with_another_owner_have_moved() {
-        let ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 3]);
+        let ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 3], at(7));
         assert_eq!(ring.slots, [1, 5 | MOVED, 3]);
         assert_eq!(ring.old, [1, 2, 3]);
     }
 
     #[test]
     fn a_second_move_keeps_the_first_owners_and_the_way_back_stays_moved() {
-        let ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 3]).moved_to(&[1, 2, 6]);
-        assert_eq!(ring.slots, [1, 2 | MOVED, 6 | MOVED]);
+        let ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 6], at(7)).moved_to(&[1, 2, 7], at(8));
+        assert_eq!(ring.slots, [1, 2 | MOVED, 7 | MOVED]);
         assert_eq!(ring.old, [1, 2, 3]);
     }
 
     #[test]
-    fn a_move_after_settling_has_the_owners_of_then_as_the_old() {
-        let mut ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 6]);
-        ring.settle(|slot| slot == 1);
-        assert_eq!(ring, Ring { slots: vec![1, 5 | MOVED, 6], old: Vec::new() });
-        let ring = ring.moved_to(&[1, 5, 7]);
-        assert_eq!(ring, Ring { slots: vec![1, 5 | MOVED, 7 | MOVED], old: vec![1, 5, 6] });
+    fn each_slot_has_its_own_time_whatever_moves_after_it() {
+        let mut ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 3], at(0)).moved_to(&[1, 5, 6], at(899));
+        ring.settle(at(899), T, &[]);
+        assert_eq!(ring.slots, [1, 5 | MOVED, 6 | MOVED]);
+        ring.settle(at(900), T, &[]);
+        assert_eq!((&ring.slots[..], &ring.old[..]), (&[1, 5, 6 | MOVED][..], &[1, 5, 3][..]));
+        ring.settle(at(1799), T, &[]);
+        assert_eq!((&ring.slots[..], ring.old.len()), (&[1, 5, 6][..], 0));
+    }
+
+    #[test]
+    fn a_slot_with_a_flow_elsewhere_stays_moved_and_forgets_its_old_owner() {
+        let mut ring = Ring::new(vec![1, 2, 3]).moved_to(&[1, 5, 6], at(0));
+        ring.settle(at(900), T, &[1]);
+        assert_eq!((&ring.slots[..], ring.old.len()), (&[1, 5 | MOVED, 6][..], 0));
+        let ring = ring.moved_to(&[1, 8, 7], at(901));
+        assert_eq!(ring.slots, [1, 8 | MOVED, 7 | MOVED]);
+        assert_eq!(ring.old, [1, 5, 6]);
+    }
+
+    #[test]
+    fn a_ring_of_another_length_settles_as_a_whole() {
+        let mut ring = Ring::new(vec![1, 2]).moved_to(&[1, 1, 2, 3], at(0));
+        assert_eq!((&ring.slots[..], &ring.old[..]), (&[1, 1, 2, 3 | MOVED][..], &[1, 2][..]));
+        ring = ring.moved_to(&[4, 1, 2, 3], at(10));
+        assert_eq!((&ring.slots[..], &ring.old[..]), (&[4 | MOVED, 1, 2, 3 | MOVED][..], &[1, 2][..]));
+        ring.settle(at(909), T, &[]);
+        assert!(ring.has_moved());
+        ring.settle(at(910), T, &[]);
+        assert_eq!((&ring.slots[..], ring.old.len()), (&[4, 1, 2, 3][..], 0));
     }
 
     #[test]
@@ -172,7 +261,7 @@ mod tests {
         let long: Vec<u16> = (0..2039).map(|slot| slot / 2 * 7 % 10).collect();
         for (from, to) in [(&short, &long), (&long, &short)] {
             let before = Ring::new(from.clone());
-            let after = before.moved_to(to);
+            let after = before.moved_to(to, at(0));
             for hash in (0..=u32::MAX).step_by(100_003) {
                 let (was, is) = (flow::slot(hash, before.len()), flow::slot(hash, after.len()));
                 if after.slots[is as usize] & MOVED == 0 {
@@ -186,14 +275,15 @@ mod tests {
 
     #[test]
     fn a_ring_reads_back_as_written() {
-        let moved = Ring::new((0..100).collect()).moved_to(&(0..70).map(|i| i / 2).collect::<Vec<_>>());
+        let owners: Vec<u16> = (0..70).map(|i| i / 2).collect();
+        let moved = Ring::new((0..100).collect()).moved_to(&owners, at(5));
         let mut doubted = Ring::new(vec![4; 40]);
-        doubted.doubt_all();
+        doubted.doubt_all(at(5));
         for ring in [Ring::default(), Ring::new(vec![3; 33]), moved, doubted] {
             let chunks = ring.chunks();
             let read = |chunk: u32| chunks.get(chunk as usize - 9).copied().unwrap_or([0xffff; RING_CHUNK]);
-            assert_eq!(Ring::read(9, ring.len(), read), Some(ring));
+            assert_eq!(Ring::read(9, ring.len(), read, at(5)), Some(ring));
         }
-        assert_eq!(Ring::read(RING_CHUNKS - 1, 33, |_| [0; RING_CHUNK]), None);
+        assert_eq!(Ring::read(RING_CHUNKS - 1, 33, |_| [0; RING_CHUNK], at(5)), None);
     }
 }

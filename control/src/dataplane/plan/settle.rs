@@ -6,7 +6,7 @@ use lvs_ebpf_common::{
     Real, ServiceKey,
     flow::{self, Flow},
     flow_table::Phase,
-    maps,
+    maps::{self, RingChunk},
 };
 
 use super::{Pool, Source, Tables, Write};
@@ -120,14 +120,13 @@ impl Tables {
         let mut writes = Vec::new();
         let mut shrunk = Vec::new();
         for (key, pool) in &mut self.pools {
-            let due = now.saturating_sub(pool.since) >= timeout(&timeouts, key.protocol, Phase::Established);
-            if let Some(dissent) = found.dissent.get(&pool.id).filter(|_| due) {
-                let mut slots = vec![false; pool.ring.len() as usize];
-                dissent.iter().for_each(|slot| slots[*slot as usize] = true);
-                let planned = writes.len();
-                settle_ring(pool, |slot| slots[slot as usize], &mut writes);
-                if writes.len() > planned {
-                    shrunk.push((pool.chunk, pool.ring_chunks()));
+            if let Some(dissent) = found.dissent.get(&pool.id) {
+                let before = pool.ring.chunks();
+                pool.ring.settle(now, timeout(&timeouts, key.protocol, Phase::Established), dissent);
+                let after = pool.ring.chunks();
+                if after != before {
+                    rewrite(pool.chunk, pool.ring.len(), &before, &after, &mut writes);
+                    shrunk.push((pool.chunk, after.len() as u32));
                 }
             }
             let loads = found.loads.get(&pool.id).map(Vec::as_slice).unwrap_or_default();
@@ -153,19 +152,17 @@ impl Tables {
 }
 
 /// In place: whichever of the old and the new words a packet meets, both are right by now.
-fn settle_ring(pool: &mut Pool, dissent: impl Fn(u32) -> bool, writes: &mut Vec<Write>) {
-    let before = pool.ring.chunks();
-    pool.ring.settle(dissent);
-    let mut after = pool.ring.chunks();
-    // The old owners go unread from here on.
-    let header = pool.ring.len().div_ceil(maps::RING_CHUNK as u32) as usize;
-    if before.get(header).is_some_and(|chunk| *chunk != ring::chunk(&[])) {
-        writes.push(Write::Ring { chunk: pool.chunk + header as u32, slots: ring::chunk(&[]) });
+fn rewrite(chunk: u32, slots: u32, before: &[RingChunk], after: &[RingChunk], writes: &mut Vec<Write>) {
+    let header = slots.div_ceil(maps::RING_CHUNK as u32) as usize;
+    // First that which says whether there are old owners: without a header there are none.
+    let nothing = ring::chunk(&[]);
+    if before.get(header).is_some_and(|before| before != after.get(header).unwrap_or(&nothing)) {
+        let slots = after.get(header).copied().unwrap_or(nothing);
+        writes.push(Write::Ring { chunk: chunk + header as u32, slots });
     }
-    after.truncate(header);
-    for (chunk, (slots, before)) in (pool.chunk..).zip(after.into_iter().zip(before)) {
-        if slots != before {
-            writes.push(Write::Ring { chunk, slots });
+    for (at, (after, before)) in after.iter().zip(before).enumerate() {
+        if at != header && after != before {
+            writes.push(Write::Ring { chunk: chunk + at as u32, slots: *after });
         }
     }
 }
