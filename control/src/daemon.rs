@@ -1,5 +1,6 @@
 //! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start, reload and stop.
 
+mod election;
 mod precondition;
 mod site;
 
@@ -21,26 +22,24 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::site::Site;
+use self::{
+    election::{Election, Surroundings},
+    site::Site,
+};
 use crate::{
     admin::{self, Reload, Request},
     check,
     config::{self, Config},
-    dataplane::{Dataplane, Mode, lease::LeaseMap, plan::NextHop},
+    dataplane::{Dataplane, Mode, plan::NextHop},
     director::Director,
     host::Host,
     netlink::Netlink,
     pool::{Pool, Succession, Vrrp},
-    vrrp::{
-        FaultCause, State,
-        driver::{self, EventKind},
-    },
+    vrrp::{FaultCause, State},
 };
 
 pub use precondition::lock;
 
-/// How many role changes may wait for the host task; it looks at the state itself, so none is lost beyond.
-const ROLE_EVENTS: usize = 256;
 const VERDICTS: usize = 1024;
 const REQUESTS: usize = 16;
 /// After a planned stop the old master forwards on until another announced itself, but no longer than this.
@@ -84,12 +83,10 @@ struct Daemon {
     run_dir: PathBuf,
     mode: Mode,
     site: Site,
-    leases: LeaseMap,
-    vrrp: Vrrp,
-    vrrp_ended: JoinHandle<std::io::Result<()>>,
+    around: Surroundings,
+    election: Election,
     /// To the pool, which shows it.
     vrrp_changed: watch::Sender<Vrrp>,
-    roles: watch::Sender<u64>,
     checks: check::Runner,
     pool: JoinHandle<Dataplane>,
     requests: mpsc::Sender<Request>,
@@ -98,8 +95,6 @@ struct Daemon {
     host: JoinHandle<Host>,
     host_cancel: CancellationToken,
     moved: watch::Receiver<u64>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,8 +137,20 @@ impl Daemon {
         }
 
         let (roles, role_changes) = watch::channel(0);
-        let (vrrp, vrrp_ended) = match spawn_vrrp(site.vrrp(&indexes), leases.clone(), &roles, &tasks) {
-            Ok(running) => running,
+        let (hop_sender, next_hops) = watch::channel(HashMap::new());
+        let (isolated_sender, isolated) = watch::channel(HashSet::new());
+        let (moved_sender, moved) = watch::channel(0);
+        let voices = Voices {
+            next_hops: hop_sender,
+            isolated: isolated_sender,
+            moved: moved_sender,
+            settled: watch::Sender::new(0),
+            running: watch::Sender::new(site.running.clone()),
+        };
+        let silence = CancellationToken::new();
+        let around = Surroundings { leases, roles, voices, tasks, cancel, silence };
+        let election = match Election::hold(&site, &indexes, None, &around) {
+            Ok(election) => election,
             Err(error) => {
                 dataplane.abandon();
                 return Err(error);
@@ -151,32 +158,27 @@ impl Daemon {
         };
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-        let (isolated_sender, isolated) = watch::channel(HashSet::new());
-        let mut checks = check::Runner::new(verdict_sender, isolated, cancel.clone());
+        let mut checks = check::Runner::new(verdict_sender, isolated, around.cancel.clone());
         checks.set(director.targets());
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);
         let (reload_sender, reloads) = mpsc::channel(REQUESTS);
         let listener = admin::listen(run_dir)?;
-        tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, cancel.clone()));
+        around.tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, around.cancel.clone()));
 
-        let (hop_sender, next_hops) = watch::channel(HashMap::new());
-        let (vrrp_changed, vrrp_receiver) = watch::channel(vrrp.clone());
+        let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
         let pool = Pool { director, dataplane, timeouts: site.config.global.timeouts, vrrp: vrrp_receiver };
         let pool_cancel = CancellationToken::new();
         let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
-        let (moved_sender, moved) = watch::channel(0);
-        let voices = Voices { next_hops: hop_sender, isolated: isolated_sender, moved: moved_sender };
-        let (host, host_cancel) = spawn_host(netlink, &site, &vrrp, voices, role_changes);
+        let (host, host_cancel) =
+            spawn_host(netlink, &site, &election.vrrp, around.voices.clone(), role_changes);
         Ok(Self {
             run_dir: run_dir.to_owned(),
             mode,
             site,
-            leases,
-            vrrp,
-            vrrp_ended,
+            around,
+            election,
             vrrp_changed,
-            roles,
             checks,
             pool,
             requests,
@@ -185,8 +187,6 @@ impl Daemon {
             host,
             host_cancel,
             moved,
-            tasks,
-            cancel,
         })
     }
 
@@ -214,7 +214,7 @@ impl Daemon {
                         tokio::time::sleep(FOLLOW_AGAIN).await;
                     }
                 }
-                ended = &mut self.vrrp_ended => {
+                ended = &mut self.election.ended => {
                     ended??;
                     bail!("the VRRP thread ended by itself");
                 }
@@ -249,14 +249,13 @@ impl Daemon {
         let (old, new) = (self.site.owners(), site.owners());
         let both: Vec<_> =
             new.iter().chain(old.iter().filter(|owner| !new.contains(owner))).copied().collect();
-        let indexes = self.leases.assign(&both)?;
+        let indexes = self.around.leases.assign(&both)?;
         let indexes = &indexes[..new.len()];
-        let instances = site.vrrp(indexes);
-        let successor = if instances == *self.vrrp.instances {
+        let successor = if self.election.is_of(&site, indexes) {
             None
         } else {
             // It adopts the leases that are held. For a moment both threads say the same.
-            Some(spawn_vrrp(instances, self.leases.clone(), &self.roles, &self.tasks)?)
+            Some(Election::hold(&site, indexes, Some(&self.election), &self.around)?)
         };
 
         let (done, targets) = oneshot::channel();
@@ -272,32 +271,34 @@ impl Daemon {
         let targets = match targets.await.context("the pool is gone").and_then(|done| Ok(done?)) {
             Ok(targets) => targets,
             Err(error) => {
-                if let Some((vrrp, _)) = successor {
-                    vrrp.handle.leave();
+                if let Some(election) = successor {
+                    election.vrrp.handle.leave();
                 }
                 return Err(error);
             }
         };
         self.checks.set(targets);
 
-        if let Some((vrrp, ended)) = successor {
+        if let Some(election) = successor {
             self.resign_removed(&old, &new).await;
-            self.vrrp.handle.leave();
-            std::mem::replace(&mut self.vrrp_ended, ended).await??;
-            self.vrrp = vrrp;
-            self.vrrp_changed.send_replace(self.vrrp.clone());
+            self.election.vrrp.handle.leave();
+            std::mem::replace(&mut self.election, election).ended.await??;
+            self.vrrp_changed.send_replace(self.election.vrrp.clone());
         }
-        self.leases.assign(&new)?;
+        self.around.leases.assign(&new)?;
 
         self.host_cancel.cancel();
         let host = (&mut self.host).await?;
         host.withdraw(&site.instances).await;
-        let Host { netlink, next_hops, isolated, moved, .. } = host;
-        let voices = Voices { next_hops, isolated, moved };
         // What was told of the old site is done.
         self.moved.mark_unchanged();
-        (self.host, self.host_cancel) =
-            spawn_host(netlink, &site, &self.vrrp, voices, self.roles.subscribe());
+        (self.host, self.host_cancel) = spawn_host(
+            host.netlink,
+            &site,
+            &self.election.vrrp,
+            self.around.voices.clone(),
+            self.around.roles.subscribe(),
+        );
         self.site = site;
         Ok(())
     }
@@ -306,10 +307,10 @@ impl Daemon {
     async fn resign_removed(&self, old: &[lvs_ebpf_common::LeaseOwner], new: &[lvs_ebpf_common::LeaseOwner]) {
         let removed: Vec<usize> = (0..old.len()).filter(|i| !new.contains(&old[*i])).collect();
         for index in &removed {
-            self.vrrp.handle.fault(*index, Some(FaultCause::Removed));
+            self.election.vrrp.handle.fault(*index, Some(FaultCause::Removed));
         }
         let resigned = || {
-            let state = |index: &usize| self.vrrp.handle.board().view(*index).map(|view| view.state);
+            let state = |index: &usize| self.election.vrrp.handle.board().view(*index).map(|view| view.state);
             removed.iter().all(|index| state(index) == Some(State::Fault))
         };
         // A thread that does nothing else takes no time; should it hang, its leases lapse.
@@ -325,26 +326,28 @@ impl Daemon {
         match end {
             End::Stop => {
                 tracing::info!("stopping: resigning, forwarding until another master is heard");
-                self.vrrp.handle.stop(LINGER);
+                self.election.vrrp.handle.stop(LINGER);
             }
             End::Leave => {
                 tracing::info!("leaving: forwarding and leases stay for the next start");
-                self.vrrp.handle.leave();
+                self.election.vrrp.handle.leave();
+                // The successor says again what is; waiting for scripts would cost the lease.
+                self.around.silence.cancel();
             }
         }
         // The host task still runs: it removes the addresses while the VRRP thread lingers.
-        self.vrrp_ended.await??;
+        self.election.ended.await??;
         self.host_cancel.cancel();
         let host = self.host.await?;
         if end == End::Stop {
             host.settle_finally().await;
         }
-        self.cancel.cancel();
+        self.around.cancel.cancel();
         self.checks.stopped().await;
         self.pool_cancel.cancel();
         let dataplane = self.pool.await?;
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.around.tasks.close();
+        self.around.tasks.wait().await;
         let _ = fs::remove_file(admin::socket_path(&self.run_dir));
         if end == End::Stop {
             dataplane.close()?;
@@ -353,32 +356,21 @@ impl Daemon {
     }
 }
 
-fn spawn_vrrp(
-    instances: Vec<driver::Instance>,
-    leases: LeaseMap,
-    roles: &watch::Sender<u64>,
-    tasks: &TaskTracker,
-) -> anyhow::Result<(Vrrp, JoinHandle<std::io::Result<()>>)> {
-    let (event_sender, events) = mpsc::channel(ROLE_EVENTS);
-    let (handle, thread) = driver::spawn(instances.clone(), leases, event_sender)?;
-    let ended = tokio::task::spawn_blocking(move || thread.join());
-    let names = instances.iter().map(|instance| instance.name.clone()).collect();
-    tasks.spawn(report_vrrp(names, events, roles.clone()));
-    Ok((Vrrp { handle, instances: instances.into() }, ended))
-}
-
 /// What the host task tells the others; it outlives the task.
+#[derive(Clone)]
 struct Voices {
     next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
     isolated: watch::Sender<HashSet<Ipv4Addr>>,
     moved: watch::Sender<u64>,
+    settled: watch::Sender<u64>,
+    running: watch::Sender<HashSet<String>>,
 }
 
 fn spawn_host(
     netlink: Netlink,
     site: &Site,
     vrrp: &Vrrp,
-    Voices { next_hops, isolated, moved }: Voices,
+    Voices { next_hops, isolated, moved, settled, running }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
     let mut host = Host {
@@ -390,6 +382,8 @@ fn spawn_host(
         next_hops,
         isolated,
         moved,
+        settled,
+        running,
     };
     let cancel = CancellationToken::new();
     let until = cancel.clone();
@@ -403,38 +397,6 @@ fn spawn_host(
 fn notify_systemd(state: sd_notify::NotifyState) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "systemd was not told");
-    }
-}
-
-/// Logs what the VRRP thread tells and wakes the host task when a role changed.
-async fn report_vrrp(
-    names: Vec<String>,
-    mut events: mpsc::Receiver<driver::Event>,
-    changed: watch::Sender<u64>,
-) {
-    while let Some(driver::Event { instance, kind }) = events.recv().await {
-        let instance = names.get(instance).map_or("?", String::as_str);
-        match kind {
-            EventKind::Transition { from, to, cause } => {
-                tracing::info!(instance, %from, %to, %cause, "VRRP state changed");
-                changed.send_modify(|count| *count = count.wrapping_add(1));
-            }
-            EventKind::AddressesUp | EventKind::AddressesDown => {
-                changed.send_modify(|count| *count = count.wrapping_add(1));
-            }
-            EventKind::Rejected { from, rejection } => {
-                tracing::warn!(instance, %from, cause = %rejection, "adverts are refused");
-            }
-            EventKind::AddressesDiffer { from } => {
-                tracing::warn!(instance, %from, "a peer advertises other virtual addresses");
-            }
-            EventKind::OwnAddress { from } => {
-                tracing::warn!(instance, %from, "adverts come from our own address");
-            }
-            EventKind::SendFailed { destination, error } => {
-                tracing::warn!(instance, %destination, %error, "an advert could not be sent");
-            }
-        }
     }
 }
 

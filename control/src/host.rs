@@ -237,6 +237,10 @@ pub struct Host {
     pub routes: HashMap<Ipv4Addr, Route>,
     pub vrrp: driver::Handle,
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+    /// How many changes of role have been acted on.
+    pub settled: watch::Sender<u64>,
+    /// Names of the interfaces that are up and have a carrier.
+    pub running: watch::Sender<HashSet<String>>,
     /// Real servers behind an interface whose instance is in FAULT.
     pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
     /// Counts how often an interface came back as another, or with another MAC or source address: all that was
@@ -271,6 +275,7 @@ impl Host {
                     topology = ticks.is_multiple_of(CONFIRM_EVERY);
                 }
             }
+            let roles_seen = *roles.borrow_and_update();
             let snapshot = match self.netlink.snapshot().await {
                 Ok(snapshot) => snapshot,
                 Err(error) => {
@@ -283,10 +288,12 @@ impl Host {
                 0 => {}
                 lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
             }
+            send_if_new(&self.running, snapshot.running());
             self.report_faults(&snapshot, &mut faults);
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
             self.settle_addresses(&snapshot).await;
+            self.settled.send_replace(roles_seen);
             if let Ok(located) = locate(&self.config, &snapshot)
                 && !located.iter().zip(&self.instances).all(|(now, then)| now.is_as(then))
             {
@@ -350,6 +357,7 @@ impl Host {
             Ok(snapshot) => self.settle_addresses(&snapshot).await,
             Err(error) => tracing::error!(%error, "virtual addresses may be left"),
         }
+        self.settled.send_replace(u64::MAX);
     }
 
     async fn probe(&self, snapshot: &Snapshot, all: bool) {
@@ -371,7 +379,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{Authentication, Garp, Preempt, Priority, Version, Vrid};
+    use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Version, Vrid};
 
     const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -398,6 +406,8 @@ mod tests {
                 scope: 0,
             }],
             garp: Garp::default(),
+            notify: Notify::default(),
+            tracks: Vec::new(),
         };
         Config { instances: vec![instance], ..Config::default() }
     }

@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod director;
 pub mod host;
 pub mod netlink;
+pub mod notify;
 pub mod pool;
 pub mod script;
 pub mod vrrp;

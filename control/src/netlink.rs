@@ -4,7 +4,7 @@
 //! the truth.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -78,6 +78,11 @@ pub enum NetlinkError {
 }
 
 impl Snapshot {
+    /// Names of the interfaces that are up and have a carrier.
+    pub fn running(&self) -> HashSet<String> {
+        self.links.iter().filter(|link| link.running).map(|link| link.name.clone()).collect()
+    }
+
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }

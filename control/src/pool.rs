@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Forwarding, Protocol, SorryServer, Timeouts},
+    config::model::{Config, Forwarding, Protocol, SorryServer, Timeouts, Track},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, RealState, ServiceState, Standing},
-    vrrp::driver,
+    vrrp::{driver, track::Finding},
 };
 
 /// How old the loads are at most that new flows are spread by.
@@ -39,6 +39,24 @@ pub struct Pool {
 pub struct Vrrp {
     pub handle: driver::Handle,
     pub instances: Arc<[driver::Instance]>,
+    /// Where they come from, one for one, with their trackers.
+    pub config: Arc<Config>,
+    /// Of the trackers.
+    pub findings: watch::Receiver<Vec<Finding>>,
+}
+
+impl Vrrp {
+    fn tracker(&self, track: &Track) -> Option<status::Tracker> {
+        let tracker = self.config.trackers.get(track.tracker)?;
+        let finding = self.findings.borrow().get(track.tracker).copied().unwrap_or_default();
+        Some(status::Tracker {
+            kind: tracker.word().to_owned(),
+            name: tracker.name().to_owned(),
+            weight: track.weight,
+            reverse: track.reverse,
+            state: finding.to_string(),
+        })
+    }
 }
 
 /// A configuration that takes the place of the one in force.
@@ -163,15 +181,17 @@ impl Pool {
     fn status(&self) -> status::Status {
         let now = driver::clock();
         let vrrp = self.vrrp.borrow().clone();
-        let instances = vrrp.instances.iter().enumerate().map(|(i, instance)| {
+        let instances = vrrp.instances.iter().zip(&vrrp.config.instances).enumerate();
+        let instances = instances.map(|(i, (instance, config))| {
             let view = vrrp.handle.board().view(i).unwrap_or_default();
             status::Instance {
                 name: instance.name.clone(),
                 state: view.state.to_string(),
-                priority: instance.priority.get(),
+                priority: view.priority,
                 vrid: instance.vrid.get(),
                 interface: instance.interface.clone(),
                 vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
+                trackers: config.tracks.iter().filter_map(|track| vrrp.tracker(track)).collect(),
                 lease_remaining_ms: view.lease.nanos().saturating_sub(now.nanos()) / 1_000_000,
             }
         });

@@ -4,10 +4,13 @@ use std::{fmt, net::Ipv4Addr, ops::Add, time::Duration};
 
 pub mod board;
 pub mod driver;
+pub mod group;
 pub mod machine;
 pub mod packet;
 mod realtime;
+pub mod report;
 mod socket;
+pub mod track;
 
 /// A point of CLOCK_MONOTONIC, the clock that leases are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +23,10 @@ impl Monotonic {
 
     pub const fn nanos(self) -> u64 {
         self.0
+    }
+
+    pub fn earlier_by(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
     }
 
     /// The first point after `now` on the grid of `period` that `self` lies on. A late wake-up skips what it
@@ -82,6 +89,8 @@ pub enum Cause {
     LeaseLapsed,
     Fault(FaultCause),
     Recovered,
+    /// Another member of the sync group is not master.
+    Group,
     Stopped,
 }
 
@@ -97,6 +106,7 @@ impl fmt::Display for Cause {
             Self::LeaseLapsed => f.write_str("lease lapsed"),
             Self::Fault(cause) => write!(f, "{cause}"),
             Self::Recovered => f.write_str("recovered"),
+            Self::Group => f.write_str("the sync group is not master"),
             Self::Stopped => f.write_str("stopped"),
         }
     }
@@ -111,16 +121,25 @@ pub enum FaultCause {
     SourceMissing,
     /// The configuration has no such instance any more.
     Removed,
+    /// By its place in the configuration.
+    Tracker(u32),
+    /// A tracker without weight has no result yet.
+    Untried,
+    /// Another member of the sync group.
+    Group,
 }
 
 impl fmt::Display for FaultCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InterfaceMissing => "interface missing",
-            Self::LinkDown => "link down",
-            Self::SourceMissing => "source address missing",
-            Self::Removed => "removed from the configuration",
-        })
+        match self {
+            Self::InterfaceMissing => f.write_str("interface missing"),
+            Self::LinkDown => f.write_str("link down"),
+            Self::SourceMissing => f.write_str("source address missing"),
+            Self::Tracker(index) => write!(f, "tracker {index}"),
+            Self::Untried => f.write_str("a tracker has no result yet"),
+            Self::Removed => f.write_str("removed from the configuration"),
+            Self::Group => f.write_str("the sync group is in FAULT"),
+        }
     }
 }
 

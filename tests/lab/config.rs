@@ -38,6 +38,11 @@ impl Vrrp {
 
     /// keepalived.conf text.
     pub fn text(&self) -> String {
+        self.text_with("")
+    }
+
+    /// The same with more lines in the instance.
+    pub fn text_with(&self, lines: &str) -> String {
         let Self { version, priority, advert_interval, password, preempt } = self;
         let nopreempt = if *preempt { "" } else { "    nopreempt\n" };
         let authentication = match password {
@@ -51,7 +56,7 @@ impl Vrrp {
         format!(
             "global_defs {{\n    vrrp_version {version}\n}}\n\
              vrrp_instance VI_1 {{\n    state BACKUP\n    interface eth0\n    virtual_router_id 51\n    \
-             priority {priority}\n    advert_int {interval}\n{nopreempt}{authentication}    \
+             priority {priority}\n    advert_int {interval}\n{nopreempt}{authentication}{lines}\n    \
              virtual_ipaddress {{\n        {vip}/24\n    }}\n}}\n",
             interval = advert_interval.as_secs_f64(),
             vip = VIP.ip(),

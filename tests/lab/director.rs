@@ -31,6 +31,13 @@ pub struct Instance {
     pub interface: String,
     pub vips: Vec<String>,
     pub lease_remaining_ms: Option<u64>,
+    pub trackers: Vec<Tracker>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Tracker {
+    pub name: String,
+    pub state: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     fs::File,
     net::Ipv4Addr,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, atomic::AtomicBool},
@@ -127,7 +127,14 @@ impl Node {
         self.in_ns(|| fs::write(&path, value).with_context(|| format!("{path} = {value}")))
     }
 
-    pub(crate) fn write_file(&self, name: &str, text: &str) -> Result<PathBuf> {
+    /// A shell script that may be run: only root can write to it.
+    pub fn script(&self, name: &str, body: &str) -> Result<PathBuf> {
+        let path = self.write_file(name, &format!("#!/bin/sh\n{body}\n"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+
+    pub fn write_file(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
         undisturbed(|| fs::write(&path, text)).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)

@@ -17,12 +17,26 @@ pub struct Instance {
     pub name: String,
     /// MASTER, BACKUP, FAULT or INIT.
     pub state: String,
+    /// With the weights of its trackers.
     pub priority: u8,
     pub vrid: u8,
     pub interface: String,
     pub vips: Vec<String>,
     /// 0 = holds none.
     pub lease_remaining_ms: u64,
+    pub trackers: Vec<Tracker>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tracker {
+    /// track_script or track_interface.
+    pub kind: String,
+    pub name: String,
+    /// 0 = the instance is in FAULT while it is down.
+    pub weight: i16,
+    pub reverse: bool,
+    /// up, down, or untried before the first result.
+    pub state: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +113,9 @@ impl fmt::Display for Status {
                 lease,
                 i.vips.join(" ")
             )?;
+            for Tracker { kind, name, weight, state, .. } in &i.trackers {
+                writeln!(f, "  {kind} {name} {state} (weight {weight})")?;
+            }
         }
         writeln!(f, "\nProt LocalAddress:Port Scheduler")?;
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight State         Packets          Bytes")?;
@@ -175,6 +192,13 @@ mod tests {
                 interface: "eth0".into(),
                 vips: vec!["10.0.0.100".into()],
                 lease_remaining_ms: 2400,
+                trackers: vec![Tracker {
+                    kind: "track_script".into(),
+                    name: "chk".into(),
+                    weight: -20,
+                    reverse: false,
+                    state: "down".into(),
+                }],
             }],
             services: vec![Service {
                 address: "10.0.0.100".into(),
@@ -198,6 +222,7 @@ mod tests {
         for part in [
             "VI_1",
             "MASTER",
+            "track_script chk down (weight -20)",
             "2400ms",
             "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
             "-> 10.0.0.2:80",

@@ -247,10 +247,8 @@ const TABLE: &[Row] = &[
     read(&[Top], "global_defs").opens(GlobalDefs).repeats(),
     read(&[Top], "vrrp_instance").opens(VrrpInstance).repeats(),
     read(&[Top], "virtual_server").opens(VirtualServer).repeats(),
-    not_yet(&[Top], "vrrp_sync_group", "its instances change state each on its own")
-        .opens(SyncGroup)
-        .repeats(),
-    not_yet(&[Top], "vrrp_script", NO_SCRIPTS).opens(VrrpScript).repeats(),
+    read(&[Top], "vrrp_sync_group").opens(SyncGroup).repeats(),
+    read(&[Top], "vrrp_script").opens(VrrpScript).repeats(),
     not_yet(&[Top], "vrrp_track_process", NOT_TRACKED).opens(TrackProcess).repeats(),
     not_yet(&[Top], "track_file|vrrp_track_file", NOT_TRACKED).opens(TrackFile).repeats(),
     not_yet(&[Top], "track_group", "").opens(TrackGroup).repeats(),
@@ -282,16 +280,20 @@ const TABLE: &[Row] = &[
     ),
     not_yet(
         &[GlobalDefs],
-        "startup_script startup_script_timeout shutdown_script shutdown_script_timeout script_user \
-         enable_script_security use_symlink_paths set_supplementary_groups",
+        "startup_script startup_script_timeout shutdown_script shutdown_script_timeout",
         "no script is run",
     ),
+    read(&[GlobalDefs], "script_user enable_script_security notify_fifo vrrp_notify_fifo"),
     not_yet(
         &[GlobalDefs],
-        "notify_fifo notify_fifo_script vrrp_notify_fifo vrrp_notify_fifo_script vrrp_notify_priority_changes \
-         fifo_write_vrrp_states_on_reload lvs_notify_fifo lvs_notify_fifo_script rs_init_notifies",
-        "nothing is written to a FIFO",
+        "use_symlink_paths",
+        "programs are called by their last path and the name in the file",
     ),
+    not_yet(&[GlobalDefs], "set_supplementary_groups", "scripts have one group"),
+    not_yet(&[GlobalDefs], "notify_fifo_script vrrp_notify_fifo_script lvs_notify_fifo_script", NO_SCRIPTS),
+    not_yet(&[GlobalDefs], "vrrp_notify_priority_changes", "a FIFO is told of states only"),
+    not_yet(&[GlobalDefs], "lvs_notify_fifo rs_init_notifies", "a FIFO is told of VRRP states only"),
+    not_yet(&[GlobalDefs], "fifo_write_vrrp_states_on_reload", "there is no reload yet"),
     not_yet(&[GlobalDefs], "vrrp_mcast_group4", "adverts go to 224.0.0.18"),
     not_yet(&[GlobalDefs], "vrrp_mcast_group6", "there is no IPv6 yet"),
     not_yet(
@@ -386,21 +388,14 @@ const TABLE: &[Row] = &[
         "v3_checksum_as_v2",
         "version 3 checksums are sent with a pseudo header and accepted with and without",
     ),
-    not_yet(
-        &[VrrpInstance, SyncGroup],
-        "track_interface track_script track_file track_process track_bfd",
-        NOT_TRACKED,
-    )
-    .opens(Entries)
-    .repeats(),
+    read(&[VrrpInstance, SyncGroup], "track_interface track_script").opens(Entries).repeats(),
+    not_yet(&[VrrpInstance, SyncGroup], "track_file track_process track_bfd", NOT_TRACKED)
+        .opens(Entries)
+        .repeats(),
     not_yet(&[VrrpInstance], "dont_track_primary", "a failed interface puts the instance into FAULT"),
-    not_yet(
-        &[VrrpInstance, SyncGroup],
-        "notify_master notify_backup notify_fault notify_stop notify",
-        NO_SCRIPTS,
-    ),
+    read(&[VrrpInstance, SyncGroup], "notify_master notify_backup notify_fault notify_stop notify"),
     not_yet(&[VrrpInstance], "notify_deleted notify_master_rx_lower_pri", NO_SCRIPTS),
-    not_yet(&[VrrpInstance, SyncGroup], "notify_priority_changes", "nothing is written to a FIFO"),
+    not_yet(&[VrrpInstance, SyncGroup], "notify_priority_changes", "a FIFO is told of states only"),
     not_yet(&[VrrpInstance, SyncGroup, VirtualServer, RealServer], "smtp_alert", NO_MAIL),
     not_yet(
         &[VrrpInstance],
@@ -426,9 +421,11 @@ const TABLE: &[Row] = &[
     not_yet(&[AuthHmac], "key", "").repeats(),
     not_yet(&[AuthHmac], "active_key time_window anti_replay mode", ""),
     //
-    not_yet(&[SyncGroup, TrackGroup], "group", "").opens(Entries),
-    not_yet(&[SyncGroup], "global_tracking sync_group_tracking_weight", ""),
-    not_yet(&[VrrpScript], "script interval timeout weight rise fall user init_fail", ""),
+    read(&[SyncGroup], "group").opens(Entries),
+    read(&[SyncGroup], "sync_group_tracking_weight"),
+    not_yet(&[TrackGroup], "group", "").opens(Entries),
+    not_yet(&[SyncGroup], "global_tracking", "write `sync_group_tracking_weight`"),
+    read(&[VrrpScript], "script interval timeout weight rise fall user init_fail"),
     not_yet(
         &[TrackProcess],
         "process param_match weight quorum quorum_max delay terminate_delay fork_delay full_command",

@@ -2,7 +2,9 @@
 
 mod check;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use crate::script::{Account, Script};
 
 pub use check::*;
 
@@ -10,7 +12,9 @@ pub use check::*;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     pub global: Global,
+    pub trackers: Vec<Tracker>,
     pub instances: Vec<VrrpInstance>,
+    pub groups: Vec<SyncGroup>,
     pub services: Vec<VirtualServer>,
 }
 
@@ -19,6 +23,8 @@ pub struct Global {
     /// Name of this node in logs; the hostname where absent.
     pub router_id: Option<String>,
     pub timeouts: Timeouts,
+    /// `notify_fifo` and `vrrp_notify_fifo`.
+    pub fifos: Vec<Fifo>,
 }
 
 /// `lvs_timeouts`: how long a silent flow is remembered.
@@ -36,6 +42,24 @@ impl Default for Timeouts {
         let [tcp, tcp_fin, udp] = [900, 120, 300].map(Duration::from_secs);
         Self { tcp, tcp_fin, udp }
     }
+}
+
+/// A named pipe that is told of state changes, and whose it is if it has to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fifo {
+    pub path: PathBuf,
+    pub account: Account,
+}
+
+/// What runs when the state changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notify {
+    pub master: Option<Script>,
+    pub backup: Option<Script>,
+    pub fault: Option<Script>,
+    pub stop: Option<Script>,
+    /// After the one of the state, with arguments that say what happened.
+    pub any: Option<Script>,
 }
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).
@@ -87,6 +111,10 @@ impl Priority {
     pub const fn get(self) -> u8 {
         self.0
     }
+    /// What comes of weights (keepalived: an owner is not made by them).
+    pub fn clamped(sum: i64) -> Self {
+        Self(sum.clamp(1, 254) as u8)
+    }
     pub fn is_owner(self) -> bool {
         self == Self::OWNER
     }
@@ -119,6 +147,65 @@ pub struct VrrpInstance {
     /// `virtual_ipaddress`, in the order of the file: the order of the advert.
     pub addresses: Vec<VirtualAddress>,
     pub garp: Garp,
+    pub notify: Notify,
+    pub tracks: Vec<Track>,
+}
+
+/// `vrrp_sync_group`. Its trackers are in the instances.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyncGroup {
+    pub name: String,
+    /// Indexes into [`Config::instances`]; an instance is in at most one group.
+    pub members: Vec<usize>,
+    pub notify: Notify,
+}
+
+/// Something outside of VRRP that instances depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tracker {
+    Script(TrackScript),
+    /// An interface that has to be up, by its name.
+    Interface(String),
+}
+
+impl Tracker {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Script(script) => &script.name,
+            Self::Interface(name) => name,
+        }
+    }
+
+    /// The word of the file that names it in an instance.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Script(_) => "track_script",
+            Self::Interface(_) => "track_interface",
+        }
+    }
+}
+
+/// `vrrp_script`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrackScript {
+    pub name: String,
+    pub script: Script,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub rise: u32,
+    pub fall: u32,
+    pub init_fail: bool,
+}
+
+/// What a tracker means to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Track {
+    /// Index into [`Config::trackers`].
+    pub tracker: usize,
+    /// Zero: the instance is in FAULT while it is down. Above: added while it is up. Below: while it is down.
+    pub weight: i16,
+    /// Up and down for zero, the sign for other weights, are the other way round.
+    pub reverse: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

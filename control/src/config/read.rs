@@ -1,9 +1,11 @@
 //! What the statements of a file mean: the tree becomes the model.
 
 mod check;
+mod group;
 mod instance;
 mod script;
 mod service;
+mod track;
 mod value;
 
 use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
@@ -18,6 +20,8 @@ use super::{
     source::Span,
     tree::Statement,
 };
+use crate::script::Account;
+use track::Trackers;
 use value::{Value, Wrong};
 
 /// Reads the whole tree. What cannot be read is reported and left out.
@@ -31,14 +35,30 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         patterns: HashMap::new(),
         roots: None,
         services: HashMap::new(),
+        script_account: Account::ROOT,
+        trackers: Trackers::default(),
+        members: HashMap::new(),
     };
     let top = reader.items(Block::Top, statements);
     let (global, defaults) = reader.global(&top);
     reader.certificates(&top);
-    let instances = top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
+    for item in top.all("vrrp_script") {
+        reader.track_script(item);
+    }
+    let mut instances: Vec<_> =
+        top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
+    let groups = top.all("vrrp_sync_group");
+    let groups = groups.filter_map(|item| reader.group(item, &mut instances)).collect();
     let services: Vec<_> = top.all("virtual_server").filter_map(|item| reader.service(item)).collect();
     reader.every_service_has_an_instance(&services);
-    Config { global, instances, services: services.into_iter().map(|(_, service)| service).collect() }
+    let trackers = reader.used_trackers();
+    Config {
+        global,
+        trackers,
+        instances,
+        groups,
+        services: services.into_iter().map(|(_, service)| service).collect(),
+    }
 }
 
 /// What global_defs say to every instance.
@@ -60,6 +80,11 @@ struct Reader<'a> {
     /// The `ca` of SSL_GETs.
     roots: Option<Arc<Vec<CertificateDer<'static>>>>,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
+    /// As whom scripts run that do not say it themselves.
+    script_account: Account,
+    trackers: Trackers,
+    /// Of sync groups: where each instance was first named.
+    members: HashMap<String, Span>,
 }
 
 /// A statement whose word is supported where it stands.
@@ -311,7 +336,16 @@ impl Reader<'_> {
             self.warn(Class::Trap, late, message);
         }
         let timeouts = self.timeouts(&items);
-        (Global { router_id, timeouts }, Defaults { version, garp })
+        // The default here, and the only way.
+        self.flag(&items, "enable_script_security");
+        let account = match items.last("script_user") {
+            Some(item) => self.account(item, &item.statement.arguments),
+            None => None,
+        };
+        self.script_account = account.unwrap_or_else(Account::default_for_scripts);
+        let fifos = ["notify_fifo", "vrrp_notify_fifo"];
+        let fifos = fifos.into_iter().filter_map(|word| self.fifo(&items, word)).collect();
+        (Global { router_id, timeouts, fifos }, Defaults { version, garp })
     }
 
     /// `words`: delay, repeat, refresh, refresh_repeat.

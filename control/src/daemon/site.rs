@@ -1,7 +1,7 @@
 //! A configuration together with what this host makes of it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::Ipv4Addr,
 };
 
@@ -24,6 +24,8 @@ pub struct Site {
     /// Where the XDP program belongs: name by index.
     pub interfaces: BTreeMap<u32, String>,
     pub next_hops: HashMap<Ipv4Addr, NextHop>,
+    /// Names of the interfaces that are up and have a carrier.
+    pub running: HashSet<String>,
     /// One of the interfaces is a veth device.
     pub has_veth: bool,
 }
@@ -38,7 +40,8 @@ impl Site {
         let next_hops = host::next_hops(&routes, &snapshot);
         let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
         let has_veth = interfaces.keys().any(is_veth);
-        Ok(Self { config, instances, routes, interfaces, next_hops, has_veth })
+        let running = snapshot.running();
+        Ok(Self { config, instances, routes, interfaces, next_hops, running, has_veth })
     }
 
     pub fn owners(&self) -> Vec<LeaseOwner> {
@@ -60,7 +63,8 @@ impl Site {
     pub fn vrrp(&self, leases: &[u32]) -> Vec<driver::Instance> {
         let located = self.config.instances.iter().zip(&self.instances).zip(leases);
         located
-            .map(|((config, local), lease)| driver::Instance {
+            .enumerate()
+            .map(|(index, ((config, local), lease))| driver::Instance {
                 name: config.name.clone(),
                 interface: config.interface.clone(),
                 ifindex: local.link.ifindex,
@@ -80,6 +84,7 @@ impl Site {
                     .collect(),
                 garp: config.garp,
                 lease: *lease,
+                group: self.config.groups.iter().position(|group| group.members.contains(&index)),
             })
             .collect()
     }

@@ -15,6 +15,8 @@ pub struct Board {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     pub state: State,
+    /// With the weights of trackers.
+    pub priority: u8,
     /// The end of its lease; in the past or zero where it holds none.
     pub lease: Monotonic,
     /// In the order of [`Counter::ALL`].
@@ -62,6 +64,7 @@ impl Counter {
 #[derive(Default)]
 struct Row {
     state: AtomicU8,
+    priority: AtomicU8,
     lease: AtomicU64,
     counters: [AtomicU64; Counter::ALL.len()],
     rejected: [AtomicU64; Rejection::KINDS.len()],
@@ -85,6 +88,7 @@ impl Board {
                 3 => State::Fault,
                 _ => State::Init,
             },
+            priority: row.priority.load(Ordering::Acquire),
             lease: Monotonic::from_nanos(row.lease.load(Ordering::Acquire)),
             counters: row.counters.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
             rejected: row.rejected.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
@@ -110,6 +114,10 @@ impl Board {
             State::Fault => 3,
         };
         self.instances[instance].state.store(state, Ordering::Release);
+    }
+
+    pub(super) fn set_priority(&self, instance: usize, priority: u8) {
+        self.instances[instance].priority.store(priority, Ordering::Release);
     }
 
     pub(super) fn set_lease(&self, instance: usize, until: Monotonic) {

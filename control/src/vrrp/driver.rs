@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -30,6 +30,7 @@ use super::{
     board::Board,
     packet::{MAX_ADDRESSES, Rejection},
     realtime,
+    track::Standing,
 };
 use crate::{
     config::model::{Authentication, Garp, Preempt, Priority, Version, Vrid},
@@ -58,6 +59,8 @@ pub struct Instance {
     pub garp: Garp,
     /// Its element of the lease map.
     pub lease: u32,
+    /// Which sync group it is of.
+    pub group: Option<usize>,
 }
 
 /// A virtual address and where it is announced.
@@ -100,13 +103,29 @@ pub struct Event {
 /// The last four are told once per kind until the state of the instance changes; the board counts them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    Transition { from: State, to: State, cause: Cause },
+    /// With the priority that it has now.
+    Transition {
+        from: State,
+        to: State,
+        cause: Cause,
+        priority: u8,
+    },
     AddressesUp,
     AddressesDown,
-    Rejected { from: Ipv4Addr, rejection: Rejection },
-    AddressesDiffer { from: Ipv4Addr },
-    OwnAddress { from: Ipv4Addr },
-    SendFailed { destination: Ipv4Addr, error: Errno },
+    Rejected {
+        from: Ipv4Addr,
+        rejection: Rejection,
+    },
+    AddressesDiffer {
+        from: Ipv4Addr,
+    },
+    OwnAddress {
+        from: Ipv4Addr,
+    },
+    SendFailed {
+        destination: Ipv4Addr,
+        error: Errno,
+    },
 }
 
 /// Speaks to the running thread.
@@ -127,6 +146,15 @@ impl Handle {
     pub fn fault(&self, instance: usize, cause: Option<FaultCause>) {
         if let Some(fault) = self.shared.faults.get(instance) {
             fault.store(encode_fault(cause), Ordering::Release);
+            self.shared.ring();
+        }
+    }
+
+    /// What trackers make of an instance. The latest word counts.
+    pub fn stand(&self, instance: usize, standing: Standing) {
+        if let Some(mailbox) = self.shared.standings.get(instance)
+            && mailbox.swap(encode_standing(standing), Ordering::AcqRel) != encode_standing(standing)
+        {
             self.shared.ring();
         }
     }
@@ -164,7 +192,9 @@ pub fn clock() -> Monotonic {
 struct Shared {
     board: Board,
     /// One per instance: [`encode_fault`].
-    faults: Box<[AtomicU8]>,
+    faults: Box<[AtomicU64]>,
+    /// One per instance: [`encode_standing`].
+    standings: Box<[AtomicU64]>,
     stop: OnceLock<Duration>,
     leave: AtomicBool,
     bell: EventFd,
@@ -177,41 +207,63 @@ impl Shared {
     }
 }
 
-fn encode_fault(cause: Option<FaultCause>) -> u8 {
+/// A cause, and the tracker in the upper half.
+fn encode_fault(cause: Option<FaultCause>) -> u64 {
     match cause {
         None => 0,
         Some(FaultCause::InterfaceMissing) => 1,
         Some(FaultCause::LinkDown) => 2,
         Some(FaultCause::SourceMissing) => 3,
         Some(FaultCause::Removed) => 4,
+        Some(FaultCause::Untried) => 5,
+        Some(FaultCause::Group) => 6,
+        Some(FaultCause::Tracker(index)) => 7 | u64::from(index) << 32,
     }
 }
 
-fn decode_fault(code: u8) -> Option<FaultCause> {
-    match code {
+fn decode_fault(code: u64) -> Option<FaultCause> {
+    match code & 0xff {
         1 => Some(FaultCause::InterfaceMissing),
         2 => Some(FaultCause::LinkDown),
         3 => Some(FaultCause::SourceMissing),
         4 => Some(FaultCause::Removed),
+        5 => Some(FaultCause::Untried),
+        6 => Some(FaultCause::Group),
+        7 => u32::try_from(code >> 32).ok().map(FaultCause::Tracker),
         _ => None,
     }
 }
 
-/// Opens all sockets, then starts the thread. Instances begin at once.
+/// The priority lies in the second byte of its fault.
+fn encode_standing(standing: Standing) -> u64 {
+    encode_fault(standing.fault) | u64::from(standing.priority.get()) << 8
+}
+
+fn decode_standing(code: u64) -> Standing {
+    Standing {
+        priority: Priority::new(i64::from((code >> 8) as u8)).unwrap_or(Priority::DEFAULT),
+        fault: decode_fault(code),
+    }
+}
+
+/// Opens all sockets, then starts the thread. Instances begin at once, where their trackers (`standings`, one for
+/// each) let them.
 pub fn spawn(
     instances: Vec<Instance>,
+    standings: &[Standing],
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
 ) -> Result<(Handle, Thread), StartError> {
     check(&instances)?;
     let shared = Arc::new(Shared {
         board: Board::new(instances.len()),
-        faults: instances.iter().map(|_| AtomicU8::new(0)).collect(),
+        faults: instances.iter().map(|_| AtomicU64::new(0)).collect(),
+        standings: standings.iter().map(|standing| AtomicU64::new(encode_standing(*standing))).collect(),
         stop: OnceLock::new(),
         leave: AtomicBool::new(false),
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,
     });
-    let mut engine = engine::Engine::new(&instances, leases, events, shared.clone())?;
+    let mut engine = engine::Engine::new(&instances, standings, leases, events, shared.clone())?;
     realtime::lock_memory();
     let thread = thread::Builder::new().name("vrrp".to_owned()).stack_size(256 << 10).spawn(move || {
         realtime::enter();
@@ -272,6 +324,7 @@ mod tests {
             addresses: vec![],
             garp: Garp::default(),
             lease,
+            group: None,
         }
     }
 
@@ -308,14 +361,23 @@ mod tests {
 
     #[test]
     fn a_fault_survives_the_mailbox() {
-        for cause in [
-            FaultCause::InterfaceMissing,
-            FaultCause::LinkDown,
-            FaultCause::SourceMissing,
-            FaultCause::Removed,
-        ] {
-            assert_eq!(decode_fault(encode_fault(Some(cause))), Some(cause));
+        let causes = [
+            None,
+            Some(FaultCause::InterfaceMissing),
+            Some(FaultCause::LinkDown),
+            Some(FaultCause::SourceMissing),
+            Some(FaultCause::Removed),
+            Some(FaultCause::Untried),
+            Some(FaultCause::Group),
+            Some(FaultCause::Tracker(0)),
+            Some(FaultCause::Tracker(u32::MAX)),
+        ];
+        for fault in causes {
+            assert_eq!(decode_fault(encode_fault(fault)), fault);
+            for priority in [1, 100, 255].map(|priority| Priority::new(priority).unwrap()) {
+                let standing = Standing { priority, fault };
+                assert_eq!(decode_standing(encode_standing(standing)), standing);
+            }
         }
-        assert_eq!(decode_fault(encode_fault(None)), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
-use super::{Cause, FaultCause, Monotonic, State, packet::Advert};
+use super::{Cause, FaultCause, Monotonic, State, group::Order, packet::Advert};
 use crate::{
     announce::Schedule,
     config::model::{Garp, Preempt, Priority, Version},
@@ -33,6 +33,8 @@ pub struct Settings {
     pub start_as_master: bool,
     pub preempt: Preempt,
     pub garp: Garp,
+    /// Of a sync group: it takes over when told.
+    pub grouped: bool,
 }
 
 /// What the driver has to do. Effects are carried out in order.
@@ -67,6 +69,8 @@ enum Role {
     Backup(Backup),
     Master(Master),
     Fault,
+    /// For good.
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,8 @@ struct Backup {
     cause: Cause,
     /// `preempt_delay`: until when a master of lower priority is obeyed. Set by its first advert.
     tolerant_until: Option<Monotonic>,
+    /// Its time has come, and it waits for its sync group.
+    wants_master: bool,
 }
 
 #[derive(Debug)]
@@ -94,18 +100,22 @@ impl Machine {
 
     pub fn state(&self) -> State {
         match self.role {
-            Role::Init => State::Init,
+            Role::Init | Role::Stopped => State::Init,
             Role::Backup(_) => State::Backup,
             Role::Master(_) => State::Master,
             Role::Fault => State::Fault,
         }
     }
 
+    pub fn priority(&self) -> Priority {
+        self.settings.priority
+    }
+
     /// When [`Machine::on_timer`] has something to do.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         match &self.role {
-            Role::Init | Role::Fault => None,
-            Role::Backup(backup) => Some(backup.takeover_at),
+            Role::Init | Role::Fault | Role::Stopped => None,
+            Role::Backup(backup) => (!backup.wants_master).then_some(backup.takeover_at),
             // The lease is as a rule the last of these; it comes first where adverts cannot be sent.
             Role::Master(master) => [Some(master.advert_at), Some(master.lease), master.announcements.next()]
                 .into_iter()
@@ -126,7 +136,7 @@ impl Machine {
     pub fn on_advert(&mut self, from: Ipv4Addr, advert: &Advert, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
         match &mut self.role {
-            Role::Init | Role::Fault => {}
+            Role::Init | Role::Fault | Role::Stopped => {}
             Role::Backup(backup) => {
                 backup.on_advert(advert, &self.settings, &mut self.master_interval, now);
             }
@@ -154,9 +164,11 @@ impl Machine {
     pub fn on_timer(&mut self, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
         match &mut self.role {
-            Role::Init | Role::Fault => {}
+            Role::Init | Role::Fault | Role::Stopped => {}
             Role::Backup(backup) => {
-                if now >= backup.takeover_at {
+                if now >= backup.takeover_at && self.settings.grouped {
+                    backup.wants_master = true;
+                } else if now >= backup.takeover_at {
                     let cause = backup.cause;
                     self.become_master(cause, None, now, effects);
                 }
@@ -182,38 +194,75 @@ impl Machine {
             // A takeover that nobody hears of does not take place. What was to follow the advert is void.
             effects.clear();
             effects.push_back(Effect::ResignLease);
-            let takeover_at = now + self.settings.advert_interval;
-            self.role =
-                Role::Backup(Backup { takeover_at, cause: Cause::MasterSilent, tolerant_until: None });
+            self.role = Role::Backup(Backup::wait(now + self.settings.advert_interval));
+        }
+    }
+
+    /// Trackers have changed it. A backup's wait changes by as much as its skew; a master's next advert says it.
+    pub fn on_priority(&mut self, priority: Priority, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        let before = self.settings.skew(self.master_interval);
+        self.settings.priority = priority;
+        if let Role::Backup(backup) = &mut self.role {
+            let later = backup.takeover_at + self.settings.skew(self.master_interval);
+            backup.takeover_at = later.earlier_by(before);
+        }
+    }
+
+    pub fn wants_master(&self) -> bool {
+        matches!(&self.role, Role::Backup(backup) if backup.wants_master)
+    }
+
+    /// What the sync group wants.
+    pub fn obey(&mut self, order: Order, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        match (order, &self.role) {
+            (Order::TakeOver, Role::Backup(backup)) => {
+                let cause = backup.cause;
+                self.become_master(cause, None, now, effects);
+            }
+            (Order::StepDown, Role::Master(_)) => self.become_backup(Cause::Group, now, effects),
+            (Order::TakeOver | Order::StepDown, _) => {}
+            (Order::Fault, _) => self.on_fault(FaultCause::Group, now, effects),
+            (Order::Recover, _) => self.on_recovered(now, effects),
         }
     }
 
     pub fn on_fault(&mut self, cause: FaultCause, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
-        if !matches!(self.role, Role::Init | Role::Fault) {
+        if !matches!(self.role, Role::Fault | Role::Stopped) {
             self.leave(Role::Fault, Cause::Fault(cause), effects);
         }
     }
 
+    /// Also the start of a machine that was not to start before.
     pub fn on_recovered(&mut self, now: Monotonic, effects: &mut Effects) {
-        if matches!(self.role, Role::Fault) {
-            self.enter(Cause::Recovered, now, effects);
+        match self.role {
+            Role::Init => self.enter(Cause::Started, now, effects),
+            Role::Fault => self.enter(Cause::Recovered, now, effects),
+            Role::Backup(_) | Role::Master(_) | Role::Stopped => {}
         }
     }
 
     /// Hands over to a peer and takes no further part.
     pub fn stop(&mut self, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
-        if !matches!(self.role, Role::Init) {
-            self.leave(Role::Init, Cause::Stopped, effects);
+        if !matches!(self.role, Role::Stopped) {
+            self.leave(Role::Stopped, Cause::Stopped, effects);
         }
     }
 
     fn enter(&mut self, cause: Cause, now: Monotonic, effects: &mut Effects) {
-        if self.settings.priority.is_owner() && self.settings.start_as_master {
+        let at_once = self.settings.priority.is_owner() && self.settings.start_as_master;
+        if at_once && !self.settings.grouped {
             self.become_master(Cause::Owner, None, now, effects);
         } else {
             self.become_backup(cause, now, effects);
+        }
+        if let Role::Backup(backup) = &mut self.role
+            && at_once
+        {
+            (backup.wants_master, backup.cause) = (true, Cause::Owner);
         }
     }
 
@@ -271,7 +320,7 @@ impl Machine {
 
 impl Backup {
     fn wait(until: Monotonic) -> Self {
-        Self { takeover_at: until, cause: Cause::MasterSilent, tolerant_until: None }
+        Self { takeover_at: until, cause: Cause::MasterSilent, tolerant_until: None, wants_master: false }
     }
 
     fn on_advert(
@@ -284,6 +333,7 @@ impl Backup {
         if advert.priority == 0 {
             self.takeover_at = now + settings.skew(*master_interval);
             self.cause = Cause::MasterResigned;
+            self.wants_master = false;
             return;
         }
         if advert.priority >= settings.priority.get() {
@@ -302,6 +352,7 @@ impl Backup {
         *master_interval = advert.interval;
         self.takeover_at = now + settings.master_down(*master_interval);
         self.cause = Cause::MasterSilent;
+        self.wants_master = false;
     }
 }
 

@@ -34,6 +34,8 @@ impl Reader<'_> {
         let words =
             ["garp_master_delay", "garp_master_repeat", "garp_master_refresh", "garp_master_refresh_repeat"];
         let garp = self.garp(&items, words, defaults.garp);
+        let notify = self.notify(&items);
+        let tracks = self.tracks(&items, priority);
         let (name, interface, vrid) = (name?, interface?, vrid?);
         let key = (interface.clone(), vrid.get(), !peers.is_empty());
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
@@ -55,6 +57,8 @@ impl Reader<'_> {
             preempt,
             addresses,
             garp,
+            notify,
+            tracks,
         })
     }
 

@@ -1,14 +1,48 @@
 //! What the words say that name a program to run.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, path::PathBuf};
 
-use super::{Item, Reader, value, value::Wrong};
+use super::{Item, Items, Reader, value, value::Wrong};
 use crate::{
-    config::{diagnostic::Class, lexer::Word},
-    script::{self, Account},
+    config::{
+        diagnostic::{Class, quote},
+        lexer::Word,
+        model::{Fifo, Notify},
+    },
+    script::{self, Account, Script},
 };
 
 impl Reader<'_> {
+    pub(super) fn notify(&mut self, items: &Items<'_>) -> Notify {
+        Notify {
+            master: self.command_of(items, "notify_master"),
+            backup: self.command_of(items, "notify_backup"),
+            fault: self.command_of(items, "notify_fault"),
+            stop: self.command_of(items, "notify_stop"),
+            any: self.command_of(items, "notify"),
+        }
+    }
+
+    /// `WORD COMMAND [USER [GROUP]]`: a command with arguments is one word in `"`.
+    fn command_of(&mut self, items: &Items<'_>, word: &'static str) -> Option<Script> {
+        let item = items.last(word)?;
+        let (command, user) = self.first(item)?;
+        let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
+        self.word(word, command, |text| Ok(Script::new(words_of(text)?, account)?))
+    }
+
+    /// `WORD NAME [USER [GROUP]]`.
+    pub(super) fn fifo(&mut self, items: &Items<'_>, word: &'static str) -> Option<Fifo> {
+        let item = items.last(word)?;
+        let (path, user) = self.first(item)?;
+        let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
+        let path = self.word(word, path, |path| match path {
+            path if path.starts_with('/') => Ok(PathBuf::from(path)),
+            path => Err(Wrong::new(format!("{} does not begin with `/`", quote(path)))),
+        })?;
+        Some(Fifo { path, account })
+    }
+
     /// `USER [GROUP]`, also written `USER:GROUP` or `USER :GROUP`.
     pub(super) fn account(&mut self, item: Item<'_>, words: &[Word]) -> Option<Account> {
         let word = item.keyword.word;
@@ -33,10 +67,40 @@ impl Reader<'_> {
             }
         }
     }
+
+    /// The command of a block that says elsewhere who runs it: one word in `"`, to be split, or several that are not.
+    pub(super) fn program<'t>(
+        &mut self,
+        items: &Items<'t>,
+        block: Item<'_>,
+        word: &'static str,
+    ) -> Option<(&'t Word, VecDeque<String>)> {
+        if items.lacks(word) {
+            self.error(
+                Class::Missing,
+                block.statement.span(),
+                format!("{} without {word}", block.keyword.word),
+            );
+        }
+        let item = items.last(word)?;
+        let (first, rest) = self.first(item)?;
+        let words = self.word(word, first, words_of)?;
+        let all = || item.statement.arguments.iter().map(|word| word.text.clone()).collect();
+        Some((first, if rest.is_empty() { words } else { all() }))
+    }
+
+    fn first<'t>(&mut self, item: Item<'t>) -> Option<(&'t Word, &'t [Word])> {
+        let words = item.statement.arguments.split_first();
+        if words.is_none() {
+            let message = format!("{} needs a value", item.keyword.word);
+            self.error(Class::BadValue, item.statement.word.span, message);
+        }
+        words
+    }
 }
 
 /// The file's own quotes are `"`: what begins with `'` was meant to be more than this word.
-pub(super) fn words_of(command: &str) -> value::Value<VecDeque<String>> {
+fn words_of(command: &str) -> value::Value<VecDeque<String>> {
     if command.starts_with('\'') {
         return Err(Wrong::new("single quotes are part of the value here").help("put the command into \""));
     }

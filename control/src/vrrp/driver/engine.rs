@@ -19,7 +19,7 @@ use nix::{
 use socket2::SockAddr;
 use tokio::sync::mpsc;
 
-use super::{Event, EventKind, Instance, Shared, StartError, clock, decode_fault};
+use super::{Event, EventKind, Instance, Shared, StartError, clock, decode_fault, decode_standing};
 use crate::{
     announce::{self, Frame},
     config::model::Version,
@@ -27,9 +27,11 @@ use crate::{
     vrrp::{
         FaultCause, Monotonic, State,
         board::Counter,
+        group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
         packet::{Checksum, Datagram, Format, GROUP, MAX_DATAGRAM, Rejection},
         socket::{AdvertSocket, FrameSocket, arp_interface},
+        track::Standing,
     },
 };
 
@@ -52,6 +54,10 @@ pub(super) struct Engine {
     received: Box<[u8]>,
     /// Nodes with frames left to send.
     announcing: VecDeque<usize>,
+    /// Nodes of each sync group.
+    groups: Vec<Vec<usize>>,
+    /// All nodes have had their start: groups may look at them.
+    started: bool,
     /// Set once everything has been resigned: when to end at the latest.
     stop_at: Option<Monotonic>,
 }
@@ -69,6 +75,7 @@ struct Node {
     machine: Machine,
     format: Format,
     lease: u32,
+    group: Option<usize>,
     link: usize,
     identification: u16,
     frames: Vec<(SockAddr, Frame)>,
@@ -93,6 +100,7 @@ const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 impl Engine {
     pub(super) fn new(
         instances: &[Instance],
+        standings: &[Standing],
         leases: LeaseMap,
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
@@ -119,12 +127,17 @@ impl Engine {
                 }
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
-            nodes.push(Node::new(instance, link)?);
+            let untracked = Standing { priority: instance.priority, fault: None };
+            let standing = standings.get(index).copied().unwrap_or(untracked);
+            shared.board.set_priority(index, standing.priority.get());
+            nodes.push(Node::new(instance, standing, link)?);
         }
         Ok(Self {
             deadlines: vec![NEVER; nodes.len()],
             announcing: VecDeque::with_capacity(nodes.len()),
             ready: vec![EpollEvent::empty(); links.len() + 2],
+            groups: groups(instances),
+            started: false,
             nodes,
             links,
             frames: FrameSocket::open().map_err(StartError::Announcements)?,
@@ -144,8 +157,18 @@ impl Engine {
     pub(super) fn run(&mut self) -> io::Result<()> {
         for index in 0..self.nodes.len() {
             let lease = Monotonic::from_nanos(self.leases.until(self.nodes[index].lease));
-            self.input(index, |machine, now, effects| machine.on_start(lease, now, effects));
+            let fault = self.nodes[index].fault;
+            // What has no result yet holds a start up, but does not end a lease that runs.
+            if fault.is_none() || lease > clock() {
+                self.input(index, |machine, now, effects| machine.on_start(lease, now, effects));
+            }
+            self.fault(index, fault);
         }
+        for index in 0..self.nodes.len() {
+            self.join_masters(index);
+        }
+        self.started = true;
+        (0..self.groups.len()).for_each(|group| self.settle(group));
         loop {
             self.announce();
             if self.set_timer()? {
@@ -247,16 +270,20 @@ impl Engine {
 
     fn read_mailbox(&mut self) {
         let shared = self.shared.clone();
-        for (index, fault) in shared.faults.iter().enumerate() {
-            let fault = decode_fault(fault.load(Ordering::Acquire));
+        for (index, (fault, standing)) in shared.faults.iter().zip(&shared.standings).enumerate() {
+            if self.stop_at.is_some() {
+                break;
+            }
+            let standing = decode_standing(standing.load(Ordering::Acquire));
+            if standing.priority != self.nodes[index].machine.priority() {
+                let priority = standing.priority;
+                self.input(index, |machine, now, effects| machine.on_priority(priority, now, effects));
+                shared.board.set_priority(index, priority.get());
+            }
+            let fault = decode_fault(fault.load(Ordering::Acquire)).or(standing.fault);
             if fault != self.nodes[index].fault {
                 self.nodes[index].fault = fault;
-                match fault {
-                    Some(cause) => {
-                        self.input(index, |machine, now, effects| machine.on_fault(cause, now, effects));
-                    }
-                    None => self.input(index, Machine::on_recovered),
-                }
+                self.fault(index, fault);
             }
         }
         if let Some(linger) = shared.stop.get()
@@ -270,8 +297,57 @@ impl Engine {
         }
     }
 
-    /// Gives one input to one machine and does what it wants.
+    fn fault(&mut self, index: usize, fault: Option<FaultCause>) {
+        if fault == Some(FaultCause::Removed)
+            && let Some(group) = self.nodes[index].group.take()
+        {
+            // The others go on, perhaps in a successor of this thread.
+            self.groups[group].retain(|member| *member != index);
+        }
+        match fault {
+            // A member of a sync group recovers with the others.
+            None if self.nodes[index].group.is_some() => self.input(index, |_, _, _| {}),
+            None => self.input(index, Machine::on_recovered),
+            // It waits in INIT, or goes on with the lease that it has adopted.
+            Some(FaultCause::Untried) => {}
+            Some(cause) => self.input(index, |machine, now, effects| machine.on_fault(cause, now, effects)),
+        }
+    }
+
+    /// Gives one input to one machine and does what it wants; its group follows.
     fn input(&mut self, index: usize, input: impl FnOnce(&mut Machine, Monotonic, &mut Effects)) {
+        self.apply(index, input);
+        if let Some(group) = self.nodes[index].group {
+            self.settle(group);
+        }
+    }
+
+    /// While a lease of its sync group runs, no peer's group can have taken over: a member without a lease, new or
+    /// a moment too late, is master with the others.
+    fn join_masters(&mut self, index: usize) {
+        let Some(group) = self.nodes[index].group else { return };
+        let state = |index: &usize| self.nodes[*index].machine.state();
+        if state(&index) == State::Backup && self.groups[group].iter().any(|it| state(it) == State::Master) {
+            self.apply(index, |machine, now, effects| machine.obey(Order::TakeOver, now, effects));
+        }
+    }
+
+    /// Tells the members of a sync group what they have to do, until they agree.
+    fn settle(&mut self, group: usize) {
+        if !self.started || self.stop_at.is_some() {
+            return;
+        }
+        let members = &self.groups[group];
+        // More orders than members have states would be a circle; the thread must not turn in it.
+        for _ in 0..8 * members.len() {
+            let members = self.groups[group].iter().map(|index| self.nodes[*index].member());
+            let Some((member, order)) = group::next(members) else { return };
+            let index = self.groups[group][member];
+            self.apply(index, |machine, now, effects| machine.obey(order, now, effects));
+        }
+    }
+
+    fn apply(&mut self, index: usize, input: impl FnOnce(&mut Machine, Monotonic, &mut Effects)) {
         let now = clock();
         input(&mut self.nodes[index].machine, now, &mut self.effects);
         while let Some(effect) = self.effects.pop_front() {
@@ -314,7 +390,8 @@ impl Engine {
                     board.count(index, Counter::BecameMaster);
                 }
                 node.told = 0;
-                self.tell(index, EventKind::Transition { from, to, cause });
+                let priority = node.machine.priority().get();
+                self.tell(index, EventKind::Transition { from, to, cause, priority });
             }
         }
     }
@@ -402,7 +479,19 @@ impl Link {
 }
 
 impl Node {
-    fn new(instance: &Instance, link: usize) -> io::Result<Self> {
+    fn member(&self) -> Member {
+        Member {
+            state: self.machine.state(),
+            wants_master: self.machine.wants_master(),
+            own: match self.fault {
+                None => Own::Ready,
+                Some(FaultCause::Untried) => Own::Waiting,
+                Some(_) => Own::Failed,
+            },
+        }
+    }
+
+    fn new(instance: &Instance, standing: Standing, link: usize) -> io::Result<Self> {
         let frames = instance.addresses.iter().map(|address| {
             let frame = announce::gratuitous_arp(address.address, address.mac);
             arp_interface(address.ifindex).map(|interface| (interface, frame))
@@ -411,11 +500,12 @@ impl Node {
             machine: Machine::new(Settings {
                 source: instance.source,
                 version: instance.version,
-                priority: instance.priority,
+                priority: standing.priority,
                 advert_interval: instance.advert_interval,
                 start_as_master: instance.start_as_master,
                 preempt: instance.preempt,
                 garp: instance.garp,
+                grouped: instance.group.is_some(),
             }),
             format: Format {
                 vrid: instance.vrid,
@@ -431,16 +521,23 @@ impl Node {
                 addresses: instance.addresses.iter().map(|address| address.address).collect(),
             },
             lease: instance.lease,
+            group: instance.group,
             link,
             identification: 0,
             frames: frames.collect::<io::Result<_>>()?,
             next_frame: 0,
             frames_left: 0,
-            fault: None,
+            fault: standing.fault,
             told: 0,
             resigned: false,
         })
     }
+}
+
+fn groups(instances: &[Instance]) -> Vec<Vec<usize>> {
+    let count = instances.iter().filter_map(|instance| instance.group).max().map_or(0, |last| last + 1);
+    let members = |group| (0..instances.len()).filter(move |index| instances[*index].group == Some(group));
+    (0..count).map(|group| members(group).collect()).collect()
 }
 
 /// Lets the timer fire at `next`, at once if that has passed, and takes back that it has fired before.

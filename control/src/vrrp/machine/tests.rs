@@ -22,6 +22,7 @@ fn settings(priority: i64) -> Settings {
         start_as_master: false,
         preempt: Preempt::Immediate,
         garp: Garp::default(),
+        grouped: false,
     }
 }
 
@@ -100,6 +101,58 @@ fn advert(priority: u8) -> Effect {
 
 fn transition(from: State, to: State, cause: Cause) -> Effect {
     Effect::Transition { from, to, cause }
+}
+
+// --- priorities of trackers
+
+#[test]
+fn a_backup_waits_longer_or_shorter_by_the_skew_of_its_new_priority() {
+    let set = |bench: &mut Bench, to: i64| {
+        let priority = Priority::new(to).unwrap();
+        bench.input(|machine, now, effects| machine.on_priority(priority, now, effects))
+    };
+    let mut bench = Bench::backup(settings(100));
+    bench.pass(SECOND);
+    bench.hear(HIGHER, 150);
+    bench.pass(ms(500));
+    assert_eq!(set(&mut bench, 200), []);
+    assert_eq!(bench.patience(), ms(2_500) + Duration::from_micros(218_750));
+    set(&mut bench, 100);
+    assert_eq!(bench.patience(), ms(2_500) + Duration::from_micros(609_375));
+    set(&mut bench, 151);
+    let patience = bench.patience();
+    bench.hear(HIGHER, 150);
+    assert_eq!(bench.patience(), patience, "a master below the new priority is not obeyed");
+    bench.fire();
+    assert_eq!(bench.machine.state(), State::Master);
+}
+
+#[test]
+fn a_masters_next_advert_says_its_new_priority_and_yields_by_it() {
+    let mut bench = Bench::master(settings(150));
+    let low = Priority::new(90).unwrap();
+    assert_eq!(bench.input(|machine, now, effects| machine.on_priority(low, now, effects)), []);
+    assert_eq!(bench.fire(), [bench.lease(3 * SECOND), advert(90)]);
+    bench.hear(LOWER, 100);
+    assert_eq!(bench.machine.state(), State::Backup);
+}
+
+#[test]
+fn a_machine_that_was_held_up_starts_when_it_may_and_can_fail_before() {
+    let mut bench = Bench::new(settings(100));
+    assert_eq!(
+        bench.input(|machine, now, effects| machine.on_fault(FaultCause::Tracker(7), now, effects)),
+        [transition(State::Init, State::Fault, Cause::Fault(FaultCause::Tracker(7)))]
+    );
+    assert_eq!(
+        bench.input(Machine::on_recovered),
+        [transition(State::Fault, State::Backup, Cause::Recovered)]
+    );
+    let mut bench = Bench::new(settings(100));
+    assert_eq!(bench.input(Machine::on_recovered), [transition(State::Init, State::Backup, Cause::Started)]);
+    bench.input(Machine::stop);
+    assert_eq!(bench.input(Machine::on_recovered), [], "a stop is for good");
+    assert_eq!(bench.input(|machine, now, effects| machine.on_fault(FaultCause::LinkDown, now, effects)), []);
 }
 
 // --- timers

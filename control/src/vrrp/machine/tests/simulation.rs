@@ -37,6 +37,7 @@ enum Happening {
     Stop(usize),
     LinkDown(usize),
     LinkUp(usize),
+    Priority(usize, Priority),
 }
 
 struct Node {
@@ -72,6 +73,7 @@ struct Seen {
     silent: usize,
     resigned: usize,
     preempted: usize,
+    reweighted: usize,
 }
 
 struct World {
@@ -137,6 +139,21 @@ impl World {
         world
     }
 
+    /// Trackers change their minds, and have the last word before the healing. Wild, since two nodes of one
+    /// priority may take over together.
+    fn plan_priorities(&mut self) {
+        for _ in 0..self.dice.roll(30) {
+            let node = self.dice.roll(self.nodes.len() as u64) as usize;
+            let at = self.now + self.dice.up_to(self.interval * CHAOS);
+            let priority = Priority::clamped(1 + self.dice.roll(254) as i64);
+            self.at(at, Happening::Priority(node, priority));
+        }
+        for node in 0..self.nodes.len() {
+            let priority = Priority::clamped(100 + 50 * node as i64);
+            self.at(START + self.interval * (CHAOS + 24), Happening::Priority(node, priority));
+        }
+    }
+
     fn plan_faults(&mut self) {
         let mut settled = self.now;
         for node in 0..self.nodes.len() {
@@ -146,6 +163,7 @@ impl World {
         }
         let end = self.now + self.interval * CHAOS;
         if self.wild {
+            self.plan_priorities();
             for node in 0..self.nodes.len() {
                 let mut at = settled;
                 while at < end {
@@ -166,10 +184,15 @@ impl World {
 
     /// Returns when it is repaired.
     fn plan_fault(&mut self, node: usize, at: Monotonic) -> Monotonic {
-        let (fault, repair) = match self.dice.roll(4) {
+        let (fault, repair) = match self.dice.roll(5) {
             0 => (Happening::Crash(node), Happening::Start(node)),
             1 => (Happening::Freeze(node), Happening::Thaw(node)),
             2 => (Happening::Stop(node), Happening::Start(node)),
+            3 => {
+                // Below all others, whose skews are as far apart as they were.
+                let priority = |of: usize| Happening::Priority(node, Priority::clamped(of as i64));
+                (priority(10 + 20 * node), priority(100 + 50 * node))
+            }
             _ => (Happening::LinkDown(node), Happening::LinkUp(node)),
         };
         // Short enough to resume or adopt, or long enough to lose the lease.
@@ -247,6 +270,11 @@ impl World {
             Happening::LinkUp(node) => {
                 self.nodes[node].link = true;
                 self.input(node, Machine::on_recovered);
+            }
+            Happening::Priority(node, priority) => {
+                self.nodes[node].settings.priority = priority;
+                self.input(node, |machine, now, effects| machine.on_priority(priority, now, effects));
+                self.seen.reweighted += 1;
             }
         }
     }
@@ -366,8 +394,9 @@ fn two_leases_never_outlast_the_network_delay_and_one_master_remains() {
         all.silent += seen.silent;
         all.resigned += seen.resigned;
         all.preempted += seen.preempted;
+        all.reweighted += seen.reweighted;
     }
-    for count in [all.adopted, all.lapsed, all.silent, all.resigned, all.preempted] {
+    for count in [all.adopted, all.lapsed, all.silent, all.resigned, all.preempted, all.reweighted] {
         assert!(count > SEEDS as usize / 10, "a kind of event is too rare to prove anything");
     }
 }

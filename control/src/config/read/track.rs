@@ -1,0 +1,203 @@
+//! What is tracked, and what it means to an instance.
+
+use std::{collections::HashMap, ops::RangeInclusive, time::Duration};
+
+use super::{Item, Items, Reader, value, value::Wrong};
+use crate::{
+    config::{
+        diagnostic::{Class, Report, quote},
+        keywords::{Block, nearest_of},
+        lexer::Word,
+        model::{Priority, Track, TrackScript, Tracker},
+        source::Span,
+    },
+    script::Script,
+};
+
+/// What the file has to track so far.
+#[derive(Default)]
+pub struct Trackers {
+    list: Vec<Tracker>,
+    /// By `vrrp_script` name; absent where the block cannot be used.
+    scripts: HashMap<String, (Span, Option<Named>)>,
+    interfaces: HashMap<String, usize>,
+}
+
+/// A tracker that is defined in a block of its own.
+#[derive(Clone, Copy)]
+struct Named {
+    tracker: usize,
+    weight: Weight,
+    used: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    weight: i16,
+    reverse: bool,
+}
+
+const WEIGHTS: RangeInclusive<i64> = -253..=253;
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Reader<'_> {
+    /// A `vrrp_script` block.
+    pub(super) fn track_script(&mut self, item: Item<'_>) {
+        let items = self.items(Block::VrrpScript, item.body());
+        let name = match item.statement.arguments.split_first() {
+            Some((name, extra)) => {
+                self.extra(item, extra);
+                self.word("vrrp_script", name, value::text).map(|text| (text, name.span))
+            }
+            None => {
+                self.error(Class::Missing, item.statement.span(), "vrrp_script without a name");
+                None
+            }
+        };
+        let account = match items.last("user") {
+            Some(user) => self.account(user, &user.statement.arguments),
+            None => Some(self.script_account),
+        };
+        let command = self.program(&items, item, "script");
+        let script = account.zip(command).and_then(|(account, (word, words))| {
+            self.word("script", word, |_| Ok(Script::new(words.clone(), account)?))
+        });
+        let interval = self.one(&items, "interval", value::seconds(Duration::from_millis(10)..=DAY));
+        let timeout = self.one(&items, "timeout", value::seconds(Duration::ZERO..=DAY));
+        let weight =
+            items.last("weight").map(|item| self.weight(item.keyword.word, &item.statement.arguments));
+        let rise = self.one(&items, "rise", value::number(1..=1_000_000));
+        let fall = self.one(&items, "fall", value::number(1..=1_000_000));
+        let init_fail = self.flag(&items, "init_fail");
+        let Some((name, span)) = name else { return };
+        if let Some((first, _)) = self.trackers.scripts.get(&name) {
+            let message = format!("a second vrrp_script {}", quote(&name));
+            self.reports.push(Report::error(Class::Duplicate, span, message).first(*first));
+            return;
+        }
+        let interval = interval.unwrap_or(Duration::from_secs(1));
+        let timeout = timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(interval);
+        let named = script.map(|script| {
+            self.trackers.list.push(Tracker::Script(TrackScript {
+                name: name.clone(),
+                script,
+                interval,
+                timeout,
+                rise: rise.unwrap_or(1),
+                fall: fall.unwrap_or(1),
+                init_fail,
+            }));
+            let tracker = self.trackers.list.len() - 1;
+            Named { tracker, weight: weight.unwrap_or_default(), used: false }
+        });
+        self.trackers.scripts.insert(name, (span, named));
+    }
+
+    /// `track_script` and `track_interface` of an instance.
+    pub(super) fn tracks(&mut self, items: &Items<'_>, priority: Priority) -> Vec<Track> {
+        let mut tracks: Vec<Track> = Vec::new();
+        let mut seen = HashMap::new();
+        for kind in ["track_script", "track_interface"] {
+            let blocks: Vec<_> = items.all(kind).collect();
+            for entry in blocks.iter().flat_map(|item| item.body()) {
+                if entry.body.is_some() {
+                    self.error(Class::Syntax, entry.word.span, "an entry takes no block");
+                }
+                let found = match kind {
+                    "track_script" => self.named_script(&entry.word),
+                    _ => self.interface(&entry.word),
+                };
+                let own = (!entry.arguments.is_empty()).then(|| self.track_weight(&entry.arguments));
+                let Some(Named { tracker, weight, .. }) = found else { continue };
+                let Weight { weight, reverse } = own.unwrap_or(weight);
+                if let Some(first) = seen.insert(tracker, entry.word.span) {
+                    let message =
+                        format!("{kind}: {} is named twice: the first counts", quote(&entry.word.text));
+                    let report = Report::warning(Class::Duplicate, entry.word.span, message);
+                    self.reports.push(report.first(first));
+                    continue;
+                }
+                if weight != 0 && priority.is_owner() {
+                    let message = "a weight does not change priority 255, as in keepalived";
+                    self.warn(Class::Trap, entry.word.span, message);
+                }
+                tracks.push(Track { tracker, weight, reverse });
+            }
+        }
+        tracks
+    }
+
+    fn named_script(&mut self, word: &Word) -> Option<Named> {
+        if word.spoilt {
+            return None;
+        }
+        if let Some((_, named)) = self.trackers.scripts.get_mut(&word.text) {
+            let named = named.as_mut()?;
+            named.used = true;
+            return Some(*named);
+        }
+        let near = nearest_of(self.trackers.scripts.keys().map(String::as_str), &word.text);
+        let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
+        let message = format!("track_script: there is no vrrp_script {}{suggestion}", quote(&word.text));
+        self.error(Class::BadValue, word.span, message);
+        None
+    }
+
+    fn interface(&mut self, word: &Word) -> Option<Named> {
+        let name = self.word("track_interface", word, value::interface)?;
+        let Trackers { list, interfaces, .. } = &mut self.trackers;
+        let tracker = *interfaces.entry(name.clone()).or_insert_with(|| {
+            list.push(Tracker::Interface(name));
+            list.len() - 1
+        });
+        Some(Named { tracker, weight: Weight::default(), used: true })
+    }
+
+    /// `weight NUMBER [reverse|noreverse]` behind a name.
+    fn track_weight(&mut self, words: &[Word]) -> Weight {
+        match words {
+            [word, rest @ ..] if word.text == "weight" => self.weight("weight", rest),
+            [word, ..] => {
+                let message = format!("{} is not read: only `weight` may follow", quote(&word.text));
+                self.error(Class::UnknownWord, word.span, message);
+                Weight::default()
+            }
+            [] => Weight::default(),
+        }
+    }
+
+    /// `NUMBER [reverse|noreverse]`.
+    fn weight(&mut self, what: &str, words: &[Word]) -> Weight {
+        let number = |word: &str| {
+            let number = value::integer(word)?;
+            let outside =
+                || Wrong::new(format!("{number} is not in {} to {}", WEIGHTS.start(), WEIGHTS.end()));
+            i16::try_from(number).ok().filter(|_| WEIGHTS.contains(&number)).ok_or_else(outside)
+        };
+        let Some((first, rest)) = words.split_first() else { return Weight::default() };
+        let weight = self.word(what, first, number).unwrap_or_default();
+        let reverse = rest.first().and_then(|word| {
+            self.word(what, word, value::choice(&[("reverse", true), ("noreverse", false)]))
+        });
+        if let Some(word) = rest.get(1) {
+            self.error(Class::UnknownWord, word.span, format!("{} is not read", quote(&word.text)));
+        }
+        Weight { weight, reverse: reverse.unwrap_or_default() }
+    }
+
+    /// Everything that an instance tracks. Nothing else is looked at.
+    pub(super) fn used_trackers(&mut self) -> Vec<Tracker> {
+        let mut unused: Vec<_> = self
+            .trackers
+            .scripts
+            .iter()
+            .filter(|(_, (_, named))| named.is_some_and(|named| !named.used))
+            .map(|(name, (span, _))| (*span, format!("no instance tracks vrrp_script {}", quote(name))))
+            .collect();
+        unused.sort();
+        for (span, message) in unused {
+            self.warn(Class::Ignored, span, message);
+        }
+        std::mem::take(&mut self.trackers.list)
+    }
+}

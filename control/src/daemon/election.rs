@@ -1,0 +1,101 @@
+//! One generation of VRRP: its thread, what watches trackers for it, and what speaks for it.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{Voices, site::Site};
+use crate::{
+    config::Config,
+    dataplane::lease::LeaseMap,
+    notify::Notifier,
+    pool::Vrrp,
+    vrrp::{State, driver, report::Reporter, track::watch::Watch},
+};
+
+pub struct Election {
+    pub vrrp: Vrrp,
+    /// The thread.
+    pub ended: JoinHandle<io::Result<()>>,
+    _watching: DropGuard,
+}
+
+/// What outlives a generation.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub leases: LeaseMap,
+    /// Counts changes of state.
+    pub roles: watch::Sender<u64>,
+    pub voices: Voices,
+    pub tasks: TaskTracker,
+    /// Nothing is to be done any more, except what is under way.
+    pub cancel: CancellationToken,
+    /// Scripts end at once.
+    pub silence: CancellationToken,
+}
+
+/// How many events and notices may wait, for each instance.
+const WAITING: usize = 16;
+
+impl Election {
+    /// `leases` are the instances' places in the lease map. What `before` knows of trackers, and what it told of
+    /// states, holds on.
+    pub fn hold(
+        site: &Site,
+        leases: &[u32],
+        before: Option<&Self>,
+        around: &Surroundings,
+    ) -> anyhow::Result<Self> {
+        let Surroundings { roles, voices, tasks, .. } = around;
+        let config = Arc::new(site.config.clone());
+        let instances = site.vrrp(leases);
+        let known = before.map(|before| &before.vrrp);
+        let room = WAITING * instances.len().max(1);
+
+        let trackers = Watch::new(&config, voices.running.subscribe(), |tracker| {
+            let before = known?;
+            let index = before.config.trackers.iter().position(|other| other == tracker)?;
+            before.findings.borrow().get(index).copied()
+        });
+        let standings: Vec<_> = trackers.standings().collect();
+        let (event_sender, events) = mpsc::channel(room);
+        let (handle, thread) =
+            driver::spawn(instances.clone(), &standings, around.leases.clone(), event_sender)?;
+        let ended = tokio::task::spawn_blocking(move || thread.join());
+
+        let (notices, told) = mpsc::channel(room);
+        let notifier = Notifier::new(&config, voices.settled.subscribe());
+        let (cancel, silence) = (around.cancel.clone(), around.silence.clone());
+        tasks.spawn(async move { silence.run_until_cancelled(notifier.run(told, cancel)).await });
+        let states = known.map(states).unwrap_or_default();
+        tasks.spawn(Reporter::new(&config, &states, notices, roles.clone()).run(events));
+
+        let (show, findings) = watch::channel(trackers.findings());
+        let watching = around.cancel.child_token();
+        tasks.spawn(trackers.run(handle.clone(), show, watching.clone()));
+        let vrrp = Vrrp { handle, instances: instances.into(), config, findings };
+        Ok(Self { vrrp, ended, _watching: watching.drop_guard() })
+    }
+
+    /// Nothing that concerns it would be different.
+    pub fn is_of(&self, site: &Site, leases: &[u32]) -> bool {
+        let vrrp = |config: &Config| {
+            let Config { global, trackers, instances, groups, .. } = config.clone();
+            (global.fifos, trackers, instances, groups)
+        };
+        site.vrrp(leases) == *self.vrrp.instances && vrrp(&site.config) == vrrp(&self.vrrp.config)
+    }
+}
+
+/// By the names of the instances.
+fn states(vrrp: &Vrrp) -> HashMap<String, State> {
+    let state = |index| vrrp.handle.board().view(index).map_or(State::Init, |view| view.state);
+    vrrp.instances.iter().enumerate().map(|(index, it)| (it.name.clone(), state(index))).collect()
+}

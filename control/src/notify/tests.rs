@@ -1,0 +1,153 @@
+use std::{fs, io::Read as _, path::PathBuf};
+
+use super::*;
+use crate::{config::model, script::Account};
+
+/// A directory of its own, gone afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("lvsd-notify-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// A script that runs `command` with this directory as `$DIR`.
+    fn script(&self, command: &str) -> Option<Script> {
+        let command = format!("DIR={}; {command}", self.0.display());
+        let words = ["/bin/sh".to_owned(), "-c".to_owned(), command, "sh".to_owned()];
+        Some(Script::new(words.into(), Account::ROOT).unwrap())
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.0.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn notice(from: State, to: State) -> Notice {
+    Notice { subject: Subject::Instance(0), from, to, priority: 150, cause: "a cause".to_owned(), change: 0 }
+}
+
+fn notifier(notify: Notify, fifos: Vec<Fifo>) -> (Notifier, watch::Sender<u64>) {
+    let (settled, seen) = watch::channel(0);
+    let listener = |name: &str, members| Listener { name: name.to_owned(), notify: notify.clone(), members };
+    let notifier = Notifier {
+        lanes: Lanes::new(2, RUNNING, WAITING),
+        instances: vec![listener("VI_1", vec![])],
+        groups: vec![listener("VG_1", vec![0])],
+        fifos,
+        settled: seen,
+    };
+    (notifier, settled)
+}
+
+/// Tells it all at once and lets it end.
+async fn tell(notifier: Notifier, told: &[Notice]) {
+    let (sender, notices) = mpsc::channel(told.len().max(1));
+    for notice in told {
+        sender.try_send(notice.clone()).unwrap();
+    }
+    drop(sender);
+    let cancel = CancellationToken::new();
+    if told.last().is_some_and(|last| last.to == State::Init) {
+        cancel.cancel();
+    }
+    notifier.run(notices, cancel).await;
+}
+
+#[tokio::test]
+async fn scripts_run_in_the_order_of_the_changes_and_are_told_what_happened() {
+    let scratch = Scratch::new("order");
+    // What a later one would overtake if it were not waited for.
+    let log = |name: &str| scratch.script(&format!("sleep 0.05; echo {name} $* >> $DIR/log"));
+    let notify = Notify {
+        master: log("master"),
+        backup: log("backup"),
+        any: scratch.script(
+            "echo $* from $LVSD_FROM by $LVSD_CAUSE, $LVSD_TYPE $LVSD_NAME $LVSD_STATE $LVSD_PRIORITY >> $DIR/log",
+        ),
+        ..Notify::default()
+    };
+    let (notifier, _settled) = notifier(notify, vec![]);
+    tell(notifier, &[notice(State::Init, State::Backup), notice(State::Backup, State::Master)]).await;
+    let expected = "backup\n\
+        INSTANCE VI_1 BACKUP 150 from INIT by a cause, INSTANCE VI_1 BACKUP 150\n\
+        master\n\
+        INSTANCE VI_1 MASTER 150 from BACKUP by a cause, INSTANCE VI_1 MASTER 150\n";
+    assert_eq!(scratch.said(), expected);
+}
+
+#[tokio::test]
+async fn a_group_is_told_when_its_members_scripts_have_ended() {
+    let scratch = Scratch::new("group");
+    let say = scratch.script("[ $1 = GROUP ] || sleep 0.2; echo $* >> $DIR/log");
+    let (notifier, _settled) = notifier(Notify { any: say, ..Notify::default() }, vec![]);
+    let instance = notice(State::Backup, State::Master);
+    let group = Notice { subject: Subject::Group(0), priority: 0, ..instance.clone() };
+    tell(notifier, &[instance, group]).await;
+    assert_eq!(scratch.said(), "INSTANCE VI_1 MASTER 150\nGROUP VG_1 MASTER 0\n");
+}
+
+#[tokio::test]
+async fn a_script_waits_until_the_host_has_acted() {
+    let scratch = Scratch::new("settled");
+    let (notifier, settled) = notifier(
+        Notify { master: scratch.script("cat $DIR/address >> $DIR/log"), ..Notify::default() },
+        vec![],
+    );
+    let change = [Notice { change: 7, ..notice(State::Backup, State::Master) }];
+    let host = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        fs::write(scratch.0.join("address"), "here").unwrap();
+        settled.send_replace(7);
+    };
+    tokio::join!(tell(notifier, &change), host);
+    assert_eq!(scratch.said(), "here");
+}
+
+#[tokio::test]
+async fn a_stop_is_told_beside_a_script_that_hangs_and_both_have_a_second() {
+    let scratch = Scratch::new("stop");
+    let hang = "echo $1 >> $DIR/log; sleep 30; echo late >> $DIR/log";
+    let notify = Notify {
+        backup: scratch.script(hang),
+        stop: scratch.script("echo stop >> $DIR/log; sleep 30"),
+        ..Notify::default()
+    };
+    let (notifier, _settled) = notifier(notify, vec![]);
+    let start = Instant::now();
+    tell(notifier, &[notice(State::Init, State::Backup), notice(State::Backup, State::Init)]).await;
+    let took = start.elapsed();
+    assert!(scratch.said().contains("stop"), "{}", scratch.said());
+    assert!(took >= LAST_WORDS && took < LAST_WORDS + Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_fifo_gets_a_line_for_each_change_and_never_blocks() {
+    let scratch = Scratch::new("fifo");
+    let path = scratch.0.join("fifo");
+    let config = model::Fifo { path: path.clone(), account: Account::ROOT };
+    let mut reader = Fifo::open(&config).unwrap().file;
+    let (notifier, _settled) = notifier(Notify::default(), vec![Fifo::open(&config).unwrap()]);
+    tell(notifier, &[notice(State::Backup, State::Master), notice(State::Master, State::Init)]).await;
+    let mut said = [0; 256];
+    let length = reader.read(&mut said).unwrap();
+    let said = std::str::from_utf8(said.get(..length).unwrap()).unwrap();
+    assert_eq!(said, "INSTANCE \"VI_1\" MASTER 150\nINSTANCE \"VI_1\" STOP 150\n");
+
+    let mut full = Fifo::open(&config).unwrap();
+    for _ in 0..10_000 {
+        full.tell("a line that nobody reads\n");
+    }
+    assert!(full.full);
+    fs::write(scratch.0.join("file"), "").unwrap();
+    let file = model::Fifo { path: scratch.0.join("file"), ..config };
+    assert!(Fifo::open(&file).is_err(), "a file is no FIFO");
+}

@@ -1,0 +1,194 @@
+//! What does the daemon make of the VRRP thread's events? Log lines, notices, and a nudge for the host task.
+
+use std::collections::HashMap;
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Cause, FaultCause, State,
+    driver::{Event, EventKind},
+};
+use crate::{
+    config::model::Config,
+    notify::{Notice, Subject},
+};
+
+pub struct Reporter {
+    instances: Vec<Known>,
+    groups: Vec<Known>,
+    /// Of each instance.
+    group_of: Vec<Option<usize>>,
+    /// Names with the word of the file.
+    trackers: Vec<String>,
+    notices: mpsc::Sender<Notice>,
+    /// Counts changes that the host has to act on.
+    changes: watch::Sender<u64>,
+}
+
+/// An instance or a sync group, and what was told of it last.
+struct Known {
+    name: String,
+    state: State,
+}
+
+impl Reporter {
+    /// `told` are the states of instances that were told before, by their names: they are not told again.
+    pub fn new(
+        config: &Config,
+        told: &HashMap<String, State>,
+        notices: mpsc::Sender<Notice>,
+        changes: watch::Sender<u64>,
+    ) -> Self {
+        let known = |name: &String, state: State| Known { name: name.clone(), state };
+        let group_of = |index| config.groups.iter().position(|group| group.members.contains(&index));
+        let states: Vec<_> = config
+            .instances
+            .iter()
+            .map(|instance| told.get(&instance.name).copied().unwrap_or_default())
+            .collect();
+        let common = |members: &[usize]| {
+            let mut members = members.iter().filter_map(|index| states.get(*index));
+            let first = members.next().copied().unwrap_or_default();
+            if members.all(|state| *state == first) { first } else { State::Init }
+        };
+        Self {
+            instances: config
+                .instances
+                .iter()
+                .zip(&states)
+                .map(|(it, state)| known(&it.name, *state))
+                .collect(),
+            groups: config.groups.iter().map(|group| known(&group.name, common(&group.members))).collect(),
+            group_of: (0..config.instances.len()).map(group_of).collect(),
+            trackers: config.trackers.iter().map(|it| format!("{} {}", it.word(), it.name())).collect(),
+            notices,
+            changes,
+        }
+    }
+
+    /// Until the VRRP thread has ended.
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        while let Some(Event { instance, kind }) = events.recv().await {
+            self.report(instance, kind);
+        }
+    }
+
+    fn report(&mut self, index: usize, kind: EventKind) {
+        let instance = self.instances.get(index).map_or("?", |known| known.name.as_str());
+        match kind {
+            EventKind::Transition { from, to, cause, priority } => {
+                let cause = self.text(cause);
+                tracing::info!(instance, %from, %to, cause, "VRRP state changed");
+                let change = self.change();
+                let Some(known) = self.instances.get_mut(index) else { return };
+                let from = std::mem::replace(&mut known.state, to);
+                if from == to {
+                    return;
+                }
+                let subject = Subject::Instance(index);
+                self.notify(Notice { subject, from, to, priority, cause: cause.clone(), change });
+                self.follow(index, to, cause, change);
+            }
+            EventKind::AddressesUp | EventKind::AddressesDown => {
+                self.change();
+            }
+            EventKind::Rejected { from, rejection } => {
+                tracing::warn!(instance, %from, cause = %rejection, "adverts are refused");
+            }
+            EventKind::AddressesDiffer { from } => {
+                tracing::warn!(instance, %from, "a peer advertises other virtual addresses");
+            }
+            EventKind::OwnAddress { from } => {
+                tracing::warn!(instance, %from, "adverts come from our own address");
+            }
+            EventKind::SendFailed { destination, error } => {
+                tracing::warn!(instance, %destination, %error, "an advert could not be sent");
+            }
+        }
+    }
+
+    /// A sync group has a state when all its members have.
+    fn follow(&mut self, index: usize, to: State, cause: String, change: u64) {
+        let Some(of) = self.group_of.get(index).copied().flatten() else { return };
+        let mut members = self.instances.iter().zip(&self.group_of).filter(|(_, group)| **group == Some(of));
+        let agreed = members.all(|(member, _)| member.state == to);
+        let Some(group) = self.groups.get_mut(of).filter(|group| agreed && group.state != to) else { return };
+        let from = std::mem::replace(&mut group.state, to);
+        tracing::info!(group = group.name, %from, %to, cause, "sync group changed");
+        // keepalived has no priority for groups either.
+        self.notify(Notice { subject: Subject::Group(of), from, to, priority: 0, cause, change });
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Err(error) = self.notices.try_send(notice) {
+            tracing::error!(%error, "nobody is notified: changes come too fast");
+        }
+    }
+
+    fn text(&self, cause: Cause) -> String {
+        let tracker = match cause {
+            Cause::Fault(FaultCause::Tracker(index)) => {
+                usize::try_from(index).ok().and_then(|index| self.trackers.get(index))
+            }
+            _ => None,
+        };
+        tracker.cloned().unwrap_or_else(|| cause.to_string())
+    }
+
+    /// Returns its number.
+    fn change(&self) -> u64 {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        *self.changes.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_told_of_when_its_last_member_has_changed_and_after_it() {
+        let known = |name: &str| Known { name: name.to_owned(), state: State::Init };
+        let (notices, mut told) = mpsc::channel(64);
+        let mut reporter = Reporter {
+            instances: ["A", "B", "ALONE"].map(known).into(),
+            groups: vec![known("VG")],
+            group_of: vec![Some(0), Some(0), None],
+            trackers: vec!["track_script chk".to_owned()],
+            notices,
+            changes: watch::channel(0).0,
+        };
+        let fault = Cause::Fault(FaultCause::Tracker(0));
+        for (index, from, to, cause) in [
+            (0, State::Init, State::Backup, Cause::Started),
+            (2, State::Init, State::Backup, Cause::Started),
+            (1, State::Init, State::Backup, Cause::Started),
+            (1, State::Backup, State::Fault, fault),
+            (0, State::Backup, State::Fault, Cause::Fault(FaultCause::Group)),
+            (0, State::Fault, State::Init, Cause::Stopped),
+            (1, State::Fault, State::Init, Cause::Stopped),
+        ] {
+            reporter.report(index, EventKind::Transition { from, to, cause, priority: 100 });
+        }
+        let told: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        let seen: Vec<_> =
+            told.iter().map(|it| (it.subject, it.from, it.to, it.change, it.cause.as_str())).collect();
+        let [a, b, alone] = [0, 1, 2].map(Subject::Instance);
+        let group = Subject::Group(0);
+        assert_eq!(
+            seen,
+            [
+                (a, State::Init, State::Backup, 1, "started"),
+                (alone, State::Init, State::Backup, 2, "started"),
+                (b, State::Init, State::Backup, 3, "started"),
+                (group, State::Init, State::Backup, 3, "started"),
+                (b, State::Backup, State::Fault, 4, "track_script chk"),
+                (a, State::Backup, State::Fault, 5, "the sync group is in FAULT"),
+                (group, State::Backup, State::Fault, 5, "the sync group is in FAULT"),
+                (a, State::Fault, State::Init, 6, "stopped"),
+                (b, State::Fault, State::Init, 7, "stopped"),
+                (group, State::Fault, State::Init, 7, "stopped"),
+            ]
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! Do scripts learn what VRRP does, and does VRRP do what scripts say?
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use lvs_tests::{
+    Advert, Capture, Director, Keepalived, Need, Node, Scene, VIP, Vrrp, require, turns, wait_for,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn fast(priority: u8) -> Vrrp {
+    Vrrp::v3(priority, Duration::from_millis(100))
+}
+
+#[test]
+fn notify_scripts_are_told_of_every_change_in_order_when_the_address_is_there() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let log = scene.lb1.dir().join("notified");
+    // Whichever script is slow, the next waits for it.
+    let say = format!("sleep 0.1; echo \"$* from $LVSD_FROM: $LVSD_CAUSE\" >> {}", log.display());
+    let notify = scene.lb1.script("notify.sh", &say)?;
+    let has_vip = format!("ip -4 address show dev eth0 | grep -c '{}/' >> {}", VIP.ip(), log.display());
+    let count = scene.lb1.script("count.sh", &has_vip)?;
+    let fifo = scene.lb1.dir().join("fifo");
+    let lines = format!(
+        "notify_master {count}\nnotify_backup {count}\nnotify_fault {count}\nnotify_stop {count}\n\
+         notify \"{notify} 'a word'\"\n",
+        count = count.display(),
+        notify = notify.display(),
+    );
+    let globals = format!("global_defs {{\nvrrp_notify_fifo {}\n}}\n", fifo.display());
+    let mut lb1 = Director::start(&scene.lb1, &(globals + &fast(150).text_with(&lines)))?;
+    let said = |count| wait_for_lines(&log, count);
+    said(4)?;
+    // Held open, or what is written while nobody reads would go with the daemon.
+    let reader = fs::OpenOptions::new().read(true).write(true).open(&fifo)?;
+    scene.lab.unplug(&scene.lb1)?;
+    said(6)?;
+    scene.lab.plug_in(&scene.lb1)?;
+    said(10)?;
+    lb1.stop()?;
+    let expected = "\
+0\na word INSTANCE VI_1 BACKUP 150 from INIT: started\n\
+1\na word INSTANCE VI_1 MASTER 150 from BACKUP: the master is silent\n\
+0\na word INSTANCE VI_1 FAULT 150 from MASTER: link down\n\
+0\na word INSTANCE VI_1 BACKUP 150 from FAULT: recovered\n\
+1\na word INSTANCE VI_1 MASTER 150 from BACKUP: the master is silent\n\
+0\na word INSTANCE VI_1 STOP 150 from MASTER: stopped\n";
+    assert_eq!(said(12)?, expected);
+    let lines: String = ["BACKUP", "MASTER", "FAULT", "BACKUP", "MASTER", "STOP"]
+        .map(|state| format!("INSTANCE \"VI_1\" {state} 150\n"))
+        .concat();
+    assert_eq!(read(reader, lines.len())?, lines);
+    Ok(())
+}
+
+#[test]
+fn a_failing_script_hands_the_role_over_and_a_working_one_takes_it_back() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let check = Check::new(&stage.scene.lb1)?;
+    check.succeed()?;
+    let lb1 = Director::start(&stage.scene.lb1, &(check.block("weight 0") + &fast(150).text_with(TRACKED)))?;
+    let lb2 = Director::start(&stage.scene.lb2, &fast(100).text())?;
+    stage.wait_for_masters(1)?;
+    check.fail()?;
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+    let status = lb1.status()?;
+    let trackers = status.instances.iter().flat_map(|instance| &instance.trackers);
+    let shown: Vec<_> = trackers.map(|tracker| (tracker.name.as_str(), tracker.state.as_str())).collect();
+    assert_eq!(shown, [("chk", "down")]);
+    let log = fs::read_to_string(lb1.process().log())?;
+    assert!(log.contains("track_script chk"), "the cause names the script:\n{log}");
+    check.succeed()?;
+    stage.wait_for_masters(3)?;
+    stage.judge(|advert| advert.priority != 0, &[150, 100, 150])
+}
+
+#[test]
+fn an_instance_waits_for_the_first_result_of_its_script() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let check = Check::new(&stage.scene.lb1)?;
+    let lb1 = Director::start(&stage.scene.lb1, &(check.block("weight 0") + &fast(255).text_with(TRACKED)))?;
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    check.succeed()?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let log = fs::read_to_string(lb1.process().log())?;
+    assert!(log.contains("from=INIT to=FAULT"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn keepalived_takes_over_from_lvsd_whose_script_fails_and_gives_back() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let check = Check::new(&stage.scene.lb1)?;
+    check.succeed()?;
+    let lvsd =
+        Director::start(&stage.scene.lb1, &(check.block("weight -60") + &fast(150).text_with(TRACKED)))?;
+    stage.wait_for_masters(1)?;
+    let _keepalived = Keepalived::start(&stage.scene.lb2, &fast(100).text())?;
+    thread::sleep(Duration::from_secs(1));
+    check.fail()?;
+    stage.wait_for_masters(2)?;
+    wait_for("the priority of a failing script", PATIENCE, || {
+        let status = lvsd.status()?;
+        Ok((status.instances.iter().all(|it| it.priority == 90 && it.state == "BACKUP")).then_some(()))
+    })?;
+    check.succeed()?;
+    stage.wait_for_masters(3)?;
+    stage.judge(|advert| advert.priority != 0, &[150, 90, 100, 150])
+}
+
+#[test]
+fn lvsd_takes_over_from_keepalived_whose_script_fails_and_gives_back() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let check = Check::new(&stage.scene.lb1)?;
+    check.succeed()?;
+    // keepalived adds a positive weight when its script has succeeded for the first time.
+    let keepalived = check.block("weight 50") + &fast(100).text_with(TRACKED);
+    let _keepalived = Keepalived::start(&stage.scene.lb1, &keepalived)?;
+    stage.wait_for_masters(1)?;
+    let lvsd = Director::start(&stage.scene.lb2, &fast(120).text())?;
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(lvsd.state()?, "BACKUP");
+    check.fail()?;
+    lvsd.wait_for_state("MASTER", PATIENCE)?;
+    check.succeed()?;
+    stage.wait_for_masters(3)?;
+    stage.judge(|advert| advert.priority > 100, &[150, 120, 150])
+}
+
+#[test]
+fn a_sync_group_moves_together_when_one_members_link_goes_down() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let (lb1, lb2) = (&stage.scene.lb1, &stage.scene.lb2);
+    // A second network, whose switch is the watcher.
+    let switch = &stage.scene.watcher;
+    switch.run("ip link add br1 type bridge forward_delay 0 mcast_snooping 0")?;
+    switch.run("ip link set br1 up")?;
+    for (host, port, address) in [(lb1, "p1", "10.78.0.1/24"), (lb2, "p2", "10.78.0.2/24")] {
+        host.run(&format!("ip link add eth1 type veth peer name {port} netns {}", switch.namespace()))?;
+        switch.run(&format!("ip link set {port} master br1 up"))?;
+        host.run(&format!("ip address add {address} dev eth1"))?;
+        host.run("ip link set eth1 up")?;
+    }
+    let log = lb1.dir().join("notified");
+    let script = lb1.script("notify.sh", &format!("echo $1 $2 $3 >> {}", log.display()))?;
+    let text = |priority, notify: &str| {
+        fast(priority).text_with(notify)
+            + &format!(
+                "vrrp_instance VI_2 {{\ninterface eth1\nvirtual_router_id 52\npriority {priority}\nversion 3\n\
+                 advert_int 0.1\nvirtual_ipaddress {{\n10.78.0.100/24\n}}\n}}\n\
+                 vrrp_sync_group VG {{\ngroup {{\nVI_1\nVI_2\n}}\n{notify}\n}}\n"
+            )
+    };
+    let lb1 = Director::start(lb1, &text(150, &format!("notify {}", script.display())))?;
+    wait_for_states(&lb1, "MASTER")?;
+    let lb2 = Director::start(lb2, &text(100, ""))?;
+    wait_for_states(&lb2, "BACKUP")?;
+    switch.run("ip link set p1 down")?;
+    wait_for_states(&lb1, "FAULT")?;
+    wait_for_states(&lb2, "MASTER")?;
+    switch.run("ip link set p1 up")?;
+    wait_for_states(&lb1, "MASTER")?;
+    wait_for_states(&lb2, "BACKUP")?;
+    // On the network whose links were up all the time.
+    stage.judge(|_| true, &[150, 0, 100, 150])?;
+    let said = wait_for_lines(&log, 10)?;
+    let mut expected = String::new();
+    for state in ["BACKUP", "MASTER", "FAULT", "BACKUP", "MASTER"] {
+        expected += &format!("INSTANCE VI_1 {state}\nGROUP VG {state}\n");
+    }
+    assert_eq!(said, expected);
+    Ok(())
+}
+
+/// All instances.
+fn wait_for_states(director: &Director, state: &str) -> Result<()> {
+    wait_for(&format!("{state} on {}", director.node().name()), PATIENCE, || {
+        Ok(director.status()?.instances.iter().all(|instance| instance.state == state).then_some(()))
+    })
+}
+
+/// Lines of an instance that tracks [`Check::block`].
+const TRACKED: &str = "track_script {\nchk\n}\n";
+
+/// A vrrp_script that the test lets succeed or fail.
+struct Check {
+    script: PathBuf,
+    flag: PathBuf,
+}
+
+impl Check {
+    /// It fails at first.
+    fn new(node: &Node) -> Result<Self> {
+        let flag = node.dir().join("works");
+        let script = node.script("check.sh", &format!("test -e {}", flag.display()))?;
+        Ok(Self { script, flag })
+    }
+
+    fn block(&self, weight: &str) -> String {
+        let script = self.script.display();
+        // Debian's keepalived would run it as keepalived_script or not at all.
+        format!("vrrp_script chk {{\nscript {script}\ninterval 0.1\n{weight}\nuser root\n}}\n")
+    }
+
+    fn succeed(&self) -> Result<()> {
+        Ok(fs::write(&self.flag, "")?)
+    }
+
+    fn fail(&self) -> Result<()> {
+        Ok(fs::remove_file(&self.flag)?)
+    }
+}
+
+/// Two directors, and what they advertise.
+struct Stage {
+    watch: Capture,
+    scene: Scene,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let scene = Scene::new()?;
+        let watch = Capture::start(&scene.watcher, "eth0")?;
+        Ok(Self { watch, scene })
+    }
+
+    fn wait_for_masters(&self, count: usize) -> Result<()> {
+        wait_for(&format!("{count} masters one after the other"), PATIENCE, || {
+            let adverts = self.watch.adverts();
+            let masters =
+                turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source));
+            Ok((masters.len() >= count).then_some(()))
+        })
+    }
+
+    /// The priorities that were advertised, one after the other.
+    fn judge(&self, counts: impl Fn(&Advert) -> bool, priorities: &[u8]) -> Result<()> {
+        let adverts = self.watch.adverts();
+        assert_eq!(
+            turns(adverts.iter().filter(|advert| counts(advert)).map(|advert| advert.priority)),
+            priorities
+        );
+        Ok(())
+    }
+}
+
+fn wait_for_lines(path: &Path, count: usize) -> Result<String> {
+    wait_for(&format!("{count} lines in {}", path.display()), PATIENCE, || {
+        // Not there before the first line.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        Ok((text.lines().count() >= count).then_some(text))
+    })
+}
+
+/// So many bytes of a FIFO in which they already are.
+fn read(mut fifo: impl std::io::Read, length: usize) -> Result<String> {
+    let mut bytes = vec![0; length];
+    fifo.read_exact(&mut bytes)?;
+    Ok(String::from_utf8(bytes)?)
+}
