@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 use lvs_tests::{
-    Advert, Capture, Director, Keepalived, Need, Node, Scene, VIP, Vrrp, require, turns, wait_for,
+    Advert, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, require, turns, wait_for,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -195,6 +195,40 @@ fn a_sync_group_moves_together_when_one_members_link_goes_down() -> Result<()> {
         expected += &format!("INSTANCE VI_1 {state}\nGROUP VG {state}\n");
     }
     assert_eq!(said, expected);
+    Ok(())
+}
+
+#[test]
+fn a_reload_keeps_what_scripts_have_found_and_tells_nobody_again() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let lb1 = &stage.scene.lb1;
+    let check = Check::new(lb1)?;
+    let log = lb1.dir().join("notified");
+    let notify = lb1.script("notify.sh", &format!("echo $3 $4 >> {}", log.display()))?;
+    let text = |more: &str| {
+        let lines = format!("{TRACKED}notify {}\n{more}\n", notify.display());
+        check.block("weight -60") + &fast(150).text_with(&lines)
+    };
+    let lb1 = Director::start(lb1, &text(""))?;
+    let is_low = || Ok(lb1.status()?.instances.iter().all(|it| it.priority == 90).then_some(()));
+    wait_for("the priority of a failing script", PATIENCE, is_low)?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    wait_for_lines(&log, 2)?;
+
+    let reloaded = Stamp::now();
+    lb1.reload(&text("garp_master_repeat 3"))?;
+    thread::sleep(Duration::from_secs(1));
+    let adverts = stage.watch.adverts();
+    let since = adverts.iter().filter(|advert| advert.at > reloaded).map(|advert| advert.priority);
+    assert_eq!(turns(since), [90]);
+    check.succeed()?;
+    wait_for("the priority of a working script", PATIENCE, || {
+        Ok(lb1.status()?.instances.iter().all(|it| it.priority == 150).then_some(()))
+    })?;
+    assert_eq!(fs::read_to_string(&log)?, "BACKUP 150\nMASTER 90\n");
     Ok(())
 }
 
