@@ -4,8 +4,8 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Director, Load, Mac, Need, Node, Outage, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, turns,
-    wait_for,
+    Director, Load, Mac, Need, Node, Outage, PACE, PATIENCE, Pair, Scene, Stamp, VIP, Vrrp, outage, require,
+    turns, wait_for,
 };
 
 /// What may come on top of the timers: waking up, announcing, the pace of requests and questions.
@@ -121,6 +121,46 @@ fn a_restart_within_the_lease_after_kill_is_noticed_by_nobody() -> Result<()> {
 #[test]
 fn a_restart_within_the_lease_after_sigusr2_is_noticed_by_nobody() -> Result<()> {
     unnoticed_restart(Director::hand_over)
+}
+
+#[test]
+fn unloading_a_killed_master_makes_no_second_one_answer() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut pair = Pair::new(|priority| Vrrp::v3(priority, Duration::from_millis(100)))?;
+    pair.lb1.kill()?;
+    pair.lb2.wait_for_state("MASTER", PATIENCE)?;
+    let taken_over = Stamp::now();
+    pair.lb1.unload()?;
+    thread::sleep(Duration::from_millis(500));
+
+    assert_eq!(turns(pair.answers_since(taken_over)), [pair.scene.lb2.mac()]);
+    ensure!(!pair.scene.lb1.run("ip link show dev eth0")?.contains("xdp"), "the program is still attached");
+    Ok(())
+}
+
+#[test]
+fn an_address_that_the_file_lost_while_the_daemon_was_down_is_not_left_to_the_kernel() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let vrrp = Vrrp::v3(150, Duration::from_millis(100)).text();
+    let (one, both) =
+        (vrrp.clone(), vrrp.replace("10.77.0.100/24\n", "10.77.0.100/24\n        10.77.0.101/24\n"));
+    let scene = Scene::new()?;
+    let mut lb1 = Director::start(&scene.lb1, &both)?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let addresses = || scene.lb1.run("ip -4 address show dev eth0");
+    wait_for("both addresses", PATIENCE, || Ok(addresses()?.contains("10.77.0.101").then_some(())))?;
+
+    lb1.hand_over()?;
+    scene.lb1.write_file("lvsd.conf", &one)?;
+    lb1.start_again()?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let left = addresses()?;
+    ensure!(!left.contains("10.77.0.101") && left.contains("10.77.0.100"), "{left}");
+    Ok(())
 }
 
 #[test]

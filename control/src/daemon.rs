@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use aya_log::EbpfLogger;
+use lvs_ebpf_common::LeaseOwner;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -30,9 +31,12 @@ use crate::{
     admin::{self, Reload, Request},
     check,
     config::{self, Config},
-    dataplane::{Dataplane, Mode, plan::NextHop},
+    dataplane::{self, Dataplane, Mode, plan::NextHop},
     director::Director,
-    host::Host,
+    host::{
+        Host,
+        addresses::{self, Place},
+    },
     netlink::Netlink,
     pool::{Pool, Succession, Vrrp},
     vrrp::{FaultCause, State},
@@ -47,6 +51,8 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// An interface that cannot be followed yet (it has no address, for instance) is looked at again after this.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
+/// Longer than the host task's requests to the kernel may take between two looks at its cancellation.
+const HOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a director until a signal ends it.
 pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
@@ -82,6 +88,8 @@ fn read(path: &Path) -> anyhow::Result<Config> {
 struct Daemon {
     run_dir: PathBuf,
     mode: Mode,
+    /// The program was loaded for veth devices.
+    redirects: bool,
     site: Site,
     around: Surroundings,
     election: Election,
@@ -109,6 +117,8 @@ impl Daemon {
     async fn start(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
         let site = Site::survey(config, &netlink).await?;
+        let listener = admin::listen(run_dir)?;
+        let before = dataplane::left_addresses(run_dir);
         let mut dataplane = Dataplane::open(run_dir, site.has_veth)?;
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
@@ -117,6 +127,9 @@ impl Daemon {
             known.then(|| dataplane.on_ring(key, real.address, real.port))
         });
         director.on_next_hops(site.next_hops.clone());
+        // An address that the file has lost since may be on its interface still, and the tables will not keep the
+        // kernel from answering for it any more.
+        addresses::withdraw(&netlink, &without(before, &site)).await?;
         // Tables first: the program never meets a packet that it has no answer for.
         dataplane.apply(&director.desired())?;
         if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
@@ -130,8 +143,10 @@ impl Daemon {
         match EbpfLogger::init(dataplane.ebpf_mut()) {
             Ok(logger) => {
                 // SAFETY: the logger owns its descriptor and closes it when it is dropped, inside the AsyncFd.
-                let logger = unsafe { AsyncFd::register(logger)? };
-                tasks.spawn(log_events(logger, cancel.clone()));
+                match unsafe { AsyncFd::register(logger) } {
+                    Ok(logger) => drop(tasks.spawn(log_events(logger, cancel.clone()))),
+                    Err(error) => tracing::warn!(%error, "events of the XDP program are not logged"),
+                }
             }
             Err(error) => tracing::warn!(%error, "events of the XDP program are not logged"),
         }
@@ -163,11 +178,16 @@ impl Daemon {
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);
         let (reload_sender, reloads) = mpsc::channel(REQUESTS);
-        let listener = admin::listen(run_dir)?;
         around.tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, around.cancel.clone()));
 
         let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
-        let pool = Pool { director, dataplane, timeouts: site.config.global.timeouts, vrrp: vrrp_receiver };
+        let pool = Pool {
+            director,
+            dataplane,
+            timeouts: site.config.global.timeouts,
+            vrrp: vrrp_receiver,
+            lagging: false,
+        };
         let pool_cancel = CancellationToken::new();
         let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
         let (host, host_cancel) =
@@ -175,6 +195,7 @@ impl Daemon {
         Ok(Self {
             run_dir: run_dir.to_owned(),
             mode,
+            redirects: site.has_veth,
             site,
             around,
             election,
@@ -240,10 +261,15 @@ impl Daemon {
     }
 
     /// Puts a configuration, on the host as it is now, in the place of the one in force. What is in both goes on
-    /// undisturbed: roles and leases, checks, flows. Until the tables are written nothing has changed, and an error
-    /// leaves all as it was.
+    /// undisturbed: roles and leases, checks, flows. An error before the tables are written leaves the old one in
+    /// force; instances that were to go have then resigned and come back as backups.
     async fn adopt(&mut self, config: Config) -> anyhow::Result<()> {
-        let site = Site::survey(config, &Netlink::open()?).await?;
+        let netlink = Netlink::open()?;
+        let site = Site::survey(config, &netlink).await?;
+        ensure!(
+            self.redirects || !site.has_veth,
+            "the program was loaded for interfaces without veth devices: restart lvsd (SIGUSR2, then start)"
+        );
 
         // Leases of both, until the old instances are gone.
         let (old, new) = (self.site.owners(), site.owners());
@@ -258,6 +284,54 @@ impl Daemon {
             Some(Election::hold(&site, indexes, Some(&self.election), &self.around)?)
         };
 
+        // Who goes says so while the tables still keep the kernel from answering for its addresses.
+        let removed = self.resign_removed(&old, &new).await;
+        let gone = without(addresses::places(&self.site.instances), &site);
+        let withdrawn = addresses::withdraw(&netlink, &gone).await;
+        let succeeded = match withdrawn {
+            Ok(()) => self.succeed(&site, indexes).await,
+            Err(error) => Err(error.into()),
+        };
+        let targets = match succeeded {
+            Ok(targets) => targets,
+            Err(error) => {
+                if let Some(election) = successor {
+                    election.vrrp.handle.leave();
+                }
+                for index in removed {
+                    self.election.vrrp.handle.fault(index, None);
+                }
+                return Err(error);
+            }
+        };
+        self.checks.set(targets);
+
+        if let Some(election) = successor {
+            self.election.vrrp.handle.leave();
+            let before = std::mem::replace(&mut self.election, election);
+            self.vrrp_changed.send_replace(self.election.vrrp.clone());
+            if let Err(error) = before.ended.await? {
+                tracing::warn!(%error, "the VRRP thread before this one had failed");
+            }
+        }
+        self.around.leases.assign(&new)?;
+
+        self.end_host().await;
+        // What was told of the old site is done.
+        self.moved.mark_unchanged();
+        (self.host, self.host_cancel) = spawn_host(
+            netlink,
+            &site,
+            &self.election.vrrp,
+            self.around.voices.clone(),
+            self.around.roles.subscribe(),
+        );
+        self.site = site;
+        Ok(())
+    }
+
+    /// Has the pool carry out the part that concerns the tables.
+    async fn succeed(&self, site: &Site, indexes: &[u32]) -> anyhow::Result<Vec<check::Target>> {
         let (done, targets) = oneshot::channel();
         let succession = Succession {
             config: site.config.clone(),
@@ -268,43 +342,21 @@ impl Daemon {
             done,
         };
         self.requests.send(Request::Succeed(Box::new(succession))).await?;
-        let targets = match targets.await.context("the pool is gone").and_then(|done| Ok(done?)) {
-            Ok(targets) => targets,
-            Err(error) => {
-                if let Some(election) = successor {
-                    election.vrrp.handle.leave();
-                }
-                return Err(error);
-            }
-        };
-        self.checks.set(targets);
+        Ok(targets.await.context("the pool is gone")??)
+    }
 
-        if let Some(election) = successor {
-            self.resign_removed(&old, &new).await;
-            self.election.vrrp.handle.leave();
-            std::mem::replace(&mut self.election, election).ended.await??;
-            self.vrrp_changed.send_replace(self.election.vrrp.clone());
-        }
-        self.around.leases.assign(&new)?;
-
+    /// The host task looks at its cancellation between two requests, each of which has a deadline.
+    async fn end_host(&mut self) {
         self.host_cancel.cancel();
-        let host = (&mut self.host).await?;
-        host.withdraw(&site.instances).await;
-        // What was told of the old site is done.
-        self.moved.mark_unchanged();
-        (self.host, self.host_cancel) = spawn_host(
-            host.netlink,
-            &site,
-            &self.election.vrrp,
-            self.around.voices.clone(),
-            self.around.roles.subscribe(),
-        );
-        self.site = site;
-        Ok(())
+        if tokio::time::timeout(HOST_PATIENCE, &mut self.host).await.is_err() {
+            tracing::error!("the host task does not end, going on without");
+            self.host.abort();
+        }
     }
 
     /// Instances that the new configuration lacks tell their peers before they go.
-    async fn resign_removed(&self, old: &[lvs_ebpf_common::LeaseOwner], new: &[lvs_ebpf_common::LeaseOwner]) {
+    /// Their indexes.
+    async fn resign_removed(&self, old: &[LeaseOwner], new: &[LeaseOwner]) -> Vec<usize> {
         let removed: Vec<usize> = (0..old.len()).filter(|i| !new.contains(&old[*i])).collect();
         for index in &removed {
             self.election.vrrp.handle.fault(*index, Some(FaultCause::Removed));
@@ -316,13 +368,14 @@ impl Daemon {
         // A thread that does nothing else takes no time; should it hang, its leases lapse.
         for _ in 0..100 {
             if resigned() {
-                return;
+                break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        removed
     }
 
-    async fn end(self, end: End) -> anyhow::Result<()> {
+    async fn end(mut self, end: End) -> anyhow::Result<()> {
         match end {
             End::Stop => {
                 tracing::info!("stopping: resigning, forwarding until another master is heard");
@@ -336,12 +389,13 @@ impl Daemon {
             }
         }
         // The host task still runs: it removes the addresses while the VRRP thread lingers.
-        self.election.ended.await??;
-        self.host_cancel.cancel();
-        let host = self.host.await?;
-        if end == End::Stop {
-            host.settle_finally().await;
-        }
+        (&mut self.election.ended).await??;
+        self.end_host().await;
+        let withdrawn = match end {
+            End::Stop => withdraw_all(&self.site).await,
+            End::Leave => Ok(()),
+        };
+        self.around.voices.settled.send_replace(u64::MAX);
         self.around.cancel.cancel();
         self.checks.stopped().await;
         self.pool_cancel.cancel();
@@ -349,11 +403,26 @@ impl Daemon {
         self.around.tasks.close();
         self.around.tasks.wait().await;
         let _ = fs::remove_file(admin::socket_path(&self.run_dir));
+        // Without the program the kernel would answer for an address that is left.
+        withdrawn.context("the XDP program stays attached to keep ARP silent; see `lvsd unload`")?;
         if end == End::Stop {
             dataplane.close()?;
         }
         Ok(())
     }
+}
+
+async fn withdraw_all(site: &Site) -> anyhow::Result<()> {
+    // The host task's own may be the reason why something is left.
+    let netlink = Netlink::open()?;
+    Ok(addresses::withdraw(&netlink, &addresses::places(&site.instances)).await?)
+}
+
+/// Those addresses that a site does not have where they are.
+fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
+    let kept: HashSet<Place> = addresses::places(&site.instances).into_iter().collect();
+    let own: HashSet<Ipv4Addr> = site.instances.iter().map(|instance| instance.source).collect();
+    places.into_iter().filter(|place| !kept.contains(place) && !own.contains(&place.1)).collect()
 }
 
 /// What the host task tells the others; it outlives the task.

@@ -361,6 +361,17 @@ impl Dataplane {
     }
 }
 
+/// The virtual addresses, by interface, of the tables that a killed daemon left below `run_dir`.
+pub fn left_addresses(run_dir: &Path) -> Vec<(u32, Ipv4Addr)> {
+    // Paths of pins lead through its descriptor: it has to live as long.
+    let Some(pins) = Pins::existing(run_dir) else { return Vec::new() };
+    let pin = pins.map_pins().find(|(name, _)| *name == maps::VIPS);
+    let map = pin.and_then(|(_, path)| MapData::from_pin(path).ok());
+    let vips = map.and_then(|map| BpfHash::<_, u32, Vip>::try_from(Map::HashMap(map)).ok());
+    let entries = vips.iter().flat_map(|vips| vips.iter().flatten());
+    entries.map(|(address, vip)| (vip.ifindex, Ipv4Addr::from(address.to_ne_bytes()))).collect()
+}
+
 /// Removes what a killed daemon left below `run_dir`. False where there is nothing.
 pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
     match Pins::existing(run_dir) {

@@ -1,6 +1,8 @@
 //! What the configuration means on this host: interfaces, source addresses, next hops; and the task that keeps
 //! the host and the daemon in agreement.
 
+pub mod addresses;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::Ipv4Addr,
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::model::{Config, VirtualAddress, VirtualServer, VrrpInstance},
     dataplane::plan::NextHop,
-    netlink::{Address, Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
+    netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
     vrrp::{FaultCause, State, driver},
 };
 
@@ -28,6 +30,12 @@ pub enum HostError {
     NoSource { instance: String, interface: String },
     #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
     SourceNotHere { instance: String, interface: String, source_address: Ipv4Addr },
+    #[error(
+        "real server {real} is an address of this node: a director cannot be a real server of its own yet"
+    )]
+    RealIsLocal { real: Ipv4Addr },
+    #[error("{addresses} could not be removed from its interface")]
+    AddressesLeft { addresses: String },
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
@@ -135,7 +143,7 @@ pub fn xdp_interfaces(
     let devices = instances.iter().flat_map(|instance| instance.addresses.iter().map(|a| a.ifindex));
     let services: HashSet<Ipv4Addr> = config.services.iter().map(|service| service.address).collect();
     let owned = snapshot.addresses.iter().filter(|a| services.contains(&a.address)).map(|a| a.ifindex);
-    let egress = routes.values().filter(|route| !route.local).map(|route| route.ifindex);
+    let egress = routes.values().map(|route| route.ifindex);
     vrrp.chain(devices)
         .chain(owned)
         .chain(egress)
@@ -146,18 +154,19 @@ pub fn xdp_interfaces(
 }
 
 /// The kernel's routes to all real servers.
-pub async fn routes(config: &Config, netlink: &Netlink) -> HashMap<Ipv4Addr, Route> {
+pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Addr, Route>, HostError> {
     let reals: HashSet<Ipv4Addr> = config.services.iter().flat_map(VirtualServer::destinations).collect();
     let mut routes = HashMap::new();
     for real in reals {
-        match netlink.route(real).await {
+        match netlink.route(real).await? {
+            Some(route) if route.local => return Err(HostError::RealIsLocal { real }),
             Some(route) => {
                 routes.insert(real, route);
             }
             None => tracing::warn!(%real, "no route to a real server"),
         }
     }
-    routes
+    Ok(routes)
 }
 
 /// Next hops of the real servers whose neighbour is known.
@@ -167,29 +176,33 @@ pub fn next_hops(routes: &HashMap<Ipv4Addr, Route>, snapshot: &Snapshot) -> Hash
         let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
         Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex }))
     };
-    routes.iter().filter(|(_, route)| !route.local).filter_map(resolve).collect()
+    routes.iter().filter_map(resolve).collect()
 }
 
 /// Why an instance cannot take part, as the host is now.
 fn fault(instance: &LocalInstance, snapshot: &Snapshot) -> Option<FaultCause> {
-    match snapshot.link_at(instance.link.ifindex) {
+    let ifindex = instance.link.ifindex;
+    // keepalived tracks the interface and those that addresses are put on with `dev`.
+    let interfaces = instance.addresses.iter().map(|address| address.ifindex).chain([ifindex]);
+    let links = interfaces.map(|ifindex| match snapshot.link_at(ifindex) {
         None => Some(FaultCause::InterfaceMissing),
         Some(link) if !link.running => Some(FaultCause::LinkDown),
-        Some(link) if !snapshot.has_address(link.ifindex, instance.source) => Some(FaultCause::SourceMissing),
         Some(_) => None,
-    }
+    });
+    let source = || (!snapshot.has_address(ifindex, instance.source)).then_some(FaultCause::SourceMissing);
+    links.flatten().next().or_else(source)
 }
 
 /// Real servers that cannot be reached because of us, as opposed to because of them.
 fn isolated(
     instances: &[LocalInstance],
-    faults: &[Option<FaultCause>],
+    faults: &[Option<Option<FaultCause>>],
     routes: &HashMap<Ipv4Addr, Route>,
 ) -> HashSet<Ipv4Addr> {
     let cut: HashSet<u32> = instances
         .iter()
         .zip(faults)
-        .filter(|(_, fault)| fault.is_some())
+        .filter(|(_, fault)| fault.flatten().is_some())
         .map(|(instance, _)| instance.link.ifindex)
         .collect();
     routes.iter().filter(|(_, route)| cut.contains(&route.ifindex)).map(|(real, _)| *real).collect()
@@ -201,32 +214,6 @@ fn send_if_new<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
         *known = value;
         modified
     });
-}
-
-/// Virtual addresses to add and to remove so that masters, and only they, have theirs.
-fn address_work<'a>(
-    instances: &'a [LocalInstance],
-    is_master: impl Fn(usize) -> bool,
-    snapshot: &Snapshot,
-) -> (Vec<&'a LocalAddress>, Vec<Address>) {
-    let (mut add, mut remove) = (Vec::new(), Vec::new());
-    for (i, instance) in instances.iter().enumerate() {
-        for wanted in &instance.addresses {
-            let mut here = snapshot
-                .addresses
-                .iter()
-                .filter(|a| a.ifindex == wanted.ifindex && a.address == wanted.config.address)
-                .peekable();
-            if is_master(i) {
-                if here.peek().is_none() {
-                    add.push(wanted);
-                }
-            } else if wanted.config.address != instance.source {
-                remove.extend(here.cloned());
-            }
-        }
-    }
-    (add, remove)
 }
 
 /// Keeps the host's addresses, the instances' faults and the next hops as they should be.
@@ -260,6 +247,7 @@ impl Host {
         let mut tick = time::interval(UNRESOLVED);
         tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut ticks = 0u32;
+        // Unknown: what an earlier task reported may be over.
         let mut faults = vec![None; self.instances.len()];
         loop {
             let mut topology = false;
@@ -276,10 +264,14 @@ impl Host {
                 }
             }
             let roles_seen = *roles.borrow_and_update();
-            let snapshot = match self.netlink.snapshot().await {
+            let snapshot = match self.look().await {
                 Ok(snapshot) => snapshot,
                 Err(error) => {
-                    tracing::error!(%error, "cannot look at the host");
+                    tracing::error!(%error, "cannot look at the host, opening netlink anew");
+                    match Netlink::open() {
+                        Ok(netlink) => self.netlink = netlink,
+                        Err(error) => tracing::error!(%error, "no netlink"),
+                    }
                     time::sleep(UNRESOLVED).await;
                     continue;
                 }
@@ -302,7 +294,10 @@ impl Host {
             }
             if topology {
                 // A route that went with its link is kept in mind: it says whom the link led to.
-                self.routes.extend(routes(&self.config, &self.netlink).await);
+                match routes(&self.config, &self.netlink).await {
+                    Ok(routes) => self.routes.extend(routes),
+                    Err(error) => tracing::error!(%error, "routes are not followed"),
+                }
             }
             if probe {
                 self.probe(&snapshot, ticks.is_multiple_of(CONFIRM_EVERY)).await;
@@ -312,11 +307,24 @@ impl Host {
         }
     }
 
-    fn report_faults(&self, snapshot: &Snapshot, known: &mut [Option<FaultCause>]) {
+    /// A list that was cut short by a change in its midst must not cost a role: what seems to be absent is looked
+    /// for once more.
+    async fn look(&self) -> Result<Snapshot, NetlinkError> {
+        let snapshot = self.netlink.snapshot().await?;
+        let is_absent = |instance: &LocalInstance| {
+            matches!(
+                fault(instance, &snapshot),
+                Some(FaultCause::InterfaceMissing | FaultCause::SourceMissing)
+            )
+        };
+        if self.instances.iter().any(is_absent) { self.netlink.snapshot().await } else { Ok(snapshot) }
+    }
+
+    fn report_faults(&self, snapshot: &Snapshot, known: &mut [Option<Option<FaultCause>>]) {
         for (i, (instance, known)) in self.instances.iter().zip(known).enumerate() {
             let now = fault(instance, snapshot);
-            if *known != now {
-                *known = now;
+            if *known != Some(now) {
+                *known = Some(now);
                 self.vrrp.fault(i, now);
             }
         }
@@ -324,7 +332,7 @@ impl Host {
 
     async fn settle_addresses(&self, snapshot: &Snapshot) {
         let is_master = |i: usize| self.vrrp.board().view(i).is_some_and(|view| view.state == State::Master);
-        let (add, remove) = address_work(&self.instances, is_master, snapshot);
+        let (add, remove) = addresses::work(&self.instances, is_master, snapshot);
         for address in add {
             if let Err(error) = self.netlink.add_address(address.ifindex, &address.config).await {
                 tracing::error!(%error, "virtual address is missing");
@@ -337,34 +345,10 @@ impl Host {
         }
     }
 
-    /// Removes the virtual addresses that `successors` do not have.
-    pub async fn withdraw(&self, successors: &[LocalInstance]) {
-        let key = |a: &LocalAddress| (a.ifindex, a.config.address, a.config.prefix_len);
-        let kept: HashSet<_> = successors.iter().flat_map(|instance| &instance.addresses).map(key).collect();
-        let ours = self.instances.iter().flat_map(|instance| &instance.addresses);
-        for gone in ours.filter(|address| !kept.contains(&key(address))) {
-            let (ifindex, address, prefix_len) = key(gone);
-            // It is there only if we were master.
-            if let Err(error) = self.netlink.remove_address(&Address { ifindex, address, prefix_len }).await {
-                tracing::debug!(%error, "virtual address was not there");
-            }
-        }
-    }
-
-    /// Last act of a planned stop: nobody is master, so no virtual address stays.
-    pub async fn settle_finally(&self) {
-        match self.netlink.snapshot().await {
-            Ok(snapshot) => self.settle_addresses(&snapshot).await,
-            Err(error) => tracing::error!(%error, "virtual addresses may be left"),
-        }
-        self.settled.send_replace(u64::MAX);
-    }
-
     async fn probe(&self, snapshot: &Snapshot, all: bool) {
         let hops: HashSet<(u32, Ipv4Addr)> = self
             .routes
             .values()
-            .filter(|route| !route.local)
             .map(|route| (route.ifindex, route.next_hop))
             .filter(|hop| all || !snapshot.neighbours.contains_key(hop))
             .collect();
@@ -380,6 +364,7 @@ impl Host {
 mod tests {
     use super::*;
     use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Version, Vrid};
+    use crate::netlink::Address;
 
     const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
     const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -448,11 +433,11 @@ mod tests {
     #[test]
     fn masters_get_their_addresses_and_all_others_lose_them() {
         let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
-        let (add, remove) = address_work(&instances, |_| true, &snapshot(&[OWN], true));
+        let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN], true));
         assert_eq!((add.len(), remove.len()), (1, 0));
-        let (add, remove) = address_work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
+        let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
         assert_eq!((add.len(), remove.len()), (0, 0));
-        let (add, remove) = address_work(&instances, |_| false, &snapshot(&[OWN, VIP], true));
+        let (add, remove) = addresses::work(&instances, |_| false, &snapshot(&[OWN, VIP], true));
         assert_eq!((add.len(), remove.iter().map(|a| a.address).collect::<Vec<_>>()), (0, vec![VIP]));
     }
 
@@ -482,12 +467,12 @@ mod tests {
         let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
         let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false };
         let routes = [(near, route(3, near)), (far, route(4, far))].into();
-        assert_eq!(isolated(&instances, &[Some(FaultCause::LinkDown)], &routes), [near].into());
-        assert_eq!(isolated(&instances, &[None], &routes), HashSet::new());
+        assert_eq!(isolated(&instances, &[Some(Some(FaultCause::LinkDown))], &routes), [near].into());
+        assert_eq!(isolated(&instances, &[Some(None)], &routes), HashSet::new());
     }
 
     #[test]
-    fn a_next_hop_needs_a_neighbour_and_is_not_this_node() {
+    fn a_next_hop_needs_a_neighbour() {
         let real = Ipv4Addr::new(10, 77, 0, 11);
         let mut snapshot = snapshot(&[OWN], true);
         let route = Route { ifindex: 3, next_hop: real, local: false };
@@ -495,6 +480,5 @@ mod tests {
         snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
         let hops = next_hops(&[(real, route)].into(), &snapshot);
         assert_eq!(hops[&real].mac, [2, 0, 0, 0, 0, 9]);
-        assert!(next_hops(&[(real, Route { local: true, ..route })].into(), &snapshot).is_empty());
     }
 }

@@ -8,6 +8,8 @@ use control::{
     admin,
     cli::{Cli, Command, Format},
     config, daemon, dataplane,
+    host::addresses,
+    netlink::Netlink,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -90,6 +92,14 @@ fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
 
 fn unload(run_dir: &Path) -> anyhow::Result<()> {
     let _lock = daemon::lock(run_dir).context("lvsd must be stopped first")?;
+    // Without the program the kernel would answer for addresses that are still there.
+    let left = dataplane::left_addresses(run_dir);
+    let withdraw = async {
+        let netlink = Netlink::open()?;
+        addresses::withdraw(&netlink, &left).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(withdraw).context("nothing was detached")?;
     if dataplane::unload(run_dir)? {
         println!("detached and removed");
     } else {

@@ -25,10 +25,16 @@ use rtnetlink::{
 
 use crate::config::model::VirtualAddress;
 
+/// Two sockets: a storm of messages must not take the room that an answer needs.
 pub struct Netlink {
     handle: Handle,
-    messages: futures_channel::mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    messages: Messages,
 }
+
+type Messages = futures_channel::mpsc::UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// The kernel answers at once; an answer that has not come by then was lost.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -73,8 +79,8 @@ pub enum NetlinkError {
     Open(#[from] std::io::Error),
     #[error("cannot {what}: {source}")]
     Request { what: String, source: rtnetlink::Error },
-    #[error("no interface {name:?} for {address}")]
-    NoSuchDevice { name: String, address: Ipv4Addr },
+    #[error("cannot {what}: the kernel does not answer")]
+    NoAnswer { what: String },
 }
 
 impl Snapshot {
@@ -91,35 +97,32 @@ impl Snapshot {
         self.links.iter().find(|link| link.ifindex == ifindex)
     }
 
-    /// The address a socket on this interface would send from: its first.
-    pub fn primary_address(&self, ifindex: u32) -> Option<Ipv4Addr> {
-        self.addresses.iter().find(|address| address.ifindex == ifindex).map(|address| address.address)
-    }
-
     pub fn has_address(&self, ifindex: u32, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|a| a.ifindex == ifindex && a.address == address)
     }
 }
 
 impl Netlink {
-    /// Opens the socket and spawns its reader on the current runtime.
+    /// Opens the sockets and spawns their readers on the current runtime.
     pub fn open() -> Result<Self, NetlinkError> {
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Neigh,
-        ])?;
+        let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle, messages })
+        Ok(Self { handle, messages: listen()? })
     }
 
     /// Returns when something changed since the last call, together with all that waited; true where links,
     /// addresses or routes changed, false where only neighbours did.
     pub async fn changed(&mut self) -> bool {
         let Some(first) = self.messages.next().await else {
-            // The reader is gone; whoever asks falls back to looking from time to time.
-            return std::future::pending().await;
+            // The reader gave up. What was missed meanwhile, a look will show.
+            match listen() {
+                Ok(messages) => self.messages = messages,
+                Err(error) => {
+                    tracing::error!(%error, "changes of the host are noticed late");
+                    tokio::time::sleep(PATIENCE).await;
+                }
+            }
+            return true;
         };
         let mut topology = is_topology(&first.0);
         while let Ok(message) = self.messages.try_recv() {
@@ -129,26 +132,33 @@ impl Netlink {
     }
 
     pub async fn snapshot(&self) -> Result<Snapshot, NetlinkError> {
-        let mut snapshot = Snapshot::default();
-        let mut links = self.handle.link().get().execute();
-        while let Some(message) = links.try_next().await.map_err(request("list interfaces"))? {
-            snapshot.links.extend(link(&message));
-        }
-        let mut addresses = self.handle.address().get().execute();
-        while let Some(message) = addresses.try_next().await.map_err(request("list addresses"))? {
-            snapshot.addresses.extend(address(&message));
-        }
-        let mut neighbours = self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
-        while let Some(message) = neighbours.try_next().await.map_err(request("list neighbours"))? {
-            snapshot.neighbours.extend(neighbour(&message));
-        }
-        Ok(snapshot)
+        let dump = async {
+            let mut snapshot = Snapshot::default();
+            let mut links = self.handle.link().get().execute();
+            while let Some(message) = links.try_next().await? {
+                snapshot.links.extend(link(&message));
+            }
+            let mut addresses = self.handle.address().get().execute();
+            while let Some(message) = addresses.try_next().await? {
+                snapshot.addresses.extend(address(&message));
+            }
+            let mut neighbours =
+                self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+            while let Some(message) = neighbours.try_next().await? {
+                snapshot.neighbours.extend(neighbour(&message));
+            }
+            Ok(snapshot)
+        };
+        ask("list links, addresses and neighbours", dump).await
     }
 
     /// `None` where the kernel has no route.
-    pub async fn route(&self, to: Ipv4Addr) -> Option<Route> {
+    pub async fn route(&self, to: Ipv4Addr) -> Result<Option<Route>, NetlinkError> {
         let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build();
-        let answer = self.handle.route().get(question).execute().try_next().await.ok()??;
+        let mut answers = self.handle.route().get(question).execute();
+        // Without a route the answer is an error (ENETUNREACH), which is an answer.
+        let answer = async { Ok(answers.try_next().await.ok().flatten()) };
+        let Some(answer) = ask(&format!("ask for the route to {to}"), answer).await? else { return Ok(None) };
         let mut route = Route { ifindex: 0, next_hop: to, local: answer.header.kind == RouteType::Local };
         for attribute in answer.attributes {
             match attribute {
@@ -157,21 +167,15 @@ impl Netlink {
                 _ => {}
             }
         }
-        (route.ifindex != 0).then_some(route)
+        Ok((route.ifindex != 0).then_some(route))
     }
 
     /// Has the kernel resolve a neighbour, or confirm the one it knows, as if a packet were waiting for it
     /// (NTF_USE, rtnetlink(7)).
     pub async fn probe_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        self.handle
-            .neighbours()
-            .add(ifindex, IpAddr::V4(address))
-            .flags(NeighbourFlags::Use)
-            .state(NeighbourState::None)
-            .replace()
-            .execute()
-            .await
-            .map_err(request(&format!("resolve {address}")))
+        let probe = self.handle.neighbours().add(ifindex, IpAddr::V4(address));
+        let probe = probe.flags(NeighbourFlags::Use).state(NeighbourState::None).replace();
+        ask(&format!("resolve {address}"), probe.execute()).await
     }
 
     pub async fn add_address(&self, ifindex: u32, address: &VirtualAddress) -> Result<(), NetlinkError> {
@@ -182,7 +186,7 @@ impl Netlink {
         message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
         message.attributes.extend(address.label.clone().map(AddressAttribute::Label));
         message.header.scope = AddressScope::from(address.scope);
-        add.replace().execute().await.map_err(request(&format!("add {}", address.address)))
+        ask(&format!("add {}", address.address), add.replace().execute()).await
     }
 
     pub async fn remove_address(&self, address: &Address) -> Result<(), NetlinkError> {
@@ -191,12 +195,7 @@ impl Netlink {
         message.header.index = address.ifindex;
         message.header.prefix_len = address.prefix_len;
         message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address)));
-        self.handle
-            .address()
-            .del(message)
-            .execute()
-            .await
-            .map_err(request(&format!("remove {}", address.address)))
+        ask(&format!("remove {}", address.address), self.handle.address().del(message).execute()).await
     }
 }
 
@@ -204,9 +203,25 @@ impl Netlink {
 /// messages can cause.
 pub const SETTLE: Duration = Duration::from_millis(5);
 
-fn request(what: &str) -> impl FnOnce(rtnetlink::Error) -> NetlinkError {
-    let what = what.to_owned();
-    move |source| NetlinkError::Request { what, source }
+fn listen() -> Result<Messages, NetlinkError> {
+    let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv4Route,
+        MulticastGroup::Neigh,
+    ])?;
+    tokio::spawn(connection);
+    Ok(messages)
+}
+
+async fn ask<T>(
+    what: &str,
+    request: impl Future<Output = Result<T, rtnetlink::Error>>,
+) -> Result<T, NetlinkError> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(|source| NetlinkError::Request { what: what.to_owned(), source }),
+        Err(_) => Err(NetlinkError::NoAnswer { what: what.to_owned() }),
+    }
 }
 
 fn is_topology(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {

@@ -32,6 +32,8 @@ pub struct Pool {
     /// `lvs_timeouts`
     pub timeouts: Timeouts,
     pub vrrp: watch::Receiver<Vrrp>,
+    /// The tables lag behind what they shall say, since a change failed.
+    pub lagging: bool,
 }
 
 /// The VRRP thread and what it runs.
@@ -84,7 +86,12 @@ impl Pool {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return self.dataplane,
-                _ = looks.tick() => self.settle(),
+                _ = looks.tick() => {
+                    if self.lagging {
+                        self.apply();
+                    }
+                    self.settle();
+                }
                 Some(verdict) = verdicts.recv() => {
                     self.on_verdict(verdict);
                     // A rack that dies together leaves the ring together.
@@ -151,8 +158,15 @@ impl Pool {
         let desired = self.director.desired();
         let dataplane = &mut self.dataplane;
         // A grace period blocks for some milliseconds.
-        if let Err(error) = tokio::task::block_in_place(|| dataplane.apply(&desired)) {
-            tracing::error!(%error, "the tables could not be changed; the next change tries again");
+        let applied = tokio::task::block_in_place(|| dataplane.apply(&desired));
+        match applied {
+            Ok(()) => self.lagging = false,
+            Err(error) => {
+                if !self.lagging {
+                    tracing::error!(%error, "the tables could not be changed, trying on");
+                }
+                self.lagging = true;
+            }
         }
     }
 

@@ -151,6 +151,13 @@ impl Director {
         self.wait_until_it_answers()
     }
 
+    /// `lvsd unload`: removes what a killed daemon left.
+    pub fn unload(&self) -> Result<()> {
+        let mut command = self.node.command(built_program("lvsd"));
+        command.args(["unload", "--run-dir"]).arg(&self.run_dir);
+        output(command).map(drop)
+    }
+
     /// Writes the configuration anew and has the daemon read it. The error is what `lvsd reload` said.
     pub fn reload(&self, config: &str) -> Result<()> {
         self.node.write_file("lvsd.conf", config)?;

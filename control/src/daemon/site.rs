@@ -35,7 +35,10 @@ impl Site {
     pub async fn survey(config: Config, netlink: &Netlink) -> Result<Self, HostError> {
         let snapshot = netlink.snapshot().await?;
         let instances = host::locate(&config, &snapshot)?;
-        let routes = host::routes(&config, netlink).await;
+        let routes = host::routes(&config, netlink).await?;
+        for (real, route) in routes.iter().filter(|(real, route)| **real != route.next_hop) {
+            tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
+        }
         let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
         let next_hops = host::next_hops(&routes, &snapshot);
         let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);

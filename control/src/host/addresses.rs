@@ -1,0 +1,86 @@
+//! Which virtual addresses must be on the host, which must not, and how they are taken away for certain.
+
+use std::{collections::HashSet, net::Ipv4Addr};
+
+use super::{HostError, LocalAddress, LocalInstance};
+use crate::netlink::{Address, Netlink, Snapshot};
+
+/// An address on an interface.
+pub type Place = (u32, Ipv4Addr);
+
+/// All virtual addresses of the instances but those that are a source address: an owner (priority 255) that is
+/// not master must not lose its interface's own address.
+pub fn places(instances: &[LocalInstance]) -> Vec<Place> {
+    let own: HashSet<Ipv4Addr> = instances.iter().map(|instance| instance.source).collect();
+    let all = instances.iter().flat_map(|instance| &instance.addresses);
+    all.map(|a| (a.ifindex, a.config.address)).filter(|(_, address)| !own.contains(address)).collect()
+}
+
+/// What to add and to remove so that masters, and only they, have their addresses.
+pub fn work<'a>(
+    instances: &'a [LocalInstance],
+    is_master: impl Fn(usize) -> bool,
+    snapshot: &Snapshot,
+) -> (Vec<&'a LocalAddress>, Vec<Address>) {
+    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    for (i, instance) in instances.iter().enumerate() {
+        if is_master(i) {
+            let missing = |a: &&LocalAddress| !snapshot.has_address(a.ifindex, a.config.address);
+            add.extend(instance.addresses.iter().filter(missing));
+        } else {
+            remove.extend(present(snapshot, &places(std::slice::from_ref(instance))));
+        }
+    }
+    (add, remove)
+}
+
+/// Removes addresses and makes sure that they are gone: whoever calls is about to stop keeping the kernel from
+/// answering for them.
+pub async fn withdraw(netlink: &Netlink, gone: &[Place]) -> Result<(), HostError> {
+    const ATTEMPTS: usize = 3;
+    let mut left = present(&netlink.snapshot().await?, gone);
+    for _ in 0..ATTEMPTS {
+        for address in &left {
+            if let Err(error) = netlink.remove_address(address).await {
+                tracing::warn!(%error, "virtual address could not be removed");
+            }
+        }
+        left = present(&netlink.snapshot().await?, gone);
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+    let addresses = left.iter().map(|a| a.address.to_string()).collect::<Vec<_>>().join(", ");
+    Err(HostError::AddressesLeft { addresses })
+}
+
+/// Those of `places` that are on the host, but for one that is all its interface has.
+fn present(snapshot: &Snapshot, places: &[Place]) -> Vec<Address> {
+    let places: HashSet<&Place> = places.iter().collect();
+    let is_alone = |a: &Address| !snapshot.addresses.iter().any(|b| b.ifindex == a.ifindex && b != a);
+    let wanted = |a: &&Address| places.contains(&(a.ifindex, a.address)) && !is_alone(a);
+    snapshot.addresses.iter().filter(wanted).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(addresses: &[(u32, [u8; 4])]) -> Snapshot {
+        let address = |(ifindex, ip): &(u32, [u8; 4])| Address {
+            ifindex: *ifindex,
+            address: (*ip).into(),
+            prefix_len: 24,
+        };
+        Snapshot { addresses: addresses.iter().map(address).collect(), ..Snapshot::default() }
+    }
+
+    #[test]
+    fn an_interface_never_loses_its_only_address() {
+        let vip = [10, 77, 0, 100];
+        let places = [(3, vip.into())];
+        assert_eq!(present(&snapshot(&[(3, vip), (3, [10, 77, 0, 1])]), &places).len(), 1);
+        assert_eq!(present(&snapshot(&[(3, vip), (4, [10, 77, 0, 1])]), &places), []);
+        assert_eq!(present(&snapshot(&[(4, vip), (4, [10, 77, 0, 1])]), &places), [], "another interface's");
+    }
+}
