@@ -393,6 +393,8 @@ mod tests {
             garp: Garp::default(),
             notify: Notify::default(),
             tracks: Vec::new(),
+            down_timer_adverts: 3,
+            checksum_of_message: false,
         };
         Config { instances: vec![instance], ..Config::default() }
     }

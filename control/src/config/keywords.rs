@@ -302,12 +302,7 @@ const TABLE: &[Row] = &[
          vrrp_garp_extra_if|vrrp_vmac_garp_intvl",
         "announcements keep their usual number and pace",
     ),
-    not_yet(&[GlobalDefs], "vrrp_down_timer_adverts", "a master is down after 3 adverts"),
-    not_yet(
-        &[GlobalDefs],
-        "v3_checksum_as_v2",
-        "version 3 checksums are sent with a pseudo header and accepted with and without",
-    ),
+    read(&[GlobalDefs], "vrrp_down_timer_adverts v3_checksum_as_v2"),
     not_yet(
         &[GlobalDefs],
         "vrrp_lower_prio_no_advert vrrp_higher_prio_send_advert vrrp_check_unicast_src vrrp_skip_check_adv_addr \
@@ -379,15 +374,11 @@ const TABLE: &[Row] = &[
     not_yet(
         &[VrrpInstance],
         "unicast_ttl unicast_fault_no_peer check_unicast_src old_unicast_checksum mcast_dst_ip track_src_ip \
-         down_timer_adverts lower_prio_no_advert higher_prio_send_advert owner_ignore_adverts skip_check_adv_addr \
+         lower_prio_no_advert higher_prio_send_advert owner_ignore_adverts skip_check_adv_addr \
          strict_mode timer_expired_backup|thread_timer_expired",
         "the default applies",
     ),
-    not_yet(
-        &[VrrpInstance],
-        "v3_checksum_as_v2",
-        "version 3 checksums are sent with a pseudo header and accepted with and without",
-    ),
+    read(&[VrrpInstance], "down_timer_adverts v3_checksum_as_v2"),
     read(&[VrrpInstance, SyncGroup], "track_interface track_script").opens(Entries).repeats(),
     not_yet(&[VrrpInstance, SyncGroup], "track_file track_process track_bfd", NOT_TRACKED)
         .opens(Entries)

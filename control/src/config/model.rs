@@ -149,6 +149,10 @@ pub struct VrrpInstance {
     pub garp: Garp,
     pub notify: Notify,
     pub tracks: Vec<Track>,
+    /// So many adverts have to be missing before a master is down, 2..=100.
+    pub down_timer_adverts: u32,
+    /// `v3_checksum_as_v2`: as RFC 9568 has it, without a pseudo header.
+    pub checksum_of_message: bool,
 }
 
 /// `vrrp_sync_group`. Its trackers are in the instances.

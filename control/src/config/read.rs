@@ -65,6 +65,8 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
 struct Defaults {
     version: Version,
     garp: Garp,
+    down_timer_adverts: u32,
+    checksum_of_message: bool,
 }
 
 struct Reader<'a> {
@@ -336,6 +338,8 @@ impl Reader<'_> {
             self.warn(Class::Trap, late, message);
         }
         let timeouts = self.timeouts(&items);
+        let down_timer_adverts = self.one(&items, "vrrp_down_timer_adverts", down_timer_adverts).unwrap_or(3);
+        let checksum_of_message = self.switch(&items, "v3_checksum_as_v2").unwrap_or_default();
         // The default here, and the only way.
         self.flag(&items, "enable_script_security");
         let account = match items.last("script_user") {
@@ -345,7 +349,10 @@ impl Reader<'_> {
         self.script_account = account.unwrap_or_else(Account::default_for_scripts);
         let fifos = ["notify_fifo", "vrrp_notify_fifo"];
         let fifos = fifos.into_iter().filter_map(|word| self.fifo(&items, word)).collect();
-        (Global { router_id, timeouts, fifos }, Defaults { version, garp })
+        (
+            Global { router_id, timeouts, fifos },
+            Defaults { version, garp, down_timer_adverts, checksum_of_message },
+        )
     }
 
     /// `words`: delay, repeat, refresh, refresh_repeat.
@@ -361,6 +368,16 @@ impl Reader<'_> {
                 .one(items, refresh_repeat, value::number(1..=1000))
                 .unwrap_or(outer.refresh_repeat),
         }
+    }
+}
+
+/// With one, a lease would end where its renewal is due.
+fn down_timer_adverts(word: &str) -> Value<u32> {
+    match value::number(1..=100)(word)? {
+        1 => {
+            Err(Wrong::unsupported("1 is not supported: a lease needs two adverts").help("write at least 2"))
+        }
+        adverts => Ok(adverts),
     }
 }
 

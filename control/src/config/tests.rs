@@ -187,6 +187,8 @@ fn what_is_not_said_is_as_in_keepalived() {
             },
             notify: Notify::default(),
             tracks: Vec::new(),
+            down_timer_adverts: 3,
+            checksum_of_message: false,
         }]
     );
     let timing = |delay_before_retry| CheckTiming {
@@ -404,6 +406,22 @@ fn priority_255_without_a_state_is_master_at_once() {
         text(&file).config.instances.first().unwrap().start_as_master
     };
     assert!(instance("") && instance("state MASTER") && !instance("state BACKUP"));
+}
+
+#[test]
+fn an_instance_may_differ_from_the_global_timers() {
+    let instances = "vrrp_instance A {\ninterface a\nvirtual_router_id 1\ndown_timer_adverts 7\nv3_checksum_as_v2 off\n}\n\
+                     vrrp_instance B {\ninterface a\nvirtual_router_id 2\n}\n";
+    let read = |global: &str| text(&format!("global_defs {{\n{global}\n}}\n{instances}"));
+    let settings: Vec<_> = read("vrrp_down_timer_adverts 5\nv3_checksum_as_v2")
+        .config
+        .instances
+        .iter()
+        .map(|it| (it.down_timer_adverts, it.checksum_of_message))
+        .collect();
+    assert_eq!(settings, [(7, false), (5, true)]);
+    assert_eq!(read("vrrp_down_timer_adverts 2").errors, 0);
+    assert_eq!(read("vrrp_down_timer_adverts 1").errors, 1, "the lease would end where its renewal is due");
 }
 
 #[test]

@@ -86,6 +86,8 @@ impl Site {
                     .map(|a| driver::Address { address: a.config.address, ifindex: a.ifindex, mac: a.mac })
                     .collect(),
                 garp: config.garp,
+                down_timer_adverts: config.down_timer_adverts,
+                checksum_of_message: config.checksum_of_message,
                 lease: *lease,
                 group: self.config.groups.iter().position(|group| group.members.contains(&index)),
             })

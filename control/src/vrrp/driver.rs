@@ -57,6 +57,9 @@ pub struct Instance {
     pub preempt: Preempt,
     pub addresses: Vec<Address>,
     pub garp: Garp,
+    pub down_timer_adverts: u32,
+    /// Version 3 without a pseudo header.
+    pub checksum_of_message: bool,
     /// Its element of the lease map.
     pub lease: u32,
     /// Which sync group it is of.
@@ -323,6 +326,8 @@ mod tests {
             preempt: Preempt::Immediate,
             addresses: vec![],
             garp: Garp::default(),
+            down_timer_adverts: 3,
+            checksum_of_message: false,
             lease,
             group: None,
         }

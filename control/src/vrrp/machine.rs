@@ -1,7 +1,7 @@
 //! When is this director master? The VRRP state machine (RFC 9568 6.4), keepalived's options and the lease.
 //!
-//! The lease ends before any peer may take over: a peer waits three intervals and its skew from the last
-//! advert it got, the lease lasts three intervals from before that advert was sent.
+//! The lease ends before any peer may take over: a peer waits three intervals (`down_timer_adverts`) and its skew
+//! from the last advert it got, the lease lasts three intervals from before that advert was sent.
 
 use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
 
@@ -10,9 +10,6 @@ use crate::{
     announce::Schedule,
     config::model::{Garp, Preempt, Priority, Version},
 };
-
-/// Adverts that a backup misses before it takes over (keepalived: down_timer_adverts).
-const DOWN_TIMER_ADVERTS: u32 = 3;
 
 /// One virtual router. Every input takes the time and appends what is to be done, in order.
 #[derive(Debug)]
@@ -33,6 +30,8 @@ pub struct Settings {
     pub start_as_master: bool,
     pub preempt: Preempt,
     pub garp: Garp,
+    /// Adverts that a backup misses before it takes over: the same on all nodes, and at least two.
+    pub down_timer_adverts: u32,
     /// Of a sync group: it takes over when told.
     pub grouped: bool,
 }
@@ -359,7 +358,7 @@ impl Backup {
 impl Master {
     fn renew(&mut self, settings: &Settings, now: Monotonic, effects: &mut Effects) {
         self.previous_lease = Some(self.lease);
-        self.lease = now + settings.advert_interval * DOWN_TIMER_ADVERTS;
+        self.lease = now + settings.advert_interval * settings.down_timer_adverts;
         effects.push_back(Effect::HoldLease { until: self.lease });
         effects.push_back(Effect::SendAdvert { priority: settings.priority.get() });
     }
@@ -368,7 +367,7 @@ impl Master {
 impl Settings {
     /// RFC 9568 6.1: Active_Down_Interval.
     fn master_down(&self, master_interval: Duration) -> Duration {
-        master_interval * DOWN_TIMER_ADVERTS + self.skew(master_interval)
+        master_interval * self.down_timer_adverts + self.skew(master_interval)
     }
 
     /// In whole microseconds, as keepalived computes it.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
-use super::{Defaults, Item, Items, Reader, value, value::Wrong, version};
+use super::{Defaults, Item, Items, Reader, down_timer_adverts, value, value::Wrong, version};
 use crate::config::{
     diagnostic::{Class, Report, quote},
     keywords::{Block, nearest_of},
@@ -36,6 +36,10 @@ impl Reader<'_> {
         let garp = self.garp(&items, words, defaults.garp);
         let notify = self.notify(&items);
         let tracks = self.tracks(&items, priority);
+        let down_timer_adverts =
+            self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
+        let checksum_of_message =
+            self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
         let (name, interface, vrid) = (name?, interface?, vrid?);
         let key = (interface.clone(), vrid.get(), !peers.is_empty());
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
@@ -59,6 +63,8 @@ impl Reader<'_> {
             garp,
             notify,
             tracks,
+            down_timer_adverts,
+            checksum_of_message,
         })
     }
 

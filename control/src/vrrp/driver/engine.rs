@@ -505,6 +505,7 @@ impl Node {
                 start_as_master: instance.start_as_master,
                 preempt: instance.preempt,
                 garp: instance.garp,
+                down_timer_adverts: instance.down_timer_adverts,
                 grouped: instance.group.is_some(),
             }),
             format: Format {
@@ -514,6 +515,7 @@ impl Node {
                 authentication: instance.authentication,
                 checksum: match instance.version {
                     Version::V2 => Checksum::Message,
+                    Version::V3 if instance.checksum_of_message => Checksum::Message,
                     Version::V3 => Checksum::PseudoHeader,
                 },
                 source: instance.source,

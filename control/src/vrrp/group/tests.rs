@@ -80,6 +80,7 @@ impl Node {
             start_as_master: priority == 255,
             preempt: Preempt::Immediate,
             garp: Garp::default(),
+            down_timer_adverts: 3,
             grouped: true,
         };
         Self {

@@ -22,6 +22,7 @@ fn settings(priority: i64) -> Settings {
         start_as_master: false,
         preempt: Preempt::Immediate,
         garp: Garp::default(),
+        down_timer_adverts: 3,
         grouped: false,
     }
 }
@@ -173,6 +174,18 @@ fn a_backup_waits_three_intervals_and_a_skew_of_its_priority() {
     assert_eq!(of(Version::V3, 100, ms(10)), micros(36_093));
     assert_eq!(of(Version::V3, 254, ms(100)), micros(300_781));
     assert_eq!(of(Version::V3, 1, ms(40_950)), micros(122_850_000 + 40_790_039));
+}
+
+#[test]
+fn lease_and_patience_follow_down_timer_adverts() {
+    let five = Settings { down_timer_adverts: 5, ..settings(100) };
+    assert_eq!(Bench::backup(five.clone()).patience(), 5 * SECOND + Duration::from_micros(609_375));
+    let mut bench = Bench::master(five);
+    assert_eq!(bench.fire(), [bench.lease(5 * SECOND), advert(100)]);
+    bench.pass(ms(4_900)).wake();
+    assert_eq!(bench.machine.state(), State::Master, "late, and still in time");
+    bench.pass(5 * SECOND).wake();
+    assert_eq!(bench.machine.state(), State::Backup);
 }
 
 #[test]
