@@ -1,6 +1,6 @@
 //! When is this director master? The VRRP state machine (RFC 9568 6.4), keepalived's options and the lease.
 //!
-//! The lease ends before any peer may take over: a peer waits three intervals (`down_timer_adverts`) and its skew
+//! The lease ends before any peer that obeys the master may take over: a peer waits three intervals (`down_timer_adverts`) and its skew
 //! from the last advert it got, the lease lasts three intervals from before that advert was sent.
 
 use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
@@ -81,6 +81,8 @@ struct Backup {
     tolerant_until: Option<Monotonic>,
     /// Its time has come, and it waits for its sync group.
     wants_master: bool,
+    /// The last advert of a master of lower priority that is about to be preempted, and its interval.
+    preempted: Option<(Monotonic, Duration)>,
 }
 
 #[derive(Debug)]
@@ -165,7 +167,11 @@ impl Machine {
         match &mut self.role {
             Role::Init | Role::Fault | Role::Stopped => {}
             Role::Backup(backup) => {
-                if now >= backup.takeover_at && self.settings.grouped {
+                if now >= backup.takeover_at
+                    && let Some(lease) = backup.dead_lease(&self.settings, now)
+                {
+                    backup.takeover_at = lease;
+                } else if now >= backup.takeover_at && self.settings.grouped {
                     backup.wants_master = true;
                 } else if now >= backup.takeover_at {
                     let cause = backup.cause;
@@ -319,7 +325,13 @@ impl Machine {
 
 impl Backup {
     fn wait(until: Monotonic) -> Self {
-        Self { takeover_at: until, cause: Cause::MasterSilent, tolerant_until: None, wants_master: false }
+        Self {
+            takeover_at: until,
+            cause: Cause::MasterSilent,
+            tolerant_until: None,
+            wants_master: false,
+            preempted: None,
+        }
     }
 
     fn on_advert(
@@ -333,6 +345,7 @@ impl Backup {
             self.takeover_at = now + settings.skew(*master_interval);
             self.cause = Cause::MasterResigned;
             self.wants_master = false;
+            self.preempted = None;
             return;
         }
         if advert.priority >= settings.priority.get() {
@@ -340,9 +353,13 @@ impl Backup {
         } else {
             match settings.preempt {
                 Preempt::Never => {}
-                Preempt::Immediate => return,
+                Preempt::Immediate => {
+                    self.preempted = Some((now, advert.interval));
+                    return;
+                }
                 Preempt::After(delay) => {
                     if now >= *self.tolerant_until.get_or_insert(now + delay) {
+                        self.preempted = Some((now, advert.interval));
                         return;
                     }
                 }
@@ -352,6 +369,16 @@ impl Backup {
         self.takeover_at = now + settings.master_down(*master_interval);
         self.cause = Cause::MasterSilent;
         self.wants_master = false;
+        self.preempted = None;
+    }
+
+    /// A living master yields to our first advert. One that died or froze while we were about to preempt it cannot,
+    /// and its lease runs on: until when we have to wait for that.
+    fn dead_lease(&self, settings: &Settings, now: Monotonic) -> Option<Monotonic> {
+        let (heard, interval) = self.preempted?;
+        let silent = now > heard + interval + interval / 2;
+        let lease = heard + interval * settings.down_timer_adverts;
+        (silent && now < lease).then_some(lease)
     }
 }
 

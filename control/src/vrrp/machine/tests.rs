@@ -104,6 +104,30 @@ fn transition(from: State, to: State, cause: Cause) -> Effect {
     Effect::Transition { from, to, cause }
 }
 
+// --- preemption and the lease of the preempted
+
+#[test]
+fn a_master_that_dies_while_it_is_preempted_has_its_lease_waited_out() {
+    let mut bench = Bench::backup(settings(200));
+    bench.pass(ms(1500));
+    bench.hear(LOWER, 100);
+    let heard = bench.now;
+    bench.fire();
+    assert_eq!(bench.machine.state(), State::Backup, "silent for more than an interval and a half");
+    bench.fire();
+    assert_eq!((bench.machine.state(), bench.now), (State::Master, heard + SECOND * 3));
+}
+
+#[test]
+fn a_living_master_is_preempted_without_waiting_for_its_lease() {
+    let mut bench = Bench::backup(settings(200));
+    let own_time = bench.now + bench.patience();
+    bench.pass(ms(2000));
+    bench.hear(LOWER, 100);
+    bench.fire();
+    assert_eq!((bench.machine.state(), bench.now), (State::Master, own_time));
+}
+
 // --- priorities of trackers
 
 #[test]
@@ -124,6 +148,8 @@ fn a_backup_waits_longer_or_shorter_by_the_skew_of_its_new_priority() {
     let patience = bench.patience();
     bench.hear(HIGHER, 150);
     assert_eq!(bench.patience(), patience, "a master below the new priority is not obeyed");
+    bench.pass(patience - ms(100));
+    bench.hear(HIGHER, 150);
     bench.fire();
     assert_eq!(bench.machine.state(), State::Master);
 }
