@@ -31,6 +31,9 @@ pub struct Director {
 /// Service, real and check.
 type Place = (usize, usize, usize);
 
+/// What a real server is known by from one configuration to the next.
+type Server = (ServiceKey, Ipv4Addr, u16);
+
 /// What an operator is told of; services and reals by their place in [`Director::services`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -53,13 +56,21 @@ impl Director {
     }
 
     /// The director of a new configuration. A check that is in both keeps its number and its state, a service its
-    /// quorum; real servers whose checks are new begin as [`Director::new`] has it.
+    /// quorum. Checks that are new or changed begin where their real server was; it may be new too, then they begin
+    /// as [`Director::new`] has it.
     pub fn succeed(&self, config: &Config, vips: Vec<(Ipv4Addr, Vip)>) -> Self {
-        let mut next = Self::new(config, vips, |_, _| None);
+        let were_up: HashMap<_, _> = self
+            .services
+            .iter()
+            .flat_map(|service| service.reals.iter().map(|real| (server(service, real), real.is_up())))
+            .collect();
+        let was_up =
+            |key: &ServiceKey, real: &RealServer| were_up.get(&(*key, real.address, real.port)).copied();
+        let mut next = Self::new(config, vips, was_up);
         next.next_hops.clone_from(&self.next_hops);
         next.next_check = self.next_check;
         next.checks.clear();
-        let mut known: HashMap<(ServiceKey, Ipv4Addr, u16), Vec<(usize, Place)>> = HashMap::new();
+        let mut known: HashMap<Server, Vec<(usize, Place)>> = HashMap::new();
         for (&id, &place) in &self.checks {
             known.entry(self.server(place)).or_default().push((id, place));
         }
@@ -92,10 +103,9 @@ impl Director {
         next
     }
 
-    fn server(&self, (s, r, _): Place) -> (ServiceKey, Ipv4Addr, u16) {
+    fn server(&self, (s, r, _): Place) -> Server {
         let service = &self.services[s];
-        let real = &service.reals[r].config;
-        (service.key, real.address, real.port)
+        server(service, &service.reals[r])
     }
 
     fn check(&self, (s, r, c): Place) -> &Check {
@@ -148,6 +158,10 @@ impl Director {
         let services = self.services.iter().map(|service| service.desired(next_hop));
         Desired { services: services.collect(), vips: self.vips.clone() }
     }
+}
+
+fn server(service: &ServiceState, real: &RealState) -> Server {
+    (service.key, real.config.address, real.config.port)
 }
 
 fn places(services: &[ServiceState]) -> Vec<Place> {

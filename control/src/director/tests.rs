@@ -214,8 +214,9 @@ fn a_start_without_quorum_begins_with_the_sorry_server_and_tells_no_loss() {
 #[test]
 fn a_new_configuration_keeps_the_state_of_what_is_in_both() {
     let mut before = direct(service(vec![real(1, 1), real(2, 2), real(3, 1)]));
-    down(&mut before, 0);
-    down(&mut before, 2);
+    for id in [0, 2, 3] {
+        down(&mut before, id);
+    }
 
     let mut changed = real(3, 1);
     changed.checks[0].timing.retry = 7;
@@ -225,17 +226,28 @@ fn a_new_configuration_keeps_the_state_of_what_is_in_both() {
     };
     let mut after = before.succeed(&config, Vec::new());
 
-    assert_eq!(weights(&after), [3, 3, 0, 0], "what was down is down, what is new or changed is up");
+    assert_eq!(weights(&after), [3, 0, 0, 0], "what was down is down, changed or not; what is new is up");
     let ids: HashMap<u8, Vec<usize>> = after.targets().into_iter().fold(HashMap::new(), |mut ids, target| {
         ids.entry(target.check.address.octets()[3]).or_default().push(target.id);
         ids
     });
     assert_eq!((&ids[&1], &ids[&2]), (&vec![0], &vec![1, 2]), "unchanged checks keep their numbers");
     assert!(ids[&3][0] > 3 && ids[&4][0] > 3, "others get new ones: {ids:?}");
+    let changed = after.targets().into_iter().find(|target| target.id == ids[&3][0]);
+    assert!(changed.is_some_and(|target| !target.up), "one success brings it back");
     up(&mut after, 0);
+    assert_eq!(weights(&after), [3, 0, 0, 3]);
+    up(&mut after, 3);
+    assert_eq!(weights(&after), [3, 0, 0, 3], "a late verdict of a check that is gone is nobody's");
+    up(&mut after, ids[&3][0]);
     assert_eq!(weights(&after), [3, 3, 0, 3]);
-    down(&mut after, 3);
-    assert_eq!(weights(&after), [3, 3, 0, 3], "a late verdict of a check that is gone is nobody's");
+}
+
+#[test]
+fn a_new_check_of_a_real_that_is_up_leaves_it_in_even_with_alpha() {
+    let before = direct(service(vec![real(1, 0)]));
+    let config = Config { services: vec![service(vec![alpha(1)])], ..Config::default() };
+    assert_eq!(weights(&before.succeed(&config, Vec::new())), [3]);
 }
 
 #[test]
