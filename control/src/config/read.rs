@@ -73,7 +73,7 @@ struct Reader<'a> {
     reports: &'a mut Reports,
     /// Where each thing that may exist only once was first named.
     names: HashMap<String, Span>,
-    vrids: HashMap<(String, u8, bool), Span>,
+    vrids: HashMap<(String, u8), Span>,
     vips: HashMap<Ipv4Addr, Span>,
     /// `checker_log_all_failures`.
     log_all_failures: bool,

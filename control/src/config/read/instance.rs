@@ -41,7 +41,7 @@ impl Reader<'_> {
         let checksum_of_message =
             self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
         let (name, interface, vrid) = (name?, interface?, vrid?);
-        let key = (interface.clone(), vrid.get(), !peers.is_empty());
+        let key = (interface.clone(), vrid.get());
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
         if let Some(first) = self.vrids.insert(key, span) {
             let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
