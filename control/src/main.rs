@@ -1,6 +1,10 @@
 //! `lvsd`: what each command prints and with which status it exits.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -62,15 +66,13 @@ fn check(file: &Path, format: Format) -> ExitCode {
     if loaded.omitted > 0 && format == Format::Json {
         eprintln!("lvsd: {} more diagnostics are not listed", loaded.omitted);
     }
-    match format {
-        Format::Text => print!("{}", loaded.render_text()),
-        Format::Json => match serde_json::to_string_pretty(&loaded.diagnostics) {
-            Ok(json) => println!("{json}"),
-            Err(error) => {
-                eprintln!("lvsd: {error}");
-                return ExitCode::FAILURE;
-            }
-        },
+    let said = match format {
+        Format::Text => Ok(loaded.render_text()),
+        Format::Json => serde_json::to_string_pretty(&loaded.diagnostics).map(|json| json + "\n"),
+    };
+    if let Err(error) = said.map_err(io::Error::from).and_then(|said| say(&said)) {
+        eprintln!("lvsd: {error}");
+        return ExitCode::FAILURE;
     }
     if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -82,12 +84,8 @@ fn block_on<T>(answer: impl Future<Output = Result<T, admin::AdminError>>) -> an
 
 fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
     let status = block_on(admin::status(run_dir))?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print!("{status}");
-    }
-    Ok(())
+    let text = if json { serde_json::to_string_pretty(&status)? + "\n" } else { status.to_string() };
+    Ok(say(&text)?)
 }
 
 fn unload(run_dir: &Path) -> anyhow::Result<()> {
@@ -100,10 +98,16 @@ fn unload(run_dir: &Path) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(withdraw).context("nothing was detached")?;
-    if dataplane::unload(run_dir)? {
-        println!("detached and removed");
-    } else {
-        println!("nothing is loaded below {}", run_dir.display());
+    let removed = dataplane::unload(run_dir)?;
+    let nothing = || format!("nothing is loaded below {}\n", run_dir.display());
+    Ok(say(&if removed { "detached and removed\n".to_owned() } else { nothing() })?)
+}
+
+/// To standard output. A reader that has seen enough, as `head` has, is content.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
     }
-    Ok(())
 }
