@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{ErrorKind, Write as _},
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{self, Command},
 };
@@ -18,12 +18,11 @@ fn read(path: &str) -> Result<String> {
 }
 
 /// What a tool says that must succeed; nothing where it is absent.
-fn run(test: &str, command: &mut Command) -> Result<String> {
+fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_owned();
     let output = match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Past the capture of the test harness: a skipped test says so.
-            writeln!(std::io::stderr(), "skipped: {test}: {} is not installed", program.display())?;
+            lvs_tests::skip(&format!("{} is not installed", program.display()));
             return Ok(String::new());
         }
         output => output.with_context(|| program.display().to_string())?,
@@ -53,7 +52,7 @@ impl Drop for Scratch {
 
 #[test]
 fn the_provisioning_script_is_valid_bash() -> Result<()> {
-    run("provision.sh", Command::new("bash").arg("-n").arg(root().join("packaging/provision.sh"))).map(drop)
+    run(Command::new("bash").arg("-n").arg(root().join("packaging/provision.sh"))).map(drop)
 }
 
 #[test]
@@ -62,7 +61,7 @@ fn systemd_accepts_the_unit() -> Result<()> {
     let unit = scratch.0.join("lvsd.service");
     // systemd-analyze wants the program to exist.
     fs::write(&unit, read("packaging/lvsd.service")?.replace("/usr/sbin/lvsd", "/bin/true"))?;
-    let said = run("lvsd.service", Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit))?;
+    let said = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit))?;
     // An unknown key or a bad value is reported, and still counts as success.
     ensure!(!said.contains("lvsd.service"), "{said}");
     Ok(())
@@ -86,7 +85,7 @@ fn vagrant_accepts_the_lab() -> Result<()> {
     let mut validate = Command::new("vagrant");
     validate.args(["validate", "--ignore-provider"]).current_dir(root());
     validate.env("VAGRANT_HOME", &scratch.0).env("VAGRANT_DOTFILE_PATH", scratch.0.join("dot"));
-    run("Vagrantfile", &mut validate).map(drop)
+    run(&mut validate).map(drop)
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub use director::{Director, Entry, Status};
 pub use http::{Conversation, Load, Outage, Request, get, outage, spread};
 pub use keepalived::Keepalived;
 pub use lab::{Lab, remove_leftovers};
-pub use need::{Need, find_program, require};
+pub use need::{Need, find_program, require, skip};
 pub use node::{Mac, Node};
 pub use pair::{PACE, PATIENCE, Pair};
 pub use process::Process;

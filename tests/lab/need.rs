@@ -23,14 +23,19 @@ pub enum Need {
     Keepalived,
 }
 
-/// False, with a line that begins with `skipped: ` on stderr, where this machine lacks something. The line is
-/// written past libtest's capture, so that a skipped test is never a silent one.
+/// False, and said so, where this machine lacks something.
 pub fn require(needs: &[Need]) -> bool {
     let Some(reason) = needs.iter().find_map(|need| need.missing()) else { return true };
-    let test = thread::current().name().unwrap_or("?").to_owned();
-    // In one piece, since other threads write too. Without stderr there is nobody to tell.
-    let _ = std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes());
+    skip(&reason);
     false
+}
+
+/// Says that the calling test is skipped, in the line that `cargo xtask test` counts. It is written past libtest's
+/// capture, so that a skipped test is never a silent one.
+pub fn skip(reason: &str) {
+    let line = format!("skipped: {}: {reason}\n", thread::current().name().unwrap_or("?"));
+    // In one piece, since other threads write too. Without stderr there is nobody to tell.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 impl Need {

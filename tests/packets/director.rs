@@ -1,7 +1,7 @@
 //! The real XDP program, loaded but attached to nothing: tables are written by hand, and the kernel runs it on
 //! frames by BPF_PROG_TEST_RUN.
 
-use std::{io::Write as _, net::Ipv4Addr, thread, time::Duration};
+use std::{net::Ipv4Addr, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -50,7 +50,7 @@ impl Director {
 
     pub fn load_with_log_level(level: u8) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            skip("loading an XDP program needs root");
+            lvs_tests::skip("loading an XDP program needs root");
             return None;
         }
         let ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
@@ -182,13 +182,6 @@ impl Director {
     fn program(&self) -> &Xdp {
         self.ebpf.program(maps::PROGRAM).unwrap().try_into().unwrap()
     }
-}
-
-/// Says so past libtest's capture: a skipped test is never a silent one.
-pub fn skip(reason: &str) {
-    let line = format!("skipped: {}: {reason}\n", thread::current().name().unwrap_or("?"));
-    // Without stderr there is nobody to tell.
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// An address as it stands in a packet.

@@ -40,7 +40,7 @@ fn a_redirected_frame_leaves_by_the_interface_of_its_real_server() {
         ..TestRunOptions::default()
     });
     if let Err(error) = sent {
-        director::skip(&format!("no live frames before Linux 5.18 ({error})"));
+        lvs_tests::skip(&format!("no live frames before Linux 5.18 ({error})"));
         return;
     }
     assert_eq!(director.outcomes()[Outcome::Redirected as usize], 1);

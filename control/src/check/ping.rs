@@ -96,7 +96,7 @@ mod tests {
             let socket = match connect::icmp(&checked(Ipv4Addr::LOCALHOST), raw) {
                 Ok(socket) => socket,
                 Err(error) => {
-                    println!("SKIPPED: raw {raw}: {error}");
+                    lvs_tests::skip(&format!("no socket, raw {raw}: {error}"));
                     continue;
                 }
             };
@@ -114,9 +114,7 @@ mod tests {
         let mut check = checked(Ipv4Addr::new(192, 0, 2, 1));
         check.source.interface = Some("lo".into());
         let Ok(socket) = connect::icmp(&check, false).or_else(|_| connect::icmp(&check, true)) else {
-            return println!(
-                "SKIPPED: neither raw sockets nor those of net.ipv4.ping_group_range are allowed"
-            );
+            return lvs_tests::skip("neither raw sockets nor those of net.ipv4.ping_group_range are allowed");
         };
         let error = ask(socket, 1, Duration::from_millis(100)).await.unwrap_err();
         assert_eq!(error.to_string(), "no echo within 100ms");

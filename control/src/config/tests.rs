@@ -548,7 +548,7 @@ fn the_documentation_lists_the_words_of_the_table() {
 fn the_samples_of_keepalived_hold_no_unknown_word() {
     let folder = "/usr/share/doc/keepalived/samples";
     if !Path::new(folder).is_dir() {
-        return println!("SKIPPED: {folder} is not here: install keepalived");
+        return lvs_tests::skip(&format!("no {folder} (keepalived brings it)"));
     }
     let samples = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     // Older than the block `group`: keepalived itself does not take this one any more.

@@ -163,7 +163,7 @@ async fn a_run_that_is_given_up_leaves_no_process() {
 #[tokio::test]
 async fn a_script_of_another_user_has_only_his_rights() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: not root");
+        return lvs_tests::skip("not root");
     }
     let nobody = Account { uid: 65534, gid: 65534 };
     let check = r#"[ "$(id -u) $(id -G)" = "65534 65534" ]"#;
