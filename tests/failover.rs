@@ -1,6 +1,6 @@
 //! What do clients notice when a director dies, freezes, stops or restarts? And does ever more than one answer?
 
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
@@ -49,6 +49,28 @@ fn a_master_cut_off_is_succeeded_in_time_at_10_ms() -> Result<()> {
 #[test]
 fn a_master_cut_off_is_succeeded_in_time_at_1_s() -> Result<()> {
     in_time(slow, |pair| pair.scene.lab.unplug(&pair.scene.lb1))
+}
+
+#[test]
+fn the_status_names_the_director_and_counts_what_it_refuses() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut pair = Pair::new(slow)?;
+    pair.lb2.stop()?;
+    let stranger = Vrrp { password: Some("another"), ..slow(100) }.text();
+    pair.lb1.reload(&format!("global_defs {{\n    router_id LB_1\n}}\n{}", slow(150).text()))?;
+    let lb2 = Director::start(&pair.scene.lb2, &stranger)?;
+    wait_for("refused adverts", PATIENCE, || {
+        let status = pair.lb1.status()?;
+        let instance = status.instances.first().context("no instance")?;
+        ensure!(status.router_id == "LB_1", "{status:?}");
+        ensure!(instance.counters.get("adverts_sent") > Some(&0), "{status:?}");
+        Ok((instance.rejected.get("authentication_type") > Some(&0)).then_some(()))
+    })?;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    assert_eq!(lb2.status()?.router_id, host.trim_end());
+    Ok(())
 }
 
 #[test]

@@ -184,7 +184,7 @@ impl Daemon {
         let pool = Pool {
             director,
             dataplane,
-            timeouts: site.config.global.timeouts,
+            global: site.config.global.clone(),
             vrrp: vrrp_receiver,
             lagging: false,
         };

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Forwarding, Protocol, SorryServer, Timeouts, Track},
+    config::model::{Config, Forwarding, Global, Protocol, SorryServer, Track},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, RealState, ServiceState, Standing},
-    vrrp::{driver, track::Finding},
+    vrrp::{board::Counter, driver, packet::Rejection, track::Finding},
 };
 
 /// How old the loads are at most that new flows are spread by.
@@ -29,8 +29,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
-    /// `lvs_timeouts`
-    pub timeouts: Timeouts,
+    pub global: Global,
     pub vrrp: watch::Receiver<Vrrp>,
     /// The tables lag behind what they shall say, since a change failed.
     pub lagging: bool,
@@ -81,6 +80,7 @@ impl Pool {
         mut requests: mpsc::Receiver<Request>,
         cancel: CancellationToken,
     ) -> Dataplane {
+        tracing::info!(router_id = router_id(&self.global), "the director runs");
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -181,12 +181,12 @@ impl Pool {
             Ok::<_, DataplaneError>(())
         })?;
         self.director = director;
-        self.timeouts = succession.config.global.timeouts;
+        self.global = succession.config.global.clone();
         Ok(self.director.targets())
     }
 
     fn settle(&mut self) {
-        let (dataplane, timeouts) = (&mut self.dataplane, self.timeouts);
+        let (dataplane, timeouts) = (&mut self.dataplane, self.global.timeouts);
         if let Err(error) = tokio::task::block_in_place(|| dataplane.settle(timeouts)) {
             tracing::error!(%error, "what the flows tell could not be written; the next look tries again");
         }
@@ -206,11 +206,15 @@ impl Pool {
                 interface: instance.interface.clone(),
                 vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
                 trackers: config.tracks.iter().filter_map(|track| vrrp.tracker(track)).collect(),
+                counters: named(Counter::ALL.map(|(_, name)| name), view.counters),
+                rejected: named(Rejection::KINDS, view.rejected),
                 lease_remaining_ms: view.lease.nanos().saturating_sub(now.nanos()) / 1_000_000,
             }
         });
         let outcomes = self.dataplane.outcomes();
         status::Status {
+            router_id: router_id(&self.global),
+            strays: vrrp.handle.board().strays(),
             instances: instances.collect(),
             services: self.director.services().iter().map(|service| self.service(service)).collect(),
             outcomes: outcomes.into_iter().map(|(outcome, n)| (outcome.name().to_owned(), n)).collect(),
@@ -275,6 +279,16 @@ impl Pool {
             checks: checks.collect(),
         }
     }
+}
+
+fn named<const N: usize>(names: [&str; N], counts: [u64; N]) -> BTreeMap<String, u64> {
+    names.map(str::to_owned).into_iter().zip(counts).collect()
+}
+
+/// Name of this node: what the file says, else the hostname.
+fn router_id(global: &Global) -> String {
+    let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    global.router_id.clone().unwrap_or_else(host)
 }
 
 fn name(service: &ServiceState) -> String {

@@ -17,6 +17,7 @@ use crate::{Node, Process, need::built_program, node::output, wait_for};
 /// What `lvsd status --json` says; fields that no test reads are left out.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
+    pub router_id: String,
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
     pub outcomes: BTreeMap<String, u64>,
@@ -32,6 +33,8 @@ pub struct Instance {
     pub vips: Vec<String>,
     pub lease_remaining_ms: Option<u64>,
     pub trackers: Vec<Tracker>,
+    pub counters: BTreeMap<String, u64>,
+    pub rejected: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

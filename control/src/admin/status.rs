@@ -4,8 +4,14 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::vrrp::board::Counter;
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// Name of this director.
+    pub router_id: String,
+    /// VRRP packets that are malformed or of no instance here.
+    pub strays: u64,
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
     /// Packets by fate; `lvsd status` explains each.
@@ -25,6 +31,28 @@ pub struct Instance {
     /// 0 = holds none.
     pub lease_remaining_ms: u64,
     pub trackers: Vec<Tracker>,
+    pub counters: BTreeMap<String, u64>,
+    /// Adverts that were refused, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+/// Counters that say that something is wrong, and what to say of them.
+const TROUBLE: [(Counter, &str); 4] = [
+    (Counter::SendFailures, "adverts could not be sent"),
+    (Counter::AnnouncementFailures, "gratuitous ARP frames could not be sent"),
+    (Counter::AddressesDiffer, "adverts named other virtual addresses"),
+    (Counter::OwnAddress, "adverts came from our own address"),
+];
+
+impl Instance {
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let counters = TROUBLE.iter().filter_map(|(counter, text)| {
+            let count = self.counters.get(counter.name()).filter(|count| **count > 0)?;
+            Some(format!("{count} {text}"))
+        });
+        let rejected = self.rejected.iter().filter(|(_, count)| **count > 0);
+        counters.chain(rejected.map(|(kind, count)| format!("{count} adverts refused: {kind}")))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +144,9 @@ impl fmt::Display for Status {
             for Tracker { kind, name, weight, state, .. } in &i.trackers {
                 writeln!(f, "  {kind} {name} {state} (weight {weight})")?;
             }
+            for trouble in i.troubles() {
+                writeln!(f, "  {trouble}")?;
+            }
         }
         writeln!(f, "\nProt LocalAddress:Port Scheduler")?;
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight State         Packets          Bytes")?;
@@ -199,7 +230,13 @@ mod tests {
                     reverse: false,
                     state: "down".into(),
                 }],
+                counters: [("adverts_sent", 9), ("send_failures", 3), ("own_address", 0)]
+                    .map(|(name, count)| (name.to_owned(), count))
+                    .into(),
+                rejected: [("ttl".to_owned(), 2), ("password".to_owned(), 0)].into(),
             }],
+            router_id: "lb1".into(),
+            strays: 0,
             services: vec![Service {
                 address: "10.0.0.100".into(),
                 port: 80,
@@ -224,12 +261,17 @@ mod tests {
             "MASTER",
             "track_script chk down (weight -20)",
             "2400ms",
+            "3 adverts could not be sent",
+            "2 adverts refused: ttl",
             "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
             "-> 10.0.0.2:80",
             "TCP_CHECK down: refused",
             "-> 10.0.0.9:80                  DR      sorry  up",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        for part in ["adverts_sent", "own address", "password"] {
+            assert!(!text.contains(part), "{part} is nothing to worry about:\n{text}");
         }
         assert!(text.contains("forwarded") && !text.contains("no_real"), "only what happened:\n{text}");
     }

@@ -20,7 +20,7 @@ pub struct Config {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Global {
-    /// Name of this node in logs; the hostname where absent.
+    /// Name of this node, logged at the start and in the status; the hostname where absent.
     pub router_id: Option<String>,
     pub timeouts: Timeouts,
     /// `notify_fifo` and `vrrp_notify_fifo`.

@@ -59,6 +59,10 @@ impl Counter {
         (Self::OwnAddress, "own_address"),
         (Self::ChecksumOfMessage, "checksum_of_message"),
     ];
+
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 #[derive(Default)]
