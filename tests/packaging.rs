@@ -79,6 +79,16 @@ fn the_unit_leaves_the_daemon_in_the_mount_namespace_of_the_host() -> Result<()>
     Ok(())
 }
 
+/// `bind_port` takes every port, and the bounding set limits root too.
+#[test]
+fn the_unit_lets_checks_bind_to_low_ports() -> Result<()> {
+    let unit = read("packaging/lvsd.service")?;
+    let allowed =
+        unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).context("no limit")?;
+    ensure!(allowed.split(' ').any(|it| it == "CAP_NET_BIND_SERVICE"), "{allowed}");
+    Ok(())
+}
+
 #[test]
 fn vagrant_accepts_the_lab() -> Result<()> {
     let scratch = Scratch::new("vagrant")?;
