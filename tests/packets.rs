@@ -151,7 +151,12 @@ fn cases() -> Vec<Case> {
         (BadUdpLength, nothing, patched(udp(VIP, DNS), length_at, &[0, 14])),
         (Fragment, nothing, write_tcp(fragment(VIP, 0, true), 40_000, WEB)),
         (Fragment, nothing, write_tcp(fragment(BARE, 0, true), 40_000, WEB)),
-        (Fragment, nothing, write_udp(fragment(VIP, 100, false), DNS)),
+        (Fragment, nothing, write_udp(fragment(VIP, 0, true), DNS)),
+        (NotOurs, nothing, write_tcp(fragment(VIP, 0, true), 40_000, 81)),
+        (NotOurs, nothing, write_udp(fragment(VIP, 0, true), WEB)),
+        // Data that looks like the ports of a service.
+        (NotOurs, nothing, write_udp(fragment(VIP, 100, false), DNS)),
+        (NotOurs, nothing, write_tcp(fragment(VIP, 3, true), 40_000, WEB)),
         (
             NoReal,
             |director| director.service(service(key(VIP, WEB, TCP), RingRef::default(), 10..11)),

@@ -56,7 +56,7 @@ outcomes! {
     TruncatedUdp = "truncated_udp",
     /// UDP to a service whose length field is below eight or beyond the packet: dropped.
     BadUdpLength = "bad_udp_length",
-    /// A fragment to a service address: dropped, because later fragments carry no ports to balance by.
+    /// The first fragment of a packet to a service: dropped, because later fragments carry no ports to balance by.
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.
     NoReal = "no_real",

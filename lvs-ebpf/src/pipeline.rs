@@ -40,6 +40,10 @@ pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
 
 #[inline(always)]
 fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {
+    if !ip.is_first_fragment() {
+        // What stands where the ports would is data. Without its first fragment the kernel can do nothing with it.
+        return Err(Outcome::NotOurs);
+    }
     let found = Ports::parse(ip).and_then(|ports| Some((ports, service::find(ip, ports)?)));
     let (ports, service) = found.ok_or_else(|| without_service(ip))?;
     if ip.is_fragment() {
@@ -58,9 +62,7 @@ fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Re
 /// address of no VRRP instance is not known by it; there the kernel gets such a packet and cannot use it either.
 #[inline(always)]
 fn without_service(ip: &Ipv4) -> Outcome {
-    let outcome = if ip.is_fragment() {
-        Outcome::Fragment
-    } else if ip.payload_len >= size_of::<Ports>() {
+    let outcome = if ip.payload_len >= size_of::<Ports>() {
         return Outcome::NotOurs;
     } else if ip.header.protocol == TCP {
         Outcome::TruncatedTcp
