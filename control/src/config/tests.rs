@@ -369,7 +369,7 @@ fn trackers_are_shared_and_weights_are_each_instances_own() {
 }
 
 #[test]
-fn one_vrid_may_be_unicast_and_multicast_on_one_interface() {
+fn unicast_and_multicast_and_both_versions_live_on_one_interface() {
     let config = sound("unicast_v3");
     let [fast, old] = config.instances.as_slice() else { panic!("{config:?}") };
     assert_eq!((fast.version, fast.advert_interval), (Version::V3, Duration::from_millis(10)));
