@@ -1,6 +1,6 @@
 //! What do clients notice when a real server dies and returns?
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, fs, io::Read as _, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lvs_tests::{
@@ -33,6 +33,54 @@ fn after_its_checks_time_a_dead_real_server_fails_no_request() -> Result<()> {
     ensure!(outage.length <= CHECK_TIME + SLACK, "{outage:?}");
     let after = requests.iter().filter(|request| request.started > killed + CHECK_TIME + SLACK);
     assert_eq!(spread(after).into_keys().collect::<Vec<_>>(), ["rs1", "rs3"]);
+    Ok(())
+}
+
+#[test]
+fn scripts_and_fifos_are_told_who_comes_and_goes_and_with_omega_of_the_stop() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    let log = scene.lb1.dir().join("notified");
+    let say =
+        scene.lb1.script("say.sh", &format!("echo \"$* $LVSD_NAME $LVSD_STATE\" >> {}", log.display()))?;
+    let line = |word: &str| format!("{word} \"{} {word}\"\n", say.display());
+    let fifo = scene.lb1.dir().join("fifo");
+    let real = scene.reals.first().context("no rs1")?;
+    let service = service_with(&(line("quorum_up") + &line("quorum_down") + "omega\n"), &[(real, 1)])
+        .replace("weight 1\n", &format!("weight 1\n{}{}", line("notify_up"), line("notify_down")));
+    let config = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display())
+        + &Vrrp::v3(150, Duration::from_millis(100)).text()
+        + &service;
+    let mut lb1 = Director::start(&scene.lb1, &config)?;
+    let said = |count: usize| {
+        wait_for(&format!("{count} scripts"), PATIENCE, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            // Scripts of different real servers and services have no order.
+            lines.sort();
+            Ok((lines.len() >= count).then_some(lines))
+        })
+    };
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&fifo)?;
+    scene.wait_for_service(PATIENCE)?;
+    let (rs, vs) = (format!("[{}]:tcp:80", real.node.address()), format!("[{}]:tcp:80", VIP.ip()));
+    let down = [format!("notify_down {rs} DOWN"), format!("quorum_down {vs} DOWN")];
+    let up = [format!("notify_up {rs} UP"), format!("quorum_up {vs} UP")];
+    scene.reals.first_mut().context("no rs1")?.kill()?;
+    assert_eq!(said(2)?, down);
+    scene.reals.first_mut().context("no rs1")?.start()?;
+    let both: Vec<_> = down.iter().zip(&up).flat_map(|(down, up)| [down, up]).cloned().collect();
+    assert_eq!(said(4)?, both);
+    lb1.stop()?;
+    let [first, second] = down.clone();
+    assert_eq!(said(6)?, [first.clone(), first, up[0].clone(), second.clone(), second, up[1].clone()]);
+    let expected: String =
+        ["DOWN", "UP", "DOWN"].map(|state| format!("RS {rs} {vs} {state}\nVS {vs} {state}\n")).concat();
+    let mut bytes = vec![0; expected.len()];
+    reader.read_exact(&mut bytes)?;
+    assert_eq!(String::from_utf8(bytes)?, expected);
     Ok(())
 }
 

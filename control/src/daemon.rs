@@ -32,12 +32,13 @@ use crate::{
     check,
     config::{self, Config},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
-    director::Director,
+    director::{Director, Told},
     host::{
         Host,
         addresses::{self, Place},
     },
     netlink::Netlink,
+    notify::pools,
     pool::{Pool, Succession, Vrrp},
     vrrp::{FaultCause, State},
 };
@@ -46,6 +47,8 @@ pub use precondition::lock;
 
 const VERDICTS: usize = 1024;
 const REQUESTS: usize = 16;
+/// More than the real servers of a large site, which may all go at once.
+const NOTICES: usize = 16_384;
 /// After a planned stop the old master forwards on until another announced itself, but no longer than this.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -181,10 +184,16 @@ impl Daemon {
         around.tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, around.cancel.clone()));
 
         let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
+        let (voice, told) = mpsc::channel(NOTICES);
+        let notifier = pools::run(told, around.voices.settled.subscribe(), around.cancel.clone());
+        let silence = around.silence.clone();
+        around.tasks.spawn(async move { silence.run_until_cancelled(notifier).await });
         let pool = Pool {
             director,
             dataplane,
             global: site.config.global.clone(),
+            voice,
+            told: Told::default(),
             vrrp: vrrp_receiver,
             lagging: false,
         };

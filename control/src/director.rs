@@ -3,6 +3,7 @@
 //! Pure: events in, [`Desired`] and [`Change`]s out.
 
 mod service;
+mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,6 +19,7 @@ use crate::{
 };
 
 pub use service::{CheckState, RealState, ServiceState, Standing};
+pub use told::{News, Told};
 
 pub struct Director {
     services: Vec<ServiceState>,

@@ -1,4 +1,4 @@
-//! Who is told that an instance changed its state? Scripts and FIFOs, in order, and never so that VRRP waits.
+//! Who is told that an instance or a pool changed? Scripts and FIFOs, in order, and never so that VRRP waits.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::lanes::{Job, Lanes};
 use crate::{
-    config::model::{Config, Notify},
+    config::model::{self, Config, Notify},
     script::{Ended, Script},
     vrrp::State,
 };
 
 mod lanes;
+pub mod pools;
 
 /// One change of state.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,12 +45,17 @@ pub enum Subject {
     Group(usize),
 }
 
-/// Runs scripts, feeds FIFOs.
+/// Tells of instances and groups.
 pub struct Notifier {
-    /// Those of the instances, then those of the groups.
-    lanes: Lanes<Run>,
+    /// Its lanes are those of the instances, then those of the groups.
+    speaker: Speaker,
     instances: Vec<Listener>,
     groups: Vec<Listener>,
+}
+
+/// Runs scripts, feeds FIFOs.
+struct Speaker {
+    lanes: Lanes<Run>,
     fifos: Vec<Fifo>,
     settled: watch::Receiver<u64>,
 }
@@ -93,20 +99,28 @@ impl Notifier {
             config.instances.iter().map(|it| listener(&it.name, &it.notify, &[])).collect();
         let groups: Vec<_> =
             config.groups.iter().map(|it| listener(&it.name, &it.notify, &it.members)).collect();
-        let open = |fifo| match Fifo::open(fifo) {
-            Ok(fifo) => Some(fifo),
-            Err(error) => {
-                tracing::error!(fifo = %fifo.path.display(), %error, "a FIFO is not told of state changes");
-                None
-            }
-        };
-        let fifos = config.global.fifos.iter().filter_map(open).collect();
-        let lanes = Lanes::new(instances.len() + groups.len(), RUNNING, WAITING);
-        Self { lanes, instances, groups, fifos, settled }
+        let speaker = Speaker::new(instances.len() + groups.len(), &config.global.fifos, settled);
+        Self { speaker, instances, groups }
     }
 
     /// Until nobody sends notices any more and all scripts have ended. Cancelled, they have a second to end.
-    pub async fn run(mut self, mut notices: mpsc::Receiver<Notice>, cancel: CancellationToken) {
+    pub async fn run(self, notices: mpsc::Receiver<Notice>, cancel: CancellationToken) {
+        let Self { speaker, instances, groups } = self;
+        speaker.run(notices, cancel, |speaker, notice| speaker.take(&notice, &instances, &groups)).await;
+    }
+}
+
+impl Speaker {
+    fn new(lanes: usize, fifos: &[model::Fifo], settled: watch::Receiver<u64>) -> Self {
+        Self { lanes: Lanes::new(lanes, RUNNING, WAITING), fifos: open(fifos), settled }
+    }
+
+    async fn run<N>(
+        mut self,
+        mut notices: mpsc::Receiver<N>,
+        cancel: CancellationToken,
+        mut take: impl FnMut(&mut Self, N),
+    ) {
         let mut running = JoinSet::new();
         let (mut end, mut closed) = (None, false);
         loop {
@@ -126,7 +140,7 @@ impl Notifier {
                     return tracing::warn!(scripts = running.len(), "notify scripts did not end in time");
                 }
                 notice = notices.recv(), if !closed => match notice {
-                    Some(notice) => self.take(&notice),
+                    Some(notice) => take(&mut self, notice),
                     None => closed = true,
                 },
                 // A run that panicked would be of no lane; none does.
@@ -135,19 +149,17 @@ impl Notifier {
         }
     }
 
-    fn take(&mut self, notice: &Notice) {
+    fn take(&mut self, notice: &Notice, instances: &[Listener], groups: &[Listener]) {
         let (kind, lane, listener) = match notice.subject {
-            Subject::Instance(index) => ("INSTANCE", index, self.instances.get(index)),
-            Subject::Group(index) => ("GROUP", self.instances.len() + index, self.groups.get(index)),
+            Subject::Instance(index) => ("INSTANCE", index, instances.get(index)),
+            Subject::Group(index) => ("GROUP", instances.len() + index, groups.get(index)),
         };
         let Some(listener) = listener else { return };
         let after = self.lanes.ends(&listener.members);
         let arguments =
             [kind, &listener.name, word(notice.to), &notice.priority.to_string()].map(str::to_owned);
         let [kind, name, state, priority] = &arguments;
-        for fifo in &mut self.fifos {
-            fifo.tell(&format!("{kind} \"{name}\" {state} {priority}\n"));
-        }
+        self.write(&format!("{kind} \"{name}\" {state} {priority}\n"));
         let environment = vec![
             ("LVSD_TYPE", kind.clone()),
             ("LVSD_NAME", name.clone()),
@@ -172,10 +184,18 @@ impl Notifier {
                 change: notice.change,
             };
             let job = Job { last: notice.to == State::Init, after: after.clone(), work: run };
-            if let Some(lost) = self.lanes.push(lane, job) {
-                let script = lost.script.program.display();
-                tracing::warn!(%name, %script, "a notify script is left out: too many wait");
-            }
+            self.start(name, lane, job);
+        }
+    }
+
+    fn write(&mut self, line: &str) {
+        self.fifos.iter_mut().for_each(|fifo| fifo.tell(line));
+    }
+
+    fn start(&mut self, name: &str, lane: usize, job: Job<Run>) {
+        if let Some(lost) = self.lanes.push(lane, job) {
+            let script = lost.script.program.display();
+            tracing::warn!(name, %script, "a notify script is left out: too many wait");
         }
     }
 }
@@ -199,6 +219,17 @@ impl Run {
     }
 }
 
+fn open(fifos: &[model::Fifo]) -> Vec<Fifo> {
+    let open = |fifo| match Fifo::open(fifo) {
+        Ok(fifo) => Some(fifo),
+        Err(error) => {
+            tracing::error!(fifo = %fifo.path.display(), %error, "a FIFO is not told of state changes");
+            None
+        }
+    };
+    fifos.iter().filter_map(open).collect()
+}
+
 /// As keepalived names it.
 fn word(to: State) -> &'static str {
     match to {
@@ -217,7 +248,7 @@ struct Fifo {
 }
 
 impl Fifo {
-    fn open(config: &crate::config::model::Fifo) -> io::Result<Self> {
+    fn open(config: &model::Fifo) -> io::Result<Self> {
         let path = &config.path;
         let made = match mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) => true,

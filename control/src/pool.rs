@@ -19,7 +19,8 @@ use crate::{
     check::{Target, Verdict},
     config::model::{Config, Forwarding, Global, Protocol, SorryServer, Track},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
-    director::{Change, CheckState, Director, RealState, ServiceState, Standing},
+    director::{Change, CheckState, Director, News, RealState, ServiceState, Standing, Told},
+    notify::pools::{self, Notice},
     vrrp::{board::Counter, driver, packet::Rejection, track::Finding},
 };
 
@@ -30,6 +31,9 @@ pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
     pub global: Global,
+    /// To scripts and FIFOs.
+    pub voice: mpsc::Sender<Notice>,
+    pub told: Told,
     pub vrrp: watch::Receiver<Vrrp>,
     /// The tables lag behind what they shall say, since a change failed.
     pub lagging: bool,
@@ -81,11 +85,16 @@ impl Pool {
         cancel: CancellationToken,
     ) -> Dataplane {
         tracing::info!(router_id = router_id(&self.global), "the director runs");
+        self.say(Notice::Fifos(self.global.lvs_fifos.clone()));
+        self.tell_news(self.global.rs_init_notifies);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = cancel.cancelled() => return self.dataplane,
+                () = cancel.cancelled() => {
+                    self.tell_all(Told::stop(self.director.services()));
+                    return self.dataplane;
+                }
                 _ = looks.tick() => {
                     if self.lagging {
                         self.apply();
@@ -99,6 +108,7 @@ impl Pool {
                         self.on_verdict(verdict);
                     }
                     self.apply();
+                    self.tell_news(false);
                 }
                 Ok(()) = next_hops.changed() => {
                     let known = next_hops.borrow_and_update().clone();
@@ -154,6 +164,24 @@ impl Pool {
         }
     }
 
+    fn tell_news(&mut self, tell_new: bool) {
+        let news = self.told.look(self.director.services(), tell_new);
+        self.tell_all(news);
+    }
+
+    fn tell_all(&self, news: Vec<News>) {
+        let services = self.director.services();
+        for change in news.into_iter().filter_map(|news| pools::Change::new(services, news)) {
+            self.say(Notice::Change(Box::new(change)));
+        }
+    }
+
+    fn say(&self, notice: Notice) {
+        if let Err(error) = self.voice.try_send(notice) {
+            tracing::error!(%error, "nobody is notified: changes come too fast");
+        }
+    }
+
     fn apply(&mut self) {
         let desired = self.director.desired();
         let dataplane = &mut self.dataplane;
@@ -181,6 +209,10 @@ impl Pool {
             Ok::<_, DataplaneError>(())
         })?;
         self.director = director;
+        if self.global.lvs_fifos != succession.config.global.lvs_fifos {
+            self.say(Notice::Fifos(succession.config.global.lvs_fifos.clone()));
+        }
+        self.tell_news(false);
         self.global = succession.config.global.clone();
         Ok(self.director.targets())
     }

@@ -283,7 +283,10 @@ const TABLE: &[Row] = &[
         "startup_script startup_script_timeout shutdown_script shutdown_script_timeout",
         "no script is run",
     ),
-    read(&[GlobalDefs], "script_user enable_script_security notify_fifo vrrp_notify_fifo"),
+    read(
+        &[GlobalDefs],
+        "script_user enable_script_security notify_fifo vrrp_notify_fifo lvs_notify_fifo rs_init_notifies",
+    ),
     not_yet(
         &[GlobalDefs],
         "use_symlink_paths",
@@ -292,7 +295,6 @@ const TABLE: &[Row] = &[
     not_yet(&[GlobalDefs], "set_supplementary_groups", "scripts have one group"),
     not_yet(&[GlobalDefs], "notify_fifo_script vrrp_notify_fifo_script lvs_notify_fifo_script", NO_SCRIPTS),
     not_yet(&[GlobalDefs], "vrrp_notify_priority_changes", "a FIFO is told of states only"),
-    not_yet(&[GlobalDefs], "lvs_notify_fifo rs_init_notifies", "a FIFO is told of VRRP states only"),
     not_yet(&[GlobalDefs], "fifo_write_vrrp_states_on_reload", "there is no reload yet"),
     not_yet(&[GlobalDefs], "vrrp_mcast_group4", "adverts go to 224.0.0.18"),
     not_yet(&[GlobalDefs], "vrrp_mcast_group6", "there is no IPv6 yet"),
@@ -439,7 +441,7 @@ const TABLE: &[Row] = &[
     not_yet(&[VirtualServer], "ops flag-1 flag-2 flag-3", ""),
     not_yet(&[VirtualServer], "ip_family", "there is no IPv6 yet"),
     not_yet(&[VirtualServer], "ha_suspend", "checks run on the backup too"),
-    not_yet(&[VirtualServer], "omega quorum_up quorum_down", NO_SCRIPTS),
+    read(&[VirtualServer], "omega quorum_up quorum_down"),
     ignored(
         &[VirtualServer],
         "mh-fallback sh-fallback",
@@ -460,7 +462,7 @@ const TABLE: &[Row] = &[
     not_yet(&[RealServer], "FILE_CHECK", UNCHECKED).opens(FileCheck).repeats(),
     not_yet(&[RealServer], "BFD_CHECK", UNCHECKED).opens(BfdCheck).repeats(),
     not_yet(&[RealServer], "uthreshold lthreshold", "the number of connections is not limited"),
-    not_yet(&[RealServer], "notify_up notify_down", NO_SCRIPTS),
+    read(&[RealServer], "notify_up notify_down"),
     //
     read(CONNECTING, "connect_ip connect_port connect_timeout bindto bind_port bind_if fwmark"),
     read(CHECKS, "retry delay_before_retry delay_loop warmup alpha log_all_failures"),

@@ -25,6 +25,10 @@ pub struct Global {
     pub timeouts: Timeouts,
     /// `notify_fifo` and `vrrp_notify_fifo`.
     pub fifos: Vec<Fifo>,
+    /// `notify_fifo` and `lvs_notify_fifo`.
+    pub lvs_fifos: Vec<Fifo>,
+    /// Where a real server stands at the start is told too.
+    pub rs_init_notifies: bool,
 }
 
 /// `lvs_timeouts`: how long a silent flow is remembered.
@@ -60,6 +64,13 @@ pub struct Notify {
     pub stop: Option<Script>,
     /// After the one of the state, with arguments that say what happened.
     pub any: Option<Script>,
+}
+
+/// What runs when a real server, or a service's quorum, comes or goes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpDown {
+    pub up: Option<Script>,
+    pub down: Option<Script>,
 }
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).
@@ -328,6 +339,10 @@ pub struct VirtualServer {
     pub quorum: Quorum,
     /// Takes the place of all real servers while there is no quorum.
     pub sorry: Option<SorryServer>,
+    /// `quorum_up`, `quorum_down`.
+    pub notify: UpDown,
+    /// The scripts of what is up say that it goes down when the daemon stops.
+    pub omega: bool,
     pub reals: Vec<RealServer>,
 }
 
@@ -368,6 +383,8 @@ pub struct RealServer {
     pub weight: u16,
     /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.
     pub inhibit_on_failure: bool,
+    /// `notify_up`, `notify_down`.
+    pub notify: UpDown,
     /// All must succeed; none = always up.
     pub checks: Vec<Check>,
 }

@@ -347,10 +347,12 @@ impl Reader<'_> {
             None => None,
         };
         self.script_account = account.unwrap_or_else(Account::default_for_scripts);
-        let fifos = ["notify_fifo", "vrrp_notify_fifo"];
-        let fifos = fifos.into_iter().filter_map(|word| self.fifo(&items, word)).collect();
+        let common = self.fifo(&items, "notify_fifo");
+        let mut with_common = |word| common.iter().cloned().chain(self.fifo(&items, word)).collect();
+        let (fifos, lvs_fifos) = (with_common("vrrp_notify_fifo"), with_common("lvs_notify_fifo"));
+        let rs_init_notifies = self.flag(&items, "rs_init_notifies");
         (
-            Global { router_id, timeouts, fifos },
+            Global { router_id, timeouts, fifos, lvs_fifos, rs_init_notifies },
             Defaults { version, garp, down_timer_adverts, checksum_of_message },
         )
     }

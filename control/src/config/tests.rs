@@ -101,6 +101,7 @@ fn the_fragments_mean_what_they_say() {
         port: 80,
         weight: 1,
         inhibit_on_failure: false,
+        notify: UpDown::default(),
         checks: vec![Check {
             kind,
             address: address.into(),
@@ -144,6 +145,8 @@ fn the_fragments_mean_what_they_say() {
             forwarding: Forwarding::Direct,
             quorum: Quorum::default(),
             sorry: None,
+            notify: UpDown::default(),
+            omega: false,
             reals: vec![
                 // delay_before_retry is keepalived's own for HTTP.
                 expected([192, 168, 1, 220], CheckKind::Http(http), 3, 3, 3),

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::{
-    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, VirtualServer,
+    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, UpDown, VirtualServer,
 };
 
 const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3 };
@@ -29,7 +29,14 @@ fn real(last: u8, checks: usize) -> RealServer {
         alpha: false,
         log_all_failures: false,
     };
-    RealServer { address, port: 80, weight: 3, inhibit_on_failure: false, checks: vec![check; checks] }
+    RealServer {
+        address,
+        port: 80,
+        weight: 3,
+        inhibit_on_failure: false,
+        notify: UpDown::default(),
+        checks: vec![check; checks],
+    }
 }
 
 fn alpha(last: u8) -> RealServer {
@@ -48,6 +55,8 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
         forwarding: Forwarding::Direct,
         quorum: Quorum::default(),
         sorry: None,
+        notify: UpDown::default(),
+        omega: false,
         reals,
     }
 }
@@ -278,4 +287,58 @@ fn checks_that_say_a_weight_add_their_differences() {
     assert_eq!(weights(&director), [u16::MAX, 3]);
     down(&mut director, 2);
     assert_eq!(weights(&director), [0, 3]);
+}
+
+fn news(real: Option<usize>, up: bool) -> News {
+    News { service: 0, real, up, last: false }
+}
+
+#[test]
+fn scripts_are_told_of_real_servers_before_the_quorum_and_of_nothing_twice() {
+    let inhibited = RealServer { inhibit_on_failure: true, ..real(2, 1) };
+    let mut director = direct(service(vec![real(1, 1), inhibited, alpha(3)]));
+    let mut told = Told::default();
+    let mut look = |director: &Director| told.look(director.services(), false);
+    assert_eq!(look(&director), [], "the start");
+    down(&mut director, 0);
+    assert_eq!(look(&director), [news(Some(0), false)]);
+    down(&mut director, 1);
+    assert_eq!(look(&director), [news(Some(1), false), news(None, false)], "draining is down too");
+    assert_eq!(look(&director), []);
+    down(&mut director, 2);
+    assert_eq!(look(&director), [news(Some(2), false)], "the first result with alpha");
+    for id in [0, 2] {
+        up(&mut director, id);
+    }
+    assert_eq!(look(&director), [news(Some(0), true), news(Some(2), true), news(None, true)]);
+    let says_0 = CheckState { up: true, weight: Some(0), error: None, ran: true };
+    director.on_verdict(0, says_0);
+    assert_eq!(look(&director), [], "weight 0 is not down");
+}
+
+#[test]
+fn a_real_server_that_a_reload_brings_is_not_told_until_it_changes() {
+    let before = direct(service(vec![real(1, 1)]));
+    let mut told = Told::default();
+    told.look(before.services(), false);
+    let config = Config { services: vec![service(vec![real(2, 1), real(1, 1)])], ..Config::default() };
+    let mut after = before.succeed(&config, Vec::new());
+    assert_eq!(told.look(after.services(), false), []);
+    let id = after.targets().into_iter().find(|target| target.check.address.octets()[3] == 2).unwrap().id;
+    down(&mut after, id);
+    assert_eq!(told.look(after.services(), false), [news(Some(0), false)]);
+}
+
+#[test]
+fn the_start_is_told_where_it_is_asked_for_and_the_stop_with_omega() {
+    let mut director = direct(service(vec![real(1, 1), real(2, 1), alpha(3)]));
+    let mut told = Told::default();
+    let start = told.look(director.services(), true);
+    assert_eq!(start, [news(Some(0), true), news(Some(1), true), news(Some(2), false)]);
+    down(&mut director, 0);
+    assert_eq!(Told::stop(director.services()), []);
+    let config = VirtualServer { omega: true, ..director.services[0].config.clone() };
+    director.services[0].config = config;
+    let last = |real| News { last: true, ..news(real, false) };
+    assert_eq!(Told::stop(director.services()), [last(Some(1)), last(None)], "what is up");
 }

@@ -39,11 +39,9 @@ fn notifier(notify: Notify, fifos: Vec<Fifo>) -> (Notifier, watch::Sender<u64>) 
     let (settled, seen) = watch::channel(0);
     let listener = |name: &str, members| Listener { name: name.to_owned(), notify: notify.clone(), members };
     let notifier = Notifier {
-        lanes: Lanes::new(2, RUNNING, WAITING),
+        speaker: Speaker { lanes: Lanes::new(2, RUNNING, WAITING), fifos, settled: seen },
         instances: vec![listener("VI_1", vec![])],
         groups: vec![listener("VG_1", vec![0])],
-        fifos,
-        settled: seen,
     };
     (notifier, settled)
 }

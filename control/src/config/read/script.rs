@@ -7,7 +7,7 @@ use crate::{
     config::{
         diagnostic::{Class, quote},
         lexer::Word,
-        model::{Fifo, Notify},
+        model::{Fifo, Notify, UpDown},
     },
     script::{self, Account, Script},
 };
@@ -21,6 +21,10 @@ impl Reader<'_> {
             stop: self.command_of(items, "notify_stop"),
             any: self.command_of(items, "notify"),
         }
+    }
+
+    pub(super) fn up_down(&mut self, items: &Items<'_>, [up, down]: [&'static str; 2]) -> UpDown {
+        UpDown { up: self.command_of(items, up), down: self.command_of(items, down) }
     }
 
     /// `WORD COMMAND [USER [GROUP]]`: a command with arguments is one word in `"`.

@@ -63,13 +63,26 @@ impl Reader<'_> {
         let reals = self.reals(&items, item, &outer);
         let sorry = self.sorry(&items, outer.port, &reals);
         let quorum = self.quorum(&items, &reals);
+        let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
+        let omega = self.flag(&items, "omega");
         let ((address, port), protocol, forwarding) = (endpoint?, protocol?, forwarding?);
         if let Some(first) = self.services.insert((address, port, protocol), span) {
             let message = format!("a second virtual_server {address} {port} of this protocol");
             self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
         }
-        let service =
-            VirtualServer { address, port, protocol, scheduler, hash_port, forwarding, quorum, sorry, reals };
+        let service = VirtualServer {
+            address,
+            port,
+            protocol,
+            scheduler,
+            hash_port,
+            forwarding,
+            quorum,
+            sorry,
+            notify,
+            omega,
+            reals,
+        };
         Some((span, service))
     }
 
@@ -325,7 +338,8 @@ impl Reader<'_> {
         let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
         let checks = self.checks(&items, SocketAddrV4::new(address, port), &inherited);
         endpoint?;
-        Some(RealServer { address, port, weight, inhibit_on_failure, checks })
+        let notify = self.up_down(&items, ["notify_up", "notify_down"]);
+        Some(RealServer { address, port, weight, inhibit_on_failure, notify, checks })
     }
 
     /// DR leaves the packet as it is: its port is the service's.

@@ -1,0 +1,68 @@
+//! What of the pools has been told to scripts and FIFOs, and what is to be told next?
+
+use std::collections::HashMap;
+
+use lvs_ebpf_common::ServiceKey;
+
+use super::{Server, ServiceState, server};
+
+/// One real server, or a service's quorum, came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// By its place among the services.
+    pub service: usize,
+    /// `None`: the quorum.
+    pub real: Option<usize>,
+    pub up: bool,
+    /// The daemon stops.
+    pub last: bool,
+}
+
+/// Who was up when it was looked at last. States are compared, so what a reload changes is told too.
+#[derive(Default)]
+pub struct Told {
+    /// `None`: with alpha, and not tried yet.
+    reals: HashMap<Server, Option<bool>>,
+    quorums: HashMap<ServiceKey, bool>,
+}
+
+impl Told {
+    /// What changed, a service's real servers before its quorum. What is seen for the first time is not told, as in
+    /// keepalived, unless it is a real server and `tell_new`.
+    pub fn look(&mut self, services: &[ServiceState], tell_new: bool) -> Vec<News> {
+        let before = std::mem::take(self);
+        let mut news = Vec::new();
+        for (index, service) in services.iter().enumerate() {
+            for (place, real) in service.reals.iter().enumerate() {
+                let name = server(service, real);
+                let known = before.reals.get(&name).copied();
+                let untried = real.checks.iter().any(|check| !check.up && !check.ran);
+                let up = if untried && !tell_new { known.flatten() } else { Some(real.is_up()) };
+                self.reals.insert(name, up);
+                if let Some(up) = up
+                    && known.map_or(tell_new, |known| known != Some(up))
+                {
+                    news.push(News { service: index, real: Some(place), up, last: false });
+                }
+            }
+            let up = service.has_quorum();
+            self.quorums.insert(service.key, up);
+            if before.quorums.get(&service.key).is_some_and(|known| *known != up) {
+                news.push(News { service: index, real: None, up, last: false });
+            }
+        }
+        news
+    }
+
+    /// What the daemon's stop takes down, where `omega` says that it is told.
+    pub fn stop(services: &[ServiceState]) -> Vec<News> {
+        let mut news = Vec::new();
+        for (index, service) in services.iter().enumerate().filter(|(_, service)| service.config.omega) {
+            let down = |real| News { service: index, real, up: false, last: true };
+            let reals = service.reals.iter().enumerate().filter(|(_, real)| real.is_up());
+            news.extend(reals.map(|(place, _)| down(Some(place))));
+            news.extend(service.has_quorum().then(|| down(None)));
+        }
+        news
+    }
+}
