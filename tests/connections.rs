@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    CHECK_TIME, Conversation, Director, Need, PATIENCE, Scene, VIP, Vrrp, get, require, service_with,
+    CHECK_TIME, Conversation, Director, Need, PATIENCE, Scene, VIP, Vrrp, get, require, scheduled_service,
     wait_for, web_service,
 };
 
@@ -100,7 +100,8 @@ fn wlc_gives_new_connections_to_whoever_has_fewest() -> Result<()> {
     let spread = spread_of(talks.into_values().map(Conversation::end).collect::<std::io::Result<Vec<_>>>()?);
     ensure!(!spread.contains_key("rs1"), "{} connections were there, and then: {spread:?}", held.len());
     let (rs2, rs3) = (spread.get("rs2").copied().unwrap_or(0), spread.get("rs3").copied().unwrap_or(0));
-    ensure!(rs2.abs_diff(rs3) <= 10, "{spread:?}");
+    // The ring gives each some, the others come by turns.
+    ensure!(rs2.abs_diff(rs3) <= 16, "{spread:?}");
     Ok(())
 }
 
@@ -168,8 +169,7 @@ fn weighted<'a>(scene: &'a Scene, weights: &[u16; 3]) -> Vec<(&'a lvs_tests::Rea
 }
 
 fn scheduled(scene: &Scene, scheduler: &str, weights: &[u16; 3]) -> String {
-    let service = service_with("", &weighted(scene, weights));
-    vrrp() + &service.replace("lvs_sched mh\n    mh-port\n", &format!("lvs_sched {scheduler}\n"))
+    vrrp() + &scheduled_service(scheduler, &weighted(scene, weights))
 }
 
 fn spread_of(names: impl IntoIterator<Item = String>) -> BTreeMap<String, usize> {

@@ -127,7 +127,7 @@ impl Daemon {
         let indexes = leases.assign(&site.owners())?;
         let mut director = Director::new(&site.config, site.vips(&indexes), |key, real| {
             let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
-            known.then(|| dataplane.on_ring(key, real.address, real.port))
+            known.then(|| dataplane.takes_flows(key, real.address, real.port))
         });
         director.on_next_hops(site.next_hops.clone());
         // An address that the file has lost since may be on its interface still, and the tables will not keep the

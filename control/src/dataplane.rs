@@ -314,9 +314,9 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Whether the tables, as they are or were found, send flows to a real server.
-    pub fn on_ring(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
-        self.tables.on_ring(key, address, port)
+    /// Whether a real server may get new flows by the tables, as they are or were found.
+    pub fn takes_flows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
+        self.tables.takes_flows(key, address, port)
     }
 
     /// Whether the tables, as they are or were found, know a real server.

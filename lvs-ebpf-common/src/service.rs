@@ -42,7 +42,7 @@ pub struct Service {
     pub hash: u32,
     /// What the flow table knows the service by; also its element of `TURNS`.
     pub id: u16,
-    /// 1 = a flow's first packet takes the next of its service's turns, and the flow table remembers whose that was.
+    /// One of [`Service::NO_TURNS`] and its kin. With turns the flow table remembers every flow's real server.
     pub takes_turns: u16,
 }
 
@@ -55,6 +55,13 @@ impl Service {
     pub const HASH_DESTINATION: u32 = 2;
     /// All others.
     pub const HASH_CONNECTION: u32 = 3;
+
+    /// The ring alone says where a new flow goes.
+    pub const NO_TURNS: u16 = 0;
+    /// Each new flow takes the next of its service's turns.
+    pub const EVERY_TURN: u16 = 1;
+    /// A new flow whose slot's owner is [`Real::OVERLOADED`] takes the turn; the turns of the others are passed over.
+    pub const TURNS_OF_OVERLOADED: u16 = 2;
 }
 
 /// Where a service's ring lies: the word that a pool change flips.
@@ -123,6 +130,8 @@ impl Real {
     pub const ALIVE: u8 = 1;
     /// Keeps the flows it has and gets no new one.
     pub const DRAINING: u8 = 2;
+    /// Alive, but new flows had better go elsewhere where their service has turns for them.
+    pub const OVERLOADED: u8 = 3;
 }
 
 /// Whose turn it is, an element of `TURNS`.
@@ -131,7 +140,7 @@ impl Real {
 pub struct Turn {
     /// A packed [`RingRef`]: indexes of real servers, each slot the turn of one. Length 0 = nobody's turn.
     pub sequence: u64,
-    /// Turns taken. Only the program writes it.
+    /// Turns taken or passed over: one for each new flow. Only the program writes it.
     pub taken: u64,
 }
 

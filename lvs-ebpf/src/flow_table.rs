@@ -3,7 +3,7 @@
 //! | the flow | goes to |
 //! |---|---|
 //! | has an entry | the entry's real server |
-//! | none, and the packet opens it | whoever owns the slot now, or whose turn it is; remembered |
+//! | none, and the packet opens it | whoever owns the slot now, or (by its scheduler) whose turn it is; remembered |
 //! | none | it is older than the move: to the slot's old owner while that one lives, else to the new; remembered |
 //!
 //! A flow that finds no room in its set goes where its next packet, which finds no entry, will go as well.
@@ -79,12 +79,21 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let before =
         if slot & MOVED == 0 { owner } else { old_owner(RingRef::unpack(ring), hash).unwrap_or(owner) };
     let without_memory = if before != owner && takes(service, before, false) { before } else { owner };
-    let real = match packet {
-        Packet::Opens | Packet::Udp if service.takes_turns != 0 => {
-            next_turn(service).unwrap_or(without_memory)
+    // Services with turns know all their flows, so a UDP flow without an entry is a new one there.
+    let is_new = opens || packet == Packet::Udp && service.takes_turns != Service::NO_TURNS;
+    let by_ring = if is_new { owner } else { without_memory };
+    let real = match service.takes_turns {
+        Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED if is_new => {
+            let turn = next_turn(service);
+            // Every director has the same ring. Only one that remembers a flow knows whose turn that was.
+            if service.takes_turns == Service::EVERY_TURN || state(service, by_ring) == Some(Real::OVERLOADED)
+            {
+                turn.unwrap_or(without_memory)
+            } else {
+                by_ring
+            }
         }
-        Packet::Opens => owner,
-        _ => without_memory,
+        _ => by_ring,
     };
     if real == NOBODY {
         return real.into();
@@ -102,13 +111,20 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
 /// Whether a real server may get this packet.
 #[inline(always)]
 fn takes(service: &Service, index: u16, opens: bool) -> bool {
+    match state(service, index) {
+        Some(Real::ALIVE | Real::OVERLOADED) => true,
+        Some(Real::DRAINING) => !opens,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn state(service: &Service, index: u16) -> Option<u8> {
     let index = u32::from(index);
-    index < service.reals_len
-        && match REALS.get(service.reals_base.wrapping_add(index)).map(|real| real.state) {
-            Some(Real::ALIVE) => true,
-            Some(Real::DRAINING) => !opens,
-            _ => false,
-        }
+    if index >= service.reals_len {
+        return None;
+    }
+    REALS.get(service.reals_base.wrapping_add(index)).map(|real| real.state)
 }
 
 /// None where the ring has no old owners any more.

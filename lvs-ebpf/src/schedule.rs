@@ -35,7 +35,7 @@ pub fn pick(
     };
     let hash = flow.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
-    let index = if slot & MOVED == 0 && service.takes_turns == 0 {
+    let index = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
         slot
     } else {
         let key = FlowKey { source: ip.header.source, source_port: ports.source, service: service.id };

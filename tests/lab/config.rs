@@ -73,6 +73,11 @@ pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
     service_with("", reals)
 }
 
+/// The same by another scheduler, with no words of its own.
+pub fn scheduled_service(scheduler: &str, reals: &[(&RealServer, u16)]) -> String {
+    web_service(reals).replace("lvs_sched mh\n    mh-port\n", &format!("lvs_sched {scheduler}\n"))
+}
+
 /// The same, with further lines in its virtual_server.
 pub fn service_with(lines: &str, reals: &[(&RealServer, u16)]) -> String {
     let mut text = format!(

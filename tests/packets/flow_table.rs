@@ -249,7 +249,7 @@ fn turns_are_taken_by_new_flows_in_order_and_kept() {
     let Some(mut site) = Site::new() else { return };
     let sequence = site.0.ring(70, &[2, 0, 2, 3]);
     site.0.turn(ID, Turn { sequence: sequence.pack(), taken: 0 });
-    site.serve(Service { takes_turns: 1, ..Service::default() });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
     let turns: Vec<u8> = (1..=8).map(|port| site.send(from(port), SYN)).collect();
     assert_eq!(turns, [2, 0, 2, 3, 2, 0, 2, 3]);
     let kept: Vec<u8> = (1..=8).map(|port| site.send(from(port), ACK)).collect();
@@ -259,10 +259,70 @@ fn turns_are_taken_by_new_flows_in_order_and_kept() {
     assert_eq!(site.send(from(10), SYN), 2);
 }
 
+/// The turns of the real servers 1, 2, 1, 2 and so on, for those whose owner is overloaded.
+fn by_load() -> Option<Site> {
+    let mut site = Site::new()?;
+    let sequence = site.0.ring(70, &[1, 2]);
+    for id in [ID, ID + 1] {
+        site.0.turn(id, Turn { sequence: sequence.pack(), taken: 0 });
+    }
+    site.serve(Service { takes_turns: Service::TURNS_OF_OVERLOADED, ..Service::default() });
+    Some(site)
+}
+
+#[test]
+fn a_flow_is_the_rings_until_its_owner_is_overloaded_and_stays_where_it_began() {
+    let Some(mut site) = by_load() else { return };
+    assert_eq!([1, 2, 3].map(|port| site.send(from(port), SYN)), [0, 0, 0]);
+    site.is(0, Real::OVERLOADED);
+    let turns = [4, 5, 6].map(|port| site.send(from(port), SYN));
+    assert_eq!(turns, [2, 1, 2], "the first three have passed theirs over");
+    for _ in 0..2 {
+        assert_eq!([1, 2, 3].map(|port| site.send(from(port), ACK)), [0, 0, 0]);
+        assert_eq!([4, 5, 6].map(|port| site.send(from(port), ACK)), turns);
+        site.is(0, Real::ALIVE);
+    }
+    assert_eq!(site.send(from(7), SYN), 0);
+    assert_eq!(site.sets().values().flat_map(|set| set.entries).filter(|word| *word != 0).count(), 7);
+}
+
+#[test]
+fn what_another_director_began_goes_by_the_ring_though_its_owner_is_overloaded() {
+    let Some(mut site) = by_load() else { return };
+    site.is(0, Real::OVERLOADED);
+    assert_eq!([site.send(from(1), ACK), site.send(from(1), ACK)], [0, 0]);
+}
+
+#[test]
+fn the_turn_of_an_overloaded_flow_may_be_a_real_that_is_overloaded_too_but_no_dead_one() {
+    let Some(mut site) = by_load() else { return };
+    for number in [0, 1] {
+        site.is(number, Real::OVERLOADED);
+    }
+    site.is(2, Real::DEAD);
+    assert_eq!([1, 2].map(|port| site.send(from(port), SYN)), [1, 0]);
+}
+
+#[test]
+fn a_udp_flow_takes_a_turn_only_while_its_owner_is_overloaded() {
+    let Some(mut site) = by_load() else { return };
+    let send = |site: &Site, port: u16| {
+        let mut frame = Vec::new();
+        ip(VIP, |_| {}).udp(port, DNS).write(&mut frame, b"query").unwrap();
+        site.to(&frame)
+    };
+    assert_eq!([send(&site, 1), send(&site, 1)], [0, 0]);
+    site.is(0, Real::OVERLOADED);
+    assert_eq!([send(&site, 1), send(&site, 2), send(&site, 2)], [0, 2, 2]);
+    // All its flows are known, so those that are not are new: they need not wait for the old owner's end.
+    site.ring(3, Some(Some(0)));
+    assert_eq!([send(&site, 1), send(&site, 2), send(&site, 3)], [0, 2, 3]);
+}
+
 #[test]
 fn a_turn_of_a_real_that_takes_none_and_a_sequence_of_nobody_are_the_rings() {
     let Some(mut site) = Site::new() else { return };
-    site.serve(Service { takes_turns: 1, ..Service::default() });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
     assert_eq!(site.send(from(1), SYN), 0);
     let sequence = site.0.ring(70, &[1, 2]);
     site.0.turn(ID, Turn { sequence: sequence.pack(), taken: 0 });
@@ -275,7 +335,7 @@ fn the_first_packet_of_a_udp_flow_takes_a_turn() {
     let Some(mut site) = Site::new() else { return };
     let sequence = site.0.ring(70, &[1, 2]);
     site.0.turn(ID + 1, Turn { sequence: sequence.pack(), taken: 0 });
-    site.serve(Service { takes_turns: 1, ..Service::default() });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
     let frame = |port: u16| {
         let mut frame = Vec::new();
         ip(VIP, |_| {}).udp(port, DNS).write(&mut frame, b"query").unwrap();
@@ -305,6 +365,6 @@ fn what_a_packet_costs() {
     cost(&site, "not ours", &patched(frame.clone(), 12, &[0x88, 0xcc]));
     site.ring(1, Some(Some(0)));
     cost(&site, "moved slot, known flow", &frame);
-    site.serve(Service { takes_turns: 1, ..Service::default() });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
     cost(&site, "service that takes turns, known flow", &frame);
 }

@@ -35,7 +35,7 @@ pub struct DesiredService {
     pub key: ServiceKey,
     /// One of `Service::HASH_*`.
     pub hash: u32,
-    /// Whose turn it is to get a new flow; `None` = the ring says.
+    /// The scheduler, where it is not hashing alone.
     pub turns: Option<Turns>,
     /// Every configured real, alive or not: their number decides the ring's length.
     pub reals: Vec<DesiredReal>,
@@ -154,6 +154,8 @@ struct Pool {
     ring: Ring,
     /// A packet was seen to go by it: else the ring has no past to keep to.
     used: bool,
+    /// `Service::takes_turns`
+    takers: u16,
     turns: Option<PoolTurns>,
     /// Removed, but their flows may live.
     leaving: Vec<u16>,
@@ -227,10 +229,11 @@ impl Tables {
                 chunk: place.chunk,
                 ring,
                 used: false,
+                takers: service.takes_turns,
                 turns: None,
                 leaving: Vec::new(),
             };
-            if service.takes_turns != 0 {
+            if service.takes_turns != Service::NO_TURNS {
                 pool.turns = tables.read_turns(service.id, source);
             }
             tables.pools.insert(service.key, pool);
@@ -262,12 +265,9 @@ impl Tables {
         Some(pool.base + position as u32)
     }
 
-    /// Whether a real server has slots on its service's ring.
-    pub fn on_ring(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
-        let (Some(pool), Some(index)) = (self.pools.get(key), self.real_index(key, address, port)) else {
-            return false;
-        };
-        u16::try_from(index - pool.base).is_ok_and(|index| pool.ring.is_owner(index))
+    /// Whether a real server may get new flows: the ring's, or by its scheduler some time.
+    pub fn takes_flows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
+        self.real_index(key, address, port).is_some_and(|index| takes_flows(&self.reals[index as usize]))
     }
 
     fn members(&self, pool: &Pool) -> &[Real] {
@@ -332,6 +332,7 @@ impl Tables {
                     chunk: 0,
                     ring: Ring::default(),
                     used: false,
+                    takers: Service::NO_TURNS,
                     turns: None,
                     leaving: Vec::new(),
                 }
@@ -345,11 +346,14 @@ impl Tables {
             live_slot = None;
         }
         let took_turns = pool.turns.is_some();
-        steps.rebuild |= pool.hash != desired.hash || took_turns != desired.turns.is_some();
-        pool.hash = desired.hash;
-
-        let members = self.place_reals(&mut pool, desired, steps);
-        self.plan_turns(&mut pool, desired.turns, &members, steps)?;
+        let takers = desired.turns.map_or(Service::NO_TURNS, Turns::takers);
+        steps.rebuild |= (pool.hash, pool.takers) != (desired.hash, takers);
+        (pool.hash, pool.takers) = (desired.hash, takers);
+        let mut members = self.place_reals(&mut pool, desired, steps);
+        self.plan_turns(&mut pool, desired.turns.filter(|_| takers != Service::NO_TURNS), &members, steps)?;
+        if let Some(turns) = desired.turns {
+            members = turns.on_ring(&members);
+        }
         let length = maglev::length(reals);
         let mut owners = maglev::ring(&members, length);
         if owners.is_empty() {
@@ -478,7 +482,7 @@ impl Tables {
                     reals_len: pool.len,
                     hash: pool.hash,
                     id: pool.id,
-                    takes_turns: pool.turns.is_some().into(),
+                    takes_turns: pool.takers,
                 };
             }
             return Ok((seed, table));
@@ -537,6 +541,10 @@ fn half(half: u32) -> std::ops::Range<usize> {
 
 fn chunks(length: u32) -> u32 {
     length.div_ceil(maps::RING_CHUNK as u32)
+}
+
+fn takes_flows(real: &Real) -> bool {
+    matches!(real.state, Real::ALIVE | Real::OVERLOADED)
 }
 
 fn is(real: &Real, address: Ipv4Addr, port: u16) -> bool {

@@ -30,13 +30,9 @@ impl Ring {
         self.slots.get(slot as usize).map(|slot| slot & !MOVED)
     }
 
-    pub fn is_owner(&self, index: u16) -> bool {
-        self.slots.iter().any(|slot| slot & !MOVED == index)
-    }
-
     /// Whether some flow may be led to this real server, by the ring or by its past.
     pub fn knows(&self, index: u16) -> bool {
-        self.is_owner(index) || self.old.contains(&index)
+        self.slots.iter().any(|slot| slot & !MOVED == index) || self.old.contains(&index)
     }
 
     pub fn has_moved(&self) -> bool {

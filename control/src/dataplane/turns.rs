@@ -1,5 +1,12 @@
 //! Whose turn is it to get a new flow? The schedulers that go by order or by load, as sequences of real servers that
 //! the XDP program walks through. What follows the load is planned ahead and replaced a few times a second.
+//!
+//! A flow that took a turn is lost at a failover, for the other director knows only the ring. So turns that follow the load
+//! are taken only by flows whose owner on the ring is overloaded.
+
+use lvs_ebpf_common::Service;
+
+use super::maglev::Member;
 
 /// How a service's turns go, by the name of the IPVS scheduler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,12 +52,65 @@ pub struct Load {
 
 /// How many turns are planned ahead where they follow the load.
 pub const AHEAD: usize = 256;
+/// Nobody is overloaded who has less than so many connections more than the least loaded has by weight: hashing alone
+/// spreads a few connections no better.
+const MARGIN: u64 = 16;
+/// And less than this part of what it would have if it were loaded as that one.
+const MARGIN_PART: u64 = 4;
 /// The longest `wrr` sequence. It is exact while the weights, divided by what divides them all, add up to no more.
 const LONGEST: u64 = 4096;
 
 impl Turns {
+    /// Which flows take them: `Service::takes_turns`.
+    pub fn takers(self) -> u16 {
+        match self {
+            Self::RoundRobin | Self::WeightedRoundRobin => Service::EVERY_TURN,
+            Self::Failover => Service::NO_TURNS,
+            _ => Service::TURNS_OF_OVERLOADED,
+        }
+    }
+
     pub fn follow_load(self) -> bool {
-        !matches!(self, Self::RoundRobin | Self::WeightedRoundRobin | Self::Failover)
+        self.takers() == Service::TURNS_OF_OVERLOADED
+    }
+
+    /// Who is on the service's ring, and with which weight.
+    pub fn on_ring(self, members: &[Member]) -> Vec<Member> {
+        let heaviest = members.iter().map(|m| m.weight).max().unwrap_or_default();
+        let weight = |member: &Member| match self {
+            Self::LeastConnections => member.weight.min(1),
+            Self::Failover | Self::Overflow if member.weight < heaviest => 0,
+            _ => member.weight,
+        };
+        members.iter().map(|m| Member { weight: weight(m), ..*m }).collect()
+    }
+
+    /// Indexes of those that new flows had better avoid.
+    pub fn overloaded(self, candidates: &[Candidate]) -> Vec<u16> {
+        let able = || candidates.iter().filter(|c| c.weight > 0);
+        // A connection as `cost` counts it.
+        let (cost, unit): (fn(&Candidate) -> Cost, u64) = match self {
+            Self::Overflow => {
+                let full = able().filter(|c| !has_room(c));
+                return full.map(|c| c.index).collect();
+            }
+            Self::NeverQueue if able().any(is_idle) => {
+                let busy = able().filter(|c| !is_idle(c));
+                return busy.map(|c| c.index).collect();
+            }
+            Self::ShortestExpectedDelay | Self::NeverQueue => (delay, 1),
+            Self::LeastConnections => (unweighted, ACTIVE),
+            _ => (weighted, ACTIVE),
+        };
+        let Some(least) = able().map(cost).reduce(|a, b| if is_less(b, a) { b } else { a }) else {
+            return Vec::new();
+        };
+        let is_overloaded = |candidate: &&Candidate| {
+            let (load, weight) = cost(candidate);
+            let share = least.0.saturating_mul(weight) / least.1.max(1);
+            load > share + (share / MARGIN_PART).max(MARGIN * unit)
+        };
+        able().filter(is_overloaded).map(|c| c.index).collect()
     }
 
     /// The turns to come, [`AHEAD`] of them where they follow the load, else to be repeated. Empty without candidates.
@@ -59,9 +119,7 @@ impl Turns {
         match self {
             Self::RoundRobin => candidates.iter().map(|c| c.index).collect(),
             Self::WeightedRoundRobin => interleaved(&candidates),
-            Self::Failover => {
-                heaviest(&candidates, |_| true).map(|i| candidates[i].index).into_iter().collect()
-            }
+            Self::Failover => Vec::new(),
             _ => {
                 let mut random = fastrand::Rng::with_seed(seed);
                 let turn = |_| {
@@ -76,13 +134,10 @@ impl Turns {
 
     fn next(self, candidates: &[Candidate], random: &mut fastrand::Rng) -> Option<usize> {
         match self {
-            Self::LeastConnections => least(candidates, |c| (overhead(c), 1)),
+            Self::LeastConnections => least(candidates, unweighted),
             Self::ShortestExpectedDelay => least(candidates, delay),
-            Self::NeverQueue => {
-                candidates.iter().position(|c| c.load.active == 0).or_else(|| least(candidates, delay))
-            }
-            Self::Overflow => heaviest(candidates, |c| c.load.active <= u32::from(c.weight))
-                .or_else(|| least(candidates, weighted)),
+            Self::NeverQueue => candidates.iter().position(is_idle).or_else(|| least(candidates, delay)),
+            Self::Overflow => heaviest(candidates, has_room).or_else(|| least(candidates, weighted)),
             Self::TwoChoices => {
                 let first = by_weight(candidates, random)?;
                 let second = by_weight(candidates, random)?;
@@ -100,9 +155,15 @@ impl Turns {
 /// A fraction: what, by what weight.
 type Cost = (u64, u64);
 
-/// As ip_vs_wlc has it: an idle connection costs a 256th of an active one.
+/// As ip_vs_wlc has it: an inactive connection costs a 256th of an active one.
+const ACTIVE: u64 = 256;
+
 fn overhead(candidate: &Candidate) -> u64 {
-    u64::from(candidate.load.active) * 256 + u64::from(candidate.load.inactive)
+    u64::from(candidate.load.active) * ACTIVE + u64::from(candidate.load.inactive)
+}
+
+fn unweighted(candidate: &Candidate) -> Cost {
+    (overhead(candidate), 1)
 }
 
 fn weighted(candidate: &Candidate) -> Cost {
@@ -111,6 +172,15 @@ fn weighted(candidate: &Candidate) -> Cost {
 
 fn delay(candidate: &Candidate) -> Cost {
     (u64::from(candidate.load.active) + 1, candidate.weight.into())
+}
+
+fn is_idle(candidate: &Candidate) -> bool {
+    candidate.load.active == 0
+}
+
+/// For `ovf`.
+fn has_room(candidate: &Candidate) -> bool {
+    candidate.load.active <= u32::from(candidate.weight)
 }
 
 fn is_less(a: Cost, b: Cost) -> bool {
@@ -199,8 +269,67 @@ mod tests {
     }
 
     #[test]
-    fn fo_knows_only_the_heaviest() {
-        assert_eq!(Turns::Failover.sequence(&pool(&[(1, 0), (7, 900), (7, 0)]), 0), [1]);
+    fn fo_and_ovf_put_only_the_heaviest_on_the_ring() {
+        for turns in [Turns::Failover, Turns::Overflow] {
+            assert_eq!(weights_on_ring(turns, &[1, 7, 0, 7]), [0, 7, 0, 7], "{turns:?}");
+        }
+        assert_eq!(weights_on_ring(Turns::Failover, &[0, 0]), [0, 0]);
+        assert_eq!(Turns::Failover.takers(), Service::NO_TURNS);
+    }
+
+    #[test]
+    fn lc_knows_no_weights_on_the_ring_and_the_others_do() {
+        assert_eq!(weights_on_ring(Turns::LeastConnections, &[9, 0, 1]), [1, 0, 1]);
+        for turns in [Turns::WeightedLeastConnections, Turns::TwoChoices, Turns::RoundRobin] {
+            assert_eq!(weights_on_ring(turns, &[9, 0, 1]), [9, 0, 1], "{turns:?}");
+        }
+    }
+
+    #[test]
+    fn overloaded_is_who_exceeds_its_share_by_a_quarter_and_sixteen() {
+        let wlc = |pool: &[(u16, u32)]| Turns::WeightedLeastConnections.overloaded(&self::pool(pool));
+        assert_eq!(wlc(&[(1, 16), (1, 0), (1, 17)]), [2]);
+        assert_eq!(wlc(&[(1, 1000), (1, 1251), (1, 1250)]), [1]);
+        // By weight: thrice as much is its share.
+        assert_eq!(wlc(&[(1, 100), (3, 375), (3, 376)]), [2]);
+        assert_eq!(wlc(&[(0, 0), (1, 500)]), [0u16; 0], "who takes no flows is no measure");
+        assert_eq!(wlc(&[]), [0u16; 0]);
+    }
+
+    #[test]
+    fn each_scheduler_finds_the_overloaded_by_its_own_measure() {
+        let pool = pool(&[(1, 100), (4, 400), (1, 150)]);
+        for (turns, expected) in [
+            (Turns::LeastConnections, &[1, 2][..]),
+            (Turns::WeightedLeastConnections, &[2]),
+            (Turns::TwoChoices, &[2]),
+            (Turns::ShortestExpectedDelay, &[2]),
+            (Turns::NeverQueue, &[2]),
+            (Turns::Overflow, &[0, 1, 2]),
+        ] {
+            assert_eq!(turns.overloaded(&pool), expected, "{turns:?}");
+        }
+    }
+
+    #[test]
+    fn nq_avoids_the_busy_while_one_is_idle() {
+        assert_eq!(Turns::NeverQueue.overloaded(&pool(&[(9, 1), (1, 0), (1, 2)])), [0, 2]);
+        assert_eq!(Turns::NeverQueue.overloaded(&pool(&[(9, 1), (1, 1), (0, 0)])), [0u16; 0]);
+    }
+
+    #[test]
+    fn ovf_avoids_the_full() {
+        assert_eq!(Turns::Overflow.overloaded(&pool(&[(5, 5), (5, 6), (2, 0)])), [1]);
+    }
+
+    fn weights_on_ring(turns: Turns, weights: &[u16]) -> Vec<u16> {
+        let member = |(index, weight): (usize, &u16)| Member {
+            index: index as u16,
+            weight: *weight,
+            identity: index as u64,
+        };
+        let members: Vec<_> = weights.iter().enumerate().map(member).collect();
+        turns.on_ring(&members).iter().map(|m| m.weight).collect()
     }
 
     #[test]
@@ -252,13 +381,7 @@ mod tests {
 
     #[test]
     fn nobody_has_no_turns() {
-        for turns in [
-            Turns::RoundRobin,
-            Turns::WeightedRoundRobin,
-            Turns::Failover,
-            Turns::TwoChoices,
-            Turns::Overflow,
-        ] {
+        for turns in [Turns::RoundRobin, Turns::WeightedRoundRobin, Turns::TwoChoices, Turns::Overflow] {
             assert_eq!(turns.sequence(&pool(&[(0, 0)]), 0), [0u16; 0], "{turns:?}");
         }
     }

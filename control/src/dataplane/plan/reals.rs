@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use lvs_ebpf_common::{Real, maps};
 
-use super::{DesiredReal, DesiredService, PlanError, Pool, Source, Steps, Tables, Write};
-use crate::dataplane::maglev::Member;
+use super::{DesiredReal, DesiredService, PlanError, Pool, Source, Steps, Tables, Write, takes_flows};
+use crate::dataplane::{maglev::Member, turns::Turns};
 
 impl Tables {
     /// Sees to it that all wanted reals find a place in the service's range: true if that is another one now. Every
@@ -58,12 +58,13 @@ impl Tables {
             .filter(|(_, real)| real.address != 0)
             .map(|(index, real)| ((real.address, real.port), index))
             .collect();
+        let marks = desired.turns.is_some_and(Turns::follow_load);
         let mut leaving: HashSet<u32> = known.values().copied().collect();
         for real in &desired.reals {
             match known.get(&identity(real)) {
                 Some(index) => {
                     leaving.remove(index);
-                    self.write_real(*index, real, steps);
+                    self.write_real(*index, real, marks, steps);
                     members.push(member(index - pool.base, real));
                 }
                 None => new.push(real),
@@ -73,12 +74,12 @@ impl Tables {
         free.reverse();
         for real in new {
             let Some(index) = free.pop() else { continue };
-            self.write_real(index, real, steps);
+            self.write_real(index, real, marks, steps);
             members.push(member(index - pool.base, real));
         }
         for index in &leaving {
             let real = &mut self.reals[*index as usize];
-            if real.state == Real::ALIVE {
+            if takes_flows(real) {
                 real.state = Real::DRAINING;
                 steps.prepare.push(Write::Real { index: *index, real: *real });
             }
@@ -87,13 +88,15 @@ impl Tables {
         members
     }
 
-    fn write_real(&mut self, index: u32, desired: &DesiredReal, steps: &mut Steps) {
+    /// `marks`: who is overloaded stays so, until the next look at the flows.
+    fn write_real(&mut self, index: u32, desired: &DesiredReal, marks: bool, steps: &mut Steps) {
         let mut real = self.reals[index as usize];
         real.address = u32::from_ne_bytes(desired.address.octets());
         real.port = desired.port.to_be();
         real.state = match (desired.alive, desired.weight) {
             (false, _) => Real::DEAD,
             (true, 0) => Real::DRAINING,
+            (true, _) if marks && real.state == Real::OVERLOADED => Real::OVERLOADED,
             (true, _) => Real::ALIVE,
         };
         // An unknown next hop never replaces a known one: packets on their way keep theirs.

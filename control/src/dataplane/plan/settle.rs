@@ -9,7 +9,7 @@ use lvs_ebpf_common::{
     maps::{self, RingChunk},
 };
 
-use super::{Pool, Source, Tables, Write};
+use super::{Pool, Source, Tables, Write, takes_flows};
 use crate::{
     config::model::Timeouts,
     dataplane::{
@@ -142,6 +142,7 @@ impl Tables {
                 stays
             });
             follow_load(pool, loads, source, &mut writes);
+            mark(pool, &mut self.reals, &mut writes);
         }
         if !shrunk.is_empty() {
             writes.push(Write::Grace);
@@ -185,6 +186,21 @@ fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &m
     for (chunk, (slots, before)) in (turns.chunk..).zip(both) {
         if slots != before {
             writes.push(Write::Ring { chunk, slots: ring::chunk(slots) });
+        }
+    }
+}
+
+/// Says which of a service's real servers are overloaded.
+fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
+    let Some(turns) = pool.turns.as_ref().filter(|turns| turns.kind.follow_load()) else { return };
+    let overloaded = turns.kind.overloaded(&turns.candidates());
+    for member in &turns.members {
+        let index = pool.base + u32::from(member.index);
+        let real = &mut reals[index as usize];
+        let state = if overloaded.contains(&member.index) { Real::OVERLOADED } else { Real::ALIVE };
+        if takes_flows(real) && real.state != state {
+            real.state = state;
+            writes.push(Write::Real { index, real: *real });
         }
     }
 }

@@ -95,10 +95,9 @@ impl Site {
             (index != NOBODY).then(|| self.maps.reals[(service.reals_base + u32::from(index)) as usize])
         };
         let takes = |index: u16, opens: bool| {
-            real(index)
-                .is_some_and(|real| real.state == Real::ALIVE || real.state == Real::DRAINING && !opens)
+            real(index).is_some_and(|real| takes_flows(&real) || real.state == Real::DRAINING && !opens)
         };
-        if slot & MOVED == 0 && service.takes_turns == 0 {
+        if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
             return real(slot);
         }
         let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
@@ -110,9 +109,14 @@ impl Site {
             _ => owner,
         };
         let turn = self.maps.turns(service.id);
+        let takes_turn = match service.takes_turns {
+            Service::NO_TURNS => false,
+            Service::EVERY_TURN => true,
+            _ => real(owner).is_some_and(|real| real.state == Real::OVERLOADED),
+        };
         let choice = match known {
             Some(real) => real,
-            None if opens && service.takes_turns != 0 && turn.length > 0 => {
+            None if opens && takes_turn && turn.length > 0 => {
                 let at = self.maps.taken(service.id) as u32 % turn.length;
                 let chunk = self.maps.chunk(turn.chunk + at / maps::RING_CHUNK as u32);
                 chunk[at as usize % maps::RING_CHUNK]
@@ -253,6 +257,16 @@ fn random_changes_move_no_flow_that_got_its_real_by_turn() {
     random_changes(Some(Turns::RoundRobin));
 }
 
+#[test]
+fn random_changes_move_no_flow_that_got_its_real_by_load() {
+    random_changes(Some(Turns::WeightedLeastConnections));
+}
+
+#[test]
+fn random_changes_of_fo_move_no_flow_of_a_living_real() {
+    random_changes(Some(Turns::Failover));
+}
+
 fn random_changes(turns: Option<Turns>) {
     let service = |pool: &[DesiredReal]| {
         let mut desired = web(pool);
@@ -314,9 +328,70 @@ fn turns_that_follow_the_load_go_to_the_real_with_fewest_flows() {
     site.settle();
     site.open(1100..1200);
     let second = |port: &u16| site.clients[port] == Ipv4Addr::new(10, 77, 0, 2);
+    // The first is overloaded by a hundred to none; who is the second's by the ring needs no turn.
     assert_eq!((1100..1200).filter(second).count(), 100, "until both have a hundred");
     site.settle();
+    assert!(site.maps.reals.iter().all(|real| real.state != Real::OVERLOADED), "both have a hundred now");
     assert!(!site.tables.has_taken_turns(&site.maps), "nothing new to plan for");
+}
+
+#[test]
+fn a_service_by_load_that_is_not_out_of_balance_is_spread_by_the_ring_alone() {
+    let mut wlc = web(&[real(1, 1), real(2, 1), real(3, 2)]);
+    wlc.services[0].turns = Some(Turns::WeightedLeastConnections);
+    let mut site = Site::new(&wlc);
+    for step in 0..40 {
+        site.open(1000 + step * 100..1100 + step * 100);
+        site.settle();
+    }
+    // Another director has the ring and no entries.
+    site.entries.clear();
+    site.everybody_sends();
+}
+
+#[test]
+fn a_mark_survives_a_change_of_the_pool_and_goes_with_the_scheduler() {
+    let mut wlc = web(&[real(1, 1)]);
+    wlc.services[0].turns = Some(Turns::WeightedLeastConnections);
+    let mut site = Site::new(&wlc);
+    site.open(1000..1100);
+    wlc.services[0].reals.push(real(2, 1));
+    site.reach(&wlc);
+    site.settle();
+    let state =
+        |site: &Site| site.maps.reals.iter().find(|real| address(real).octets()[3] == 1).unwrap().state;
+    assert_eq!(state(&site), Real::OVERLOADED);
+    wlc.services[0].reals.push(real(3, 1));
+    site.reach(&wlc);
+    assert_eq!(state(&site), Real::OVERLOADED);
+    site.tables = site.maps.tables();
+    site.reach(&wlc);
+    assert_eq!(state(&site), Real::OVERLOADED);
+    wlc.services[0].turns = None;
+    site.reach(&wlc);
+    assert_eq!(state(&site), Real::ALIVE);
+}
+
+#[test]
+fn fo_sends_new_flows_to_the_heaviest_that_lives_and_every_director_agrees() {
+    let mut fo = web(&[real(1, 1), real(2, 9), real(3, 5)]);
+    fo.services[0].turns = Some(Turns::Failover);
+    let mut site = Site::new(&fo);
+    let ends_at = |site: &Site, ports: std::ops::Range<u16>, last: u8| {
+        assert!(ports.into_iter().all(|port| site.clients[&port].octets()[3] == last));
+    };
+    site.open(1000..1100);
+    ends_at(&site, 1000..1100, 2);
+    assert!(site.entries.is_empty() && !site.tables.uses_flow_table(), "nothing to remember");
+    fo.services[0].reals[1] = dead(2);
+    site.reach(&fo);
+    site.open(1100..1200);
+    ends_at(&site, 1100..1200, 3);
+    fo.services[0].reals[1] = real(2, 9);
+    site.reach(&fo);
+    site.everybody_sends();
+    site.open(1200..1300);
+    ends_at(&site, 1200..1300, 2);
 }
 
 #[test]
