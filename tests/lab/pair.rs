@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
 
-use crate::{ArpProbe, Capture, Director, Mac, Scene, Stamp, VIP, Vrrp, turns, web_service};
+use crate::{ArpProbe, Capture, Director, Mac, RealServer, Scene, Stamp, VIP, Vrrp, turns, web_service};
 
 /// Between two requests of a load, and between two questions for the VIP.
 pub const PACE: Duration = Duration::from_millis(2);
@@ -22,8 +22,15 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(vrrp: impl Fn(u8) -> Vrrp) -> Result<Self> {
+        Self::with_service(vrrp, |reals| web_service(&reals.iter().map(|real| (real, 1)).collect::<Vec<_>>()))
+    }
+
+    pub fn with_service(
+        vrrp: impl Fn(u8) -> Vrrp,
+        service: impl FnOnce(&[RealServer]) -> String,
+    ) -> Result<Self> {
         let scene = Scene::new()?;
-        let service = web_service(&scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
+        let service = service(&scene.reals);
         let watch = Capture::start(&scene.watcher, "eth0")?;
         let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), PACE)?;
         let lb1 = Director::start(&scene.lb1, &(vrrp(150).text() + &service))?;
