@@ -23,6 +23,8 @@ mod frames;
 mod hostile;
 #[path = "packets/redirect.rs"]
 mod redirect;
+#[path = "packets/tunnel.rs"]
+mod tunnel;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -163,6 +165,17 @@ fn cases() -> Vec<Case> {
             tcp(VIP, WEB),
         ),
         (NoNeighbour, |director| director.real(10, Real { mac: [0; 6], ..real(1, INGRESS) }), tcp(VIP, WEB)),
+        (FragmentationNeeded, |director| tunnel::lead(director, Real::IPIP), web_of(1481, true)),
+        (TunnelTooBig, |director| tunnel::lead(director, Real::IPIP), web_of(1481, false)),
+        (
+            NoHeadroom,
+            |director| {
+                tunnel::lead(director, Real::IPIP);
+                director.headroom(16);
+            },
+            tcp(VIP, WEB),
+        ),
+        (BadTable, |director| tunnel::lead(director, 200), tcp(VIP, WEB)),
         (
             BadTable,
             |director| director.service(service(key(VIP, WEB, TCP), RingRef { chunk: 0, length: 1 }, 10..10)),
@@ -204,7 +217,10 @@ fn every_outcome_has_a_frame_that_meets_it() {
         let Verdict { outcome: got, action, frame: out } = director.run(&frame);
         assert_eq!(got, outcome, "case {number}");
         let wanted = match outcome {
-            Outcome::Forwarded | Outcome::ArpAnswered | Outcome::EchoAnswered => Action::Tx,
+            Outcome::Forwarded
+            | Outcome::ArpAnswered
+            | Outcome::EchoAnswered
+            | Outcome::FragmentationNeeded => Action::Tx,
             Outcome::Redirected => Action::Redirect,
             Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
                 Action::Pass

@@ -36,6 +36,8 @@ outcomes! {
     ArpAnswered = "arp_answered",
     /// An ICMP echo request to a virtual address, answered under the lease.
     EchoAnswered = "echo_answered",
+    /// Too large for its real server's tunnel, with DF set: the client was told the size that fits (ICMP fragmentation needed).
+    FragmentationNeeded = "fragmentation_needed",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
     /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.
@@ -62,6 +64,10 @@ outcomes! {
     NoReal = "no_real",
     /// The real server's MAC is not known yet: dropped, the neighbour is being asked for.
     NoNeighbour = "no_neighbour",
+    /// Too large for its real server's tunnel, and the client cannot be told to send less (no DF set): dropped, because XDP cannot fragment.
+    TunnelTooBig = "tunnel_too_big",
+    /// The driver leaves no room before the frame for the tunnel's header: dropped.
+    NoHeadroom = "no_headroom",
     /// A table entry pointed outside its table: dropped. Never seen unless lvsd has a bug.
     BadTable = "bad_table",
 }

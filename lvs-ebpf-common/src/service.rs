@@ -119,9 +119,25 @@ pub struct Real {
     pub port: u16,
     /// One of [`Real::DEAD`] and its kin.
     pub state: u8,
-    pub _pad: u8,
-    /// 8-byte size multiple, and room for the forwarding method.
-    pub _pad2: u64,
+    /// One of [`Real::DIRECT`] and its kin.
+    pub method: u8,
+    /// Network byte order: what a tunnel's packets come from.
+    pub tunnel_source: u32,
+    /// The largest IP packet on the way to it, a tunnel's header included.
+    pub mtu: u16,
+    /// Network byte order: where GUE packets go to.
+    pub tunnel_port: u16,
+}
+
+impl Real {
+    /// The packet stays as it is; the real server has the virtual address too.
+    pub const DIRECT: u8 = 0;
+    /// IP in IP (RFC 2003).
+    pub const IPIP: u8 = 1;
+    /// Generic UDP Encapsulation, variant 0.
+    pub const GUE: u8 = 2;
+    /// Generic Routing Encapsulation (RFC 2784).
+    pub const GRE: u8 = 3;
 }
 
 impl Real {

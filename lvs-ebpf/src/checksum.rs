@@ -1,4 +1,4 @@
-//! How a checksum follows a change of one word without a look at the rest.
+//! The Internet checksum: of a few words, and how it follows a change of one without a look at the rest.
 
 /// RFC 1624 eqn. 3: the checksum after `old` became `new`. A checksum that was wrong stays wrong.
 #[inline(always)]
@@ -6,6 +6,17 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     let sum = (!checksum) as u32 + (!old) as u32 + new as u32;
     let sum = (sum & 0xffff) + (sum >> 16);
     !(((sum & 0xffff) + (sum >> 16)) as u16)
+}
+
+/// RFC 1071, over words as they stand in memory: the sum does not depend on their byte order, and the checksum is in
+/// that of the words.
+#[inline(always)]
+pub fn of<const N: usize>(words: [u32; N]) -> u16 {
+    let sum = words.iter().fold(0, |sum: u64, word| sum + u64::from(*word));
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -23,6 +34,14 @@ mod tests {
         let before = sum(&words);
         words[4] = 0xff01;
         assert_eq!(update(before, 0x0101, 0xff01), sum(&words));
+    }
+
+    #[test]
+    fn all_carries_of_a_sum_are_added() {
+        assert_eq!(of([0; 5]), 0xffff);
+        assert_eq!(of([u32::MAX; 19]), 0);
+        // RFC 1071 3: the sum of these is 0xddf2.
+        assert_eq!(of([0x0001_f203, 0xf4f5_f6f7]), !0xddf2);
     }
 
     fn sum(words: &[u16]) -> u16 {

@@ -1,5 +1,8 @@
-//! How a packet reaches its real server. By direct routing: nothing but the MACs changes, since the real server
-//! has the virtual address too.
+//! How a packet reaches its real server: as it is, but for the MACs (direct routing: the real server has the virtual
+//! address too), or inside another packet.
+
+mod too_big;
+mod tunnel;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lvs_ebpf_common::{Outcome, Real};
@@ -12,7 +15,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn direct(
+pub fn to_real(
     ctx: &XdpContext,
     frame: Packet,
     ethernet: Ethernet,
@@ -29,6 +32,13 @@ pub fn direct(
     if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
         return Err(Outcome::OtherHost);
     }
+    let bytes = frame.len() as u64;
+    let frame = if real.method == Real::DIRECT {
+        frame
+    } else {
+        tunnel::enter(ctx, real)?;
+        Packet::new(ctx)
+    };
     // The two MACs as they stand in a frame, in three words instead of twelve bytes.
     let [destination, both, source, ..]: [u32; 8] = zerocopy::transmute!(*real);
     frame.write(0, [destination, both, source]).ok_or(Outcome::TruncatedHeader)?;
@@ -36,7 +46,7 @@ pub fn direct(
         // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
         unsafe {
             (*counter).packets += 1;
-            (*counter).bytes += frame.len() as u64;
+            (*counter).bytes += bytes;
         }
     }
     if same_interface {

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     checksum,
     packet::Packet,
-    parse::{Ethernet, Ipv4, Ipv4Header, Mac},
+    parse::{Ethernet, Ipv4, Ipv4Header, Mac, TTL},
     vip,
 };
 
@@ -24,8 +24,6 @@ const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 /// Both kinds of echo have an identifier and a sequence number.
 const ECHO_HEADER: usize = 8;
-/// What Linux gives to its own packets.
-const TTL: u8 = 64;
 
 #[inline(always)]
 pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {
@@ -58,7 +56,7 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) ->
 
 /// RFC 1122 3.2.1.3: no answer to an address that is no single host's.
 #[inline(always)]
-fn asker_is_host(ethernet: Ethernet, header: &Ipv4Header) -> bool {
+pub fn asker_is_host(ethernet: Ethernet, header: &Ipv4Header) -> bool {
     let network = u32::from_be(header.source) >> 24;
     network != 0
         && network != 127

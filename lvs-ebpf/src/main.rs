@@ -25,7 +25,10 @@ mod bpf {
     #[inline(always)]
     fn action(ctx: &XdpContext, outcome: Outcome) -> u32 {
         match outcome {
-            Outcome::Forwarded | Outcome::ArpAnswered | Outcome::EchoAnswered => send_back(ctx),
+            Outcome::Forwarded
+            | Outcome::ArpAnswered
+            | Outcome::EchoAnswered
+            | Outcome::FragmentationNeeded => send_back(ctx),
             Outcome::Redirected => xdp_action::XDP_REDIRECT,
             Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
                 xdp_action::XDP_PASS
@@ -39,6 +42,8 @@ mod bpf {
             | Outcome::Fragment
             | Outcome::NoReal
             | Outcome::NoNeighbour
+            | Outcome::TunnelTooBig
+            | Outcome::NoHeadroom
             | Outcome::BadTable => xdp_action::XDP_DROP,
         }
     }

@@ -2,7 +2,10 @@
 
 use core::marker::PhantomData;
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A window over a frame's bytes, from some header to the frame's end. Like a slice of cells, it may be
@@ -18,6 +21,24 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn new(ctx: &'a XdpContext) -> Self {
         Self { start: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8, frame: PhantomData }
+    }
+
+    /// The frame of `ctx` with `room` bytes more at its front. None where the driver keeps no such room. Windows that
+    /// were opened before must not be used any more; the verifier sees to that.
+    #[inline(always)]
+    pub fn grown(ctx: &'a XdpContext, room: usize) -> Option<Self> {
+        // SAFETY: a helper on the context that the kernel gave us.
+        let refused = unsafe { bpf_xdp_adjust_head(ctx.ctx, -(room as i32)) };
+        (refused == 0).then(|| Self::new(ctx))
+    }
+
+    /// The frame of `ctx` without what is beyond `len`. Windows that were opened before must not be used any more.
+    #[inline(always)]
+    pub fn cut(ctx: &'a XdpContext, len: usize) -> Option<Self> {
+        let surplus = Self::new(ctx).len().checked_sub(len)?;
+        // SAFETY: as in `grown`.
+        let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(surplus as i32)) };
+        (refused == 0).then(|| Self::new(ctx))
     }
 
     /// Bytes in the window.

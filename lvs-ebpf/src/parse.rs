@@ -3,7 +3,7 @@
 use lvs_ebpf_common::Outcome;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::packet::Packet;
+use crate::{checksum, packet::Packet};
 
 /// An Ethernet address. Two-byte words, because that is how far its place in a frame is aligned.
 #[repr(C)]
@@ -50,17 +50,38 @@ impl Ethernet {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Ipv4Header {
-    version_ihl: u8,
-    tos: u8,
-    total_len: u16,
-    id: u16,
-    fragment: u16,
+    pub version_ihl: u8,
+    pub tos: u8,
+    pub total_len: u16,
+    pub id: u16,
+    pub fragment: u16,
     pub ttl: u8,
     pub protocol: u8,
     pub checksum: u16,
     pub source: u32,
     pub destination: u32,
 }
+
+impl Ipv4Header {
+    /// Without options.
+    pub const VERSION_IHL: u8 = 0x45;
+    pub const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+
+    #[inline(always)]
+    pub fn may_be_fragmented(&self) -> bool {
+        self.fragment & Self::DONT_FRAGMENT == 0
+    }
+
+    /// The checksum of what is sent. For a header without options.
+    #[inline(always)]
+    pub fn with_checksum(self) -> Self {
+        let words: [u32; 5] = zerocopy::transmute!(Self { checksum: 0, ..self });
+        Self { checksum: checksum::of(words), ..self }
+    }
+}
+
+/// What Linux gives to its own packets.
+pub const TTL: u8 = 64;
 
 /// An IPv4 packet whose lengths agree with each other and with the frame.
 #[derive(Clone, Copy)]
@@ -86,6 +107,11 @@ impl<'a> Ipv4<'a> {
             return Err(Outcome::BadIpHeader);
         }
         Ok(Self { header, payload: frame.skip(Ethernet::LEN + header_len), payload_len })
+    }
+
+    #[inline(always)]
+    pub fn total_len(&self) -> u16 {
+        u16::from_be(self.header.total_len)
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ const ICMP: u8 = IpProto::Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
-/// `Ok` says what was done with the packet, `Err` why nothing was: until then it is unchanged.
+/// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is unchanged.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     let frame = Packet::new(ctx);
@@ -55,7 +55,7 @@ fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Re
         check_udp(ip)?
     }
     let (index, real) = schedule::pick(service, ip, ports, ip.header.protocol == TCP)?;
-    forward::direct(ctx, frame, ethernet, index, real)
+    forward::to_real(ctx, frame, ethernet, index, real)
 }
 
 /// A packet whose ports were not seen may still belong to a service: its address tells. A service on an

@@ -40,7 +40,12 @@ pub struct Verdict {
 
 pub struct Director {
     ebpf: Ebpf,
+    /// Bytes of metadata before each frame: what the headroom is short of.
+    metadata: usize,
 }
+
+/// The kernel gives a frame 256 bytes of headroom, 40 of which it needs itself.
+const HEADROOM: usize = 216;
 
 impl Director {
     /// None, and said so, where BPF is not allowed.
@@ -54,7 +59,7 @@ impl Director {
             return None;
         }
         let ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
-        let mut director = Self { ebpf };
+        let mut director = Self { ebpf, metadata: 0 };
         director.program_mut().load().unwrap();
         director.table(TableRef { seed: SEED, half: 0 });
         Some(director)
@@ -107,6 +112,11 @@ impl Director {
         self.array(maps::LEASES).set(LEASE, Lease { until, ..Lease::default() }, 0).unwrap();
     }
 
+    /// Leaves `room` bytes before each frame that a program may take.
+    pub fn headroom(&mut self, room: usize) {
+        self.metadata = HEADROOM - room;
+    }
+
     fn array<T: Pod>(&mut self, name: &str) -> Array<&mut MapData, T> {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
@@ -148,17 +158,22 @@ impl Director {
 
     /// All within a moment; each run gets the frame as the one before left it.
     pub fn repeat(&self, frame: &[u8], times: u32) -> (Action, Vec<u8>) {
-        let mut out = vec![0; frame.len() + 256];
+        let input = [&vec![0; self.metadata], frame].concat();
+        // struct xdp_md: data, data_end, data_meta, then zeros: lo and its first queue.
+        let context = [self.metadata as u32, input.len() as u32, 0, 0, 0, 0].map(u32::to_ne_bytes).concat();
+        let mut out = vec![0; input.len() + 256];
         let result = self
             .program()
             .test_run(TestRunOptions {
-                data_in: Some(frame),
+                data_in: Some(&input),
+                ctx_in: (self.metadata > 0).then_some(&context),
                 data_out: Some(&mut out),
                 repeat: times,
                 ..TestRunOptions::default()
             })
             .unwrap();
         out.truncate(result.data_size_out as usize);
+        out.drain(..self.metadata);
         let action = match result.return_value {
             1 => Action::Drop,
             2 => Action::Pass,

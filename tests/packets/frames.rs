@@ -44,6 +44,14 @@ pub fn write_tcp(step: PacketBuilderStep<IpHeaders>, source_port: u16, port: u16
     frame
 }
 
+/// To the web service, as an IP packet of `length` bytes.
+pub fn web_of(length: usize, dont_fragment: bool) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = ip(VIP, |header| header.dont_fragment = dont_fragment).tcp(40_000, WEB, 1, 64_000);
+    step.write(&mut frame, &vec![7; length - 40]).unwrap();
+    frame
+}
+
 pub fn udp(destination: Ipv4Addr, port: u16) -> Vec<u8> {
     write_udp(ip(destination, |_| {}), port)
 }

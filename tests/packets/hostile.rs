@@ -58,6 +58,42 @@ fn a_packet_that_ends_anywhere_before_its_headers_do_is_not_forwarded() {
 }
 
 #[test]
+fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
+    const FRAMES: u64 = 100_000;
+    let Some(mut director) = director() else { return };
+    let (method, tunnel_source) = (Real::IPIP, be(tunnel::TUNNEL_SOURCE));
+    for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
+        // Some of the frames are too large for it.
+        director.real(index, Real { method, tunnel_source, mtu: 90, ..real });
+    }
+    let originals = [tcp(VIP, WEB), udp(VIP, DNS), web_of(60, true), web_of(71, true), web_of(71, false)];
+    let mut random = Random(0x7a11_ed5e);
+    let (mut sent, mut refused) = (0, 0);
+    for _ in 0..FRAMES {
+        let frame = random.frame(&originals);
+        let (action, out) = director.run_uncounted(&frame);
+        match action {
+            Action::Drop | Action::Pass => assert_eq!(out, frame),
+            Action::Tx | Action::Redirect => {
+                let packet =
+                    SlicedPacket::from_ethernet(&frame).unwrap_or_else(|e| panic!("{e}: {frame:02x?}"));
+                let outer = SlicedPacket::from_ethernet(&out).unwrap_or_else(|e| panic!("{e}: {out:02x?}"));
+                assert!(matches!(packet.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))));
+                if let Some(TransportSlice::Icmpv4(message)) = outer.transport {
+                    refused += 1;
+                    assert_eq!(message.payload(), &frame[14..82]);
+                } else {
+                    sent += 1;
+                    assert_eq!(out[34..], frame[14..]);
+                }
+            }
+        }
+    }
+    assert_eq!(director.outcomes().iter().sum::<u64>(), FRAMES, "each frame is counted once");
+    assert!(sent > 1000 && refused > 1000, "{sent} sent, {refused} refused");
+}
+
+#[test]
 fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
     const FRAMES: u64 = 100_000;
     let Some(director) = director() else { return };
