@@ -68,9 +68,12 @@ impl LocalInstance {
 
 /// Finds every instance's interface and source address.
 pub fn locate(config: &Config, snapshot: &Snapshot) -> Result<Vec<LocalInstance>, HostError> {
-    let virtual_addresses: HashSet<Ipv4Addr> =
-        config.instances.iter().flat_map(|i| i.addresses.iter().map(|a| a.address)).collect();
+    let virtual_addresses = virtual_addresses(config);
     config.instances.iter().map(|instance| locate_one(instance, &virtual_addresses, snapshot)).collect()
+}
+
+fn virtual_addresses(config: &Config) -> HashSet<Ipv4Addr> {
+    config.instances.iter().flat_map(|i| i.addresses.iter().map(|a| a.address)).collect()
 }
 
 fn locate_one(
@@ -170,11 +173,20 @@ pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Ad
 }
 
 /// Next hops of the real servers whose neighbour is known.
-pub fn next_hops(routes: &HashMap<Ipv4Addr, Route>, snapshot: &Snapshot) -> HashMap<Ipv4Addr, NextHop> {
+pub fn next_hops(
+    config: &Config,
+    routes: &HashMap<Ipv4Addr, Route>,
+    snapshot: &Snapshot,
+) -> HashMap<Ipv4Addr, NextHop> {
+    let virtual_addresses = virtual_addresses(config);
     let resolve = |(real, route): (&Ipv4Addr, &Route)| {
         let link = snapshot.link_at(route.ifindex)?;
         let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
-        Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex }))
+        // A real server has the virtual addresses as its own, and takes nothing that comes from there.
+        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex).map(|a| a.address);
+        let source = route.source.into_iter().chain(on_link).find(|a| !virtual_addresses.contains(a));
+        let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).try_into().unwrap_or(u16::MAX);
+        Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex, source, mtu }))
     };
     routes.iter().filter_map(resolve).collect()
 }
@@ -302,7 +314,7 @@ impl Host {
             if probe {
                 self.probe(&snapshot, ticks.is_multiple_of(CONFIRM_EVERY)).await;
             }
-            send_if_new(&self.next_hops, next_hops(&self.routes, &snapshot));
+            send_if_new(&self.next_hops, next_hops(&self.config, &self.routes, &snapshot));
             time::sleep(SETTLE).await;
         }
     }
@@ -405,6 +417,7 @@ mod tests {
             name: "eth0".into(),
             mac: [2, 0, 0, 0, 0, 1],
             running,
+            mtu: 1500,
             loopback: false,
             veth: false,
         };
@@ -467,7 +480,7 @@ mod tests {
     fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
         let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
         let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
-        let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false };
+        let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false, source: None, mtu: None };
         let routes = [(near, route(3, near)), (far, route(4, far))].into();
         assert_eq!(isolated(&instances, &[Some(Some(FaultCause::LinkDown))], &routes), [near].into());
         assert_eq!(isolated(&instances, &[Some(None)], &routes), HashSet::new());
@@ -477,10 +490,29 @@ mod tests {
     fn a_next_hop_needs_a_neighbour() {
         let real = Ipv4Addr::new(10, 77, 0, 11);
         let mut snapshot = snapshot(&[OWN], true);
-        let route = Route { ifindex: 3, next_hop: real, local: false };
-        assert!(next_hops(&[(real, route)].into(), &snapshot).is_empty());
+        let route = Route { ifindex: 3, next_hop: real, local: false, source: None, mtu: None };
+        assert!(next_hops(&config(None), &[(real, route)].into(), &snapshot).is_empty());
         snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
-        let hops = next_hops(&[(real, route)].into(), &snapshot);
+        let hops = next_hops(&config(None), &[(real, route)].into(), &snapshot);
         assert_eq!(hops[&real].mac, [2, 0, 0, 0, 0, 9]);
+    }
+
+    #[test]
+    fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
+        let real = Ipv4Addr::new(10, 77, 0, 11);
+        let mut snapshot = snapshot(&[VIP, OWN], true);
+        snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+        let hop = |source, mtu, snapshot: &Snapshot| {
+            let route = Route { ifindex: 3, next_hop: real, local: false, source, mtu };
+            let hop = next_hops(&config(None), &[(real, route)].into(), snapshot)[&real];
+            (hop.source, hop.mtu)
+        };
+        let elsewhere = Ipv4Addr::new(10, 88, 0, 1);
+        assert_eq!(hop(Some(elsewhere), None, &snapshot), (Some(elsewhere), 1500));
+        assert_eq!(hop(Some(VIP), Some(1400), &snapshot), (Some(OWN), 1400));
+        snapshot.links[0].mtu = 65_536;
+        assert_eq!(hop(None, None, &snapshot), (Some(OWN), u16::MAX));
+        snapshot.addresses.pop();
+        assert_eq!(hop(Some(VIP), Some(9000), &snapshot), (None, 9000));
     }
 }

@@ -18,7 +18,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressMessage, AddressScope},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
     },
     sys::SocketAddr,
 };
@@ -52,6 +52,7 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Administratively up and with carrier.
     pub running: bool,
+    pub mtu: u32,
     pub loopback: bool,
     pub veth: bool,
 }
@@ -71,6 +72,10 @@ pub struct Route {
     pub next_hop: Ipv4Addr,
     /// The real server is this node.
     pub local: bool,
+    /// What the kernel would send from.
+    pub source: Option<Ipv4Addr>,
+    /// Where the route or what was learned of the path says less than the interface.
+    pub mtu: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -159,10 +164,23 @@ impl Netlink {
         // Without a route the answer is an error (ENETUNREACH), which is an answer.
         let answer = async { Ok(answers.try_next().await.ok().flatten()) };
         let Some(answer) = ask(&format!("ask for the route to {to}"), answer).await? else { return Ok(None) };
-        let mut route = Route { ifindex: 0, next_hop: to, local: answer.header.kind == RouteType::Local };
+        let mut route = Route {
+            ifindex: 0,
+            next_hop: to,
+            local: answer.header.kind == RouteType::Local,
+            source: None,
+            mtu: None,
+        };
         for attribute in answer.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = ifindex,
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
+                RouteAttribute::Metrics(metrics) => {
+                    route.mtu = metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) => Some(*mtu),
+                        _ => None,
+                    });
+                }
                 RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.next_hop = gateway,
                 _ => {}
             }
@@ -239,6 +257,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         mac: [0; 6],
         running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
+        mtu: 0,
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         veth: false,
     };
@@ -248,6 +267,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
             }
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             _ => {}
         }

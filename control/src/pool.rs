@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Forwarding, Global, Protocol, SorryServer, Track},
+    config::model::{Config, Global, Protocol, SorryServer, Track},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, News, RealState, ServiceState, Standing, Told},
     notify::pools::{self, Notice},
@@ -259,9 +259,7 @@ impl Pool {
             port: service.config.port,
             protocol: protocol(service).to_owned(),
             scheduler: service.config.scheduler.word().to_owned(),
-            forwarding: match service.config.forwarding {
-                Forwarding::Direct => "DR".to_owned(),
-            },
+            forwarding: service.config.forwarding.word().to_owned(),
             quorum: status::Quorum {
                 up: service.has_quorum(),
                 weight: service.weight(),
@@ -283,6 +281,7 @@ impl Pool {
         status::SorryServer {
             address: sorry.address.to_string(),
             port: sorry.port,
+            forwarding: sorry.forwarding.word().to_owned(),
             state: word(standing).to_owned(),
             packets: counter.packets,
             bytes: counter.bytes,
@@ -303,6 +302,7 @@ impl Pool {
         status::Real {
             address: real.config.address.to_string(),
             port: real.config.port,
+            forwarding: real.config.forwarding.word().to_owned(),
             weight: real.config.weight,
             effective_weight: real.effective_weight(),
             state: word(real.standing()).to_owned(),

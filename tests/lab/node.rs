@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::{Process, signals::undisturbed};
+use crate::{Process, need::built_program, signals::undisturbed};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
@@ -83,6 +83,11 @@ impl Node {
             command.pre_exec(move || Ok(setns(&handle, CloneFlags::CLONE_NEWNET)?));
         }
         command
+    }
+
+    /// The same for a program of the lab's own.
+    pub fn lab_program(&self, name: &str) -> Command {
+        self.command(built_program(name))
     }
 
     /// Runs a command line (split at spaces) to its end and returns what it printed.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Lab, Node, Process, get, need::built_program, wait_for};
+use crate::{Lab, Node, Process, get, wait_for};
 
 /// The lab's network is 10.77.0.0/24.
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 100), 80);
@@ -84,7 +84,7 @@ impl RealServer {
 
 /// An HTTP server on `node` that says the node's name at all its addresses. It listens already.
 pub fn serve(node: &Node) -> Result<Process> {
-    let mut command = node.command(built_program("lab-http"));
+    let mut command = node.lab_program("lab-http");
     command.args([node.name(), &format!("0.0.0.0:{}", VIP.port())]);
     let process = node.spawn("http", command)?;
     let own = SocketAddrV4::new(node.address(), VIP.port());

@@ -73,6 +73,7 @@ pub struct Service {
     pub port: u16,
     pub protocol: String,
     pub scheduler: String,
+    /// Of the real servers that have no other.
     pub forwarding: String,
     pub quorum: Quorum,
     pub sorry_server: Option<SorryServer>,
@@ -92,6 +93,7 @@ pub struct Quorum {
 pub struct SorryServer {
     pub address: String,
     pub port: u16,
+    pub forwarding: String,
     /// up: it stands for all real servers; down or draining: it does not.
     pub state: String,
     pub packets: u64,
@@ -102,6 +104,8 @@ pub struct SorryServer {
 pub struct Real {
     pub address: String,
     pub port: u16,
+    /// As `lvs_method` has it.
+    pub forwarding: String,
     /// As configured.
     pub weight: u16,
     /// As checks have changed it; 0 while down.
@@ -165,7 +169,7 @@ impl fmt::Display for Status {
                 writeln!(
                     f,
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
-                    service.forwarding, weight, real.state, real.packets, real.bytes
+                    real.forwarding, weight, real.state, real.packets, real.bytes
                 )?;
                 for check in real.checks.iter().filter(|check| check.error.is_some()) {
                     let error = check.error.as_deref().unwrap_or_default();
@@ -177,7 +181,7 @@ impl fmt::Display for Status {
                 writeln!(
                     f,
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
-                    service.forwarding, "sorry", sorry.state, sorry.packets, sorry.bytes
+                    sorry.forwarding, "sorry", sorry.state, sorry.packets, sorry.bytes
                 )?;
             }
         }
@@ -203,6 +207,7 @@ mod tests {
         let real = Real {
             address: "10.0.0.2".into(),
             port: 80,
+            forwarding: "TUN".into(),
             weight: 1,
             effective_weight: 0,
             state: "down".into(),
@@ -247,6 +252,7 @@ mod tests {
                 sorry_server: Some(SorryServer {
                     address: "10.0.0.9".into(),
                     port: 80,
+                    forwarding: "DR".into(),
                     state: "up".into(),
                     packets: 1,
                     bytes: 60,
@@ -264,7 +270,7 @@ mod tests {
             "3 adverts could not be sent",
             "2 adverts refused: ttl",
             "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
-            "-> 10.0.0.2:80",
+            "-> 10.0.0.2:80                  TUN     1      down",
             "TCP_CHECK down: refused",
             "-> 10.0.0.9:80                  DR      sorry  up",
         ] {

@@ -323,8 +323,27 @@ impl Scheduler {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
-    /// Only the MAC is rewritten; the real server has the VIP on lo.
+    /// `DR`: only the MAC is rewritten; the real server has the VIP on lo.
     Direct,
+    /// `TUN`: inside another packet, which the real server takes off. It has the VIP on lo too.
+    Tunnel(Tunnel),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    Ipip,
+    Gue { port: u16 },
+    Gre,
+}
+
+impl Forwarding {
+    /// As `lvs_method` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "DR",
+            Self::Tunnel(_) => "TUN",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -335,6 +354,7 @@ pub struct VirtualServer {
     pub scheduler: Scheduler,
     /// `mh-port`, `sh-port`: the source port takes part in the hash.
     pub hash_port: bool,
+    /// Of the real servers that do not have their own.
     pub forwarding: Forwarding,
     pub quorum: Quorum,
     /// Takes the place of all real servers while there is no quorum.
@@ -371,6 +391,7 @@ impl Default for Quorum {
 pub struct SorryServer {
     pub address: Ipv4Addr,
     pub port: u16,
+    pub forwarding: Forwarding,
     /// `sorry_server_inhibit`: the connections it has may end there.
     pub inhibit: bool,
 }
@@ -379,6 +400,7 @@ pub struct SorryServer {
 pub struct RealServer {
     pub address: Ipv4Addr,
     pub port: u16,
+    pub forwarding: Forwarding,
     /// 0 = quiesced: no new flows.
     pub weight: u16,
     /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.

@@ -3,6 +3,7 @@
 mod check;
 mod group;
 mod instance;
+mod method;
 mod script;
 mod service;
 mod track;

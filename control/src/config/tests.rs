@@ -99,6 +99,7 @@ fn the_fragments_mean_what_they_say() {
     let expected = |address: [u8; 4], kind, retry, connect_timeout, delay_before_retry| RealServer {
         address: address.into(),
         port: 80,
+        forwarding: Forwarding::Direct,
         weight: 1,
         inhibit_on_failure: false,
         notify: UpDown::default(),
@@ -255,6 +256,20 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
     assert!(
         web.hash_port && dns.hash_port && web.scheduler == Scheduler::Mh && dns.scheduler == Scheduler::Sh
     );
+}
+
+#[test]
+fn each_real_server_travels_as_it_says_or_as_its_service_says() {
+    let config = sound("tunnels");
+    let forwarding = |index: usize| -> Vec<Forwarding> {
+        let service: &VirtualServer = &config.services[index];
+        let reals = service.reals.iter().map(|real| real.forwarding);
+        reals.chain(service.sorry.iter().map(|sorry| sorry.forwarding)).collect()
+    };
+    let [ipip, gre] = [Tunnel::Ipip, Tunnel::Gre].map(Forwarding::Tunnel);
+    let gue = Forwarding::Tunnel(Tunnel::Gue { port: 6080 });
+    assert_eq!(forwarding(0), [ipip, gue, gre, Forwarding::Direct, gue]);
+    assert_eq!(forwarding(1), [gue, ipip, gue]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl Site {
             tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
         }
         let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
-        let next_hops = host::next_hops(&routes, &snapshot);
+        let next_hops = host::next_hops(&config, &routes, &snapshot);
         let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
         let has_veth = interfaces.keys().any(is_veth);
         let running = snapshot.running();

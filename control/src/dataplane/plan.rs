@@ -18,6 +18,7 @@ use super::{
     ring::{self, Ring},
     turns::{Load, Turns},
 };
+use crate::config::model::Forwarding;
 
 mod reals;
 mod settle;
@@ -47,6 +48,7 @@ pub struct DesiredReal {
     pub port: u16,
     /// 0 = takes no new flow.
     pub weight: u16,
+    pub forwarding: Forwarding,
     /// False = its check failed, and its flows are not to be kept.
     pub alive: bool,
     /// Where its frames go; `None` = not known yet, so it is not on the ring either.
@@ -58,6 +60,10 @@ pub struct NextHop {
     pub mac: [u8; 6],
     pub source_mac: [u8; 6],
     pub ifindex: u32,
+    /// An address of this node, for a tunnel to come from.
+    pub source: Option<Ipv4Addr>,
+    /// The largest IP packet on the way.
+    pub mtu: u16,
 }
 
 /// One step, in the order of the list.

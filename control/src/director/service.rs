@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use lvs_ebpf_common::{Service, ServiceKey};
 
 use crate::{
-    config::model::{Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
+    config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
         plan::{DesiredReal, DesiredService, NextHop},
         turns::Turns,
@@ -88,7 +88,10 @@ impl ServiceState {
     /// The sorry server, while it stands for the real servers. It does not while nobody knows where its frames
     /// would go: then a few living real servers are better than none.
     pub fn sorry(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> Option<&SorryServer> {
-        self.config.sorry.as_ref().filter(|sorry| !self.has_quorum && next_hop(sorry.address).is_some())
+        self.config
+            .sorry
+            .as_ref()
+            .filter(|sorry| !self.has_quorum && way(sorry.forwarding, next_hop(sorry.address)).is_some())
     }
 
     pub fn desired(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> DesiredService {
@@ -98,7 +101,8 @@ impl ServiceState {
             port: real.config.port,
             weight: if sorry { 0 } else { real.effective_weight() },
             alive: real.standing() != Standing::Down,
-            next_hop: next_hop(real.config.address),
+            forwarding: real.config.forwarding,
+            next_hop: way(real.config.forwarding, next_hop(real.config.address)),
         });
         let last = self.config.sorry.iter().map(|it| DesiredReal {
             address: it.address,
@@ -106,7 +110,8 @@ impl ServiceState {
             weight: sorry.into(),
             // keepalived's rule: without sorry_server_inhibit it leaves with its connections.
             alive: sorry || it.inhibit,
-            next_hop: next_hop(it.address),
+            forwarding: it.forwarding,
+            next_hop: way(it.forwarding, next_hop(it.address)),
         });
         DesiredService {
             key: self.key,
@@ -150,6 +155,11 @@ impl RealState {
             (false, _) => Standing::Down,
         }
     }
+}
+
+/// A tunnel also needs an address to come from.
+fn way(forwarding: Forwarding, hop: Option<NextHop>) -> Option<NextHop> {
+    hop.filter(|hop| forwarding == Forwarding::Direct || hop.source.is_some())
 }
 
 fn key(service: &VirtualServer) -> ServiceKey {

@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::{
-    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, UpDown, VirtualServer,
+    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, Tunnel, UpDown,
+    VirtualServer,
 };
 
-const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3 };
+const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3, source: None, mtu: 1500 };
 const SORRY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
 
 fn real(last: u8, checks: usize) -> RealServer {
@@ -32,6 +33,7 @@ fn real(last: u8, checks: usize) -> RealServer {
     RealServer {
         address,
         port: 80,
+        forwarding: Forwarding::Direct,
         weight: 3,
         inhibit_on_failure: false,
         notify: UpDown::default(),
@@ -68,7 +70,8 @@ fn direct(service: VirtualServer) -> Director {
 
 /// A service with a sorry server and, behind each of its reals, one check of the same number.
 fn with_sorry(reals: u8, quorum: Quorum) -> Director {
-    let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit: false });
+    let sorry =
+        Some(SorryServer { address: SORRY, port: 80, forwarding: Forwarding::Direct, inhibit: false });
     let reals = (1..=reals).map(|last| real(last, 1)).collect();
     let mut director = direct(VirtualServer { sorry, quorum, ..service(reals) });
     director.on_next_hops([(SORRY, HOP)].into());
@@ -167,7 +170,7 @@ fn the_sorry_server_stands_for_all_reals_while_none_is_up() {
 #[test]
 fn the_sorry_server_keeps_its_connections_with_inhibit_only() {
     for inhibit in [false, true] {
-        let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit });
+        let sorry = Some(SorryServer { address: SORRY, port: 80, forwarding: Forwarding::Direct, inhibit });
         let mut director = direct(VirtualServer { sorry, ..service(vec![real(1, 1)]) });
         director.on_next_hops([(SORRY, HOP)].into());
         let keeps = |director: &Director| director.desired().services[0].reals[1].alive;
@@ -213,7 +216,8 @@ fn a_sorry_server_without_next_hop_does_not_replace_living_reals() {
 
 #[test]
 fn a_start_without_quorum_begins_with_the_sorry_server_and_tells_no_loss() {
-    let sorry = Some(SorryServer { address: SORRY, port: 80, inhibit: false });
+    let sorry =
+        Some(SorryServer { address: SORRY, port: 80, forwarding: Forwarding::Direct, inhibit: false });
     let mut director = direct(VirtualServer { sorry, ..service(vec![alpha(1)]) });
     director.on_next_hops([(SORRY, HOP)].into());
     assert_eq!(weights(&director), [0, 1]);
@@ -341,4 +345,21 @@ fn the_start_is_told_where_it_is_asked_for_and_the_stop_with_omega() {
     director.services[0].config = config;
     let last = |real| News { last: true, ..news(real, false) };
     assert_eq!(Told::stop(director.services()), [last(Some(1)), last(None)], "what is up");
+}
+
+#[test]
+fn a_tunnel_without_an_address_to_come_from_leads_nowhere() {
+    let ipip = Forwarding::Tunnel(Tunnel::Ipip);
+    let tunnelled = RealServer { forwarding: ipip, ..real(1, 0) };
+    let sorry = Some(SorryServer { address: SORRY, port: 80, forwarding: ipip, inhibit: false });
+    let mut director = direct(VirtualServer { sorry, ..service(vec![tunnelled, real(2, 1)]) });
+    let addresses = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2), SORRY];
+    let ways = |director: &Director| -> Vec<bool> {
+        director.desired().services[0].reals.iter().map(|real| real.next_hop.is_some()).collect()
+    };
+    director.on_next_hops(addresses.map(|address| (address, HOP)).into());
+    assert_eq!(ways(&director), [false, true, false]);
+    let hop = NextHop { source: Some(Ipv4Addr::new(10, 77, 0, 254)), ..HOP };
+    director.on_next_hops(addresses.map(|address| (address, hop)).into());
+    assert_eq!(ways(&director), [true; 3]);
 }

@@ -37,6 +37,7 @@ pub(super) struct Inherited {
 /// What a virtual_server hands to its real servers.
 struct Outer {
     port: Option<u16>,
+    forwarding: Option<Forwarding>,
     weight: u16,
     inhibit_on_failure: bool,
     inherited: Inherited,
@@ -53,6 +54,7 @@ impl Reader<'_> {
         let forwarding = self.forwarding(&items, item);
         let outer = Outer {
             port: endpoint.map(|(_, port)| port),
+            forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
             inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
             inherited: Inherited {
@@ -61,7 +63,7 @@ impl Reader<'_> {
             },
         };
         let reals = self.reals(&items, item, &outer);
-        let sorry = self.sorry(&items, outer.port, &reals);
+        let sorry = self.sorry(&items, &outer, &reals);
         let quorum = self.quorum(&items, &reals);
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
         let omega = self.flag(&items, "omega");
@@ -199,7 +201,7 @@ impl Reader<'_> {
             self.reports
                 .push(report.help("write `lvs_method DR` and give the real servers the address on lo"));
         }
-        self.one(items, "lvs_method", method)
+        self.method(items, "lvs_method")
     }
 
     pub(super) fn inherited(&mut self, items: &Items<'_>, outer: &Inherited, least_retry: u32) -> Inherited {
@@ -232,13 +234,8 @@ impl Reader<'_> {
         }
     }
 
-    fn sorry(
-        &mut self,
-        items: &Items<'_>,
-        service_port: Option<u16>,
-        reals: &[RealServer],
-    ) -> Option<SorryServer> {
-        self.one(items, "sorry_server_lvs_method", method);
+    fn sorry(&mut self, items: &Items<'_>, outer: &Outer, reals: &[RealServer]) -> Option<SorryServer> {
+        let forwarding = self.method(items, "sorry_server_lvs_method").or(outer.forwarding);
         let inhibit = self.flag(items, "sorry_server_inhibit");
         let Some(item) = items.last("sorry_server") else {
             let lonely = ["sorry_server_inhibit", "sorry_server_lvs_method"];
@@ -250,7 +247,7 @@ impl Reader<'_> {
             }
             return None;
         };
-        let (address, port) = self.destination(item, service_port)?;
+        let (address, port) = self.destination(item, outer.port)?;
         let span = item.statement.span();
         if address.is_loopback() {
             let message = format!("{address} is this node itself: a sorry_server here is not supported yet");
@@ -262,7 +259,7 @@ impl Reader<'_> {
             self.error(Class::Conflict, span, message);
             return None;
         }
-        Some(SorryServer { address, port, inhibit })
+        Some(SorryServer { address, port, forwarding: forwarding?, inhibit })
     }
 
     /// keepalived lowers what can never be reached, and so does lvsd; here it is said.
@@ -326,7 +323,7 @@ impl Reader<'_> {
     fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
         let endpoint = self.destination(item, outer.port);
         let items = self.items(Block::RealServer, item.body());
-        self.one(&items, "lvs_method", method);
+        let forwarding = self.method(&items, "lvs_method").or(outer.forwarding);
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
         let inhibit_on_failure =
             self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
@@ -339,10 +336,18 @@ impl Reader<'_> {
         let checks = self.checks(&items, SocketAddrV4::new(address, port), &inherited);
         endpoint?;
         let notify = self.up_down(&items, ["notify_up", "notify_down"]);
-        Some(RealServer { address, port, weight, inhibit_on_failure, notify, checks })
+        Some(RealServer {
+            address,
+            port,
+            forwarding: forwarding?,
+            weight,
+            inhibit_on_failure,
+            notify,
+            checks,
+        })
     }
 
-    /// DR leaves the packet as it is: its port is the service's.
+    /// DR and TUN leave the packet as it is: its port is the service's.
     fn destination(&mut self, item: Item<'_>, service_port: Option<u16>) -> Option<(Ipv4Addr, u16)> {
         let name = item.keyword.word;
         let (address, port) = match item.statement.arguments.as_slice() {
@@ -363,7 +368,8 @@ impl Reader<'_> {
             && written != 0
             && written != u32::from(service)
         {
-            let message = format!("port {written} is not used: with DR a packet keeps its port, {service}");
+            let message =
+                format!("port {written} is not used: with DR and TUN a packet keeps its port, {service}");
             let report = Report::warning(Class::Trap, span, message);
             self.reports.push(report.help("checks go to the same port unless connect_port says otherwise"));
         }
@@ -395,10 +401,4 @@ fn server(word: &str) -> Value<Ipv4Addr> {
         }
         _ => wrong,
     })
-}
-
-fn method(word: &str) -> Value<Forwarding> {
-    let direct = value::choice(&[("DR", true), ("NAT", false), ("TUN", false)])(word)?;
-    let unsupported = || Wrong::unsupported(format!("{word} is not supported yet, only DR"));
-    if direct { Ok(Forwarding::Direct) } else { Err(unsupported()) }
 }

@@ -10,7 +10,12 @@ fn the_pool_rules_are_read_and_what_cannot_be_reached_is_lowered() {
         web.reals.iter().map(|real| real.checks.iter().map(|check| check.alpha).collect()).collect();
     assert_eq!(alpha, [vec![false, true], vec![true]]);
     assert_eq!(web.quorum, Quorum { weight: 4, hysteresis: 1 });
-    let sorry = SorryServer { address: Ipv4Addr::new(10, 0, 0, 99), port: 80, inhibit: true };
+    let sorry = SorryServer {
+        address: Ipv4Addr::new(10, 0, 0, 99),
+        port: 80,
+        forwarding: Forwarding::Direct,
+        inhibit: true,
+    };
     assert_eq!(web.sorry, Some(sorry.clone()));
     assert_eq!(low.quorum, Quorum { weight: 3, hysteresis: 2 });
     assert_eq!(low.sorry, Some(SorryServer { port: 81, inhibit: false, ..sorry }));

@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use lvs_ebpf_common::{Real, maps};
 
 use super::{DesiredReal, DesiredService, PlanError, Pool, Source, Steps, Tables, Write, takes_flows};
-use crate::dataplane::{maglev::Member, turns::Turns};
+use crate::{
+    config::model::{Forwarding, Tunnel},
+    dataplane::{maglev::Member, turns::Turns},
+};
 
 impl Tables {
     /// Sees to it that all wanted reals find a place in the service's range: true if that is another one now. Every
@@ -93,6 +96,12 @@ impl Tables {
         let mut real = self.reals[index as usize];
         real.address = u32::from_ne_bytes(desired.address.octets());
         real.port = desired.port.to_be();
+        (real.method, real.tunnel_port) = match desired.forwarding {
+            Forwarding::Direct => (Real::DIRECT, 0),
+            Forwarding::Tunnel(Tunnel::Ipip) => (Real::IPIP, 0),
+            Forwarding::Tunnel(Tunnel::Gue { port }) => (Real::GUE, port.to_be()),
+            Forwarding::Tunnel(Tunnel::Gre) => (Real::GRE, 0),
+        };
         real.state = match (desired.alive, desired.weight) {
             (false, _) => Real::DEAD,
             (true, 0) => Real::DRAINING,
@@ -104,6 +113,8 @@ impl Tables {
             real.mac = hop.mac;
             real.source_mac = hop.source_mac;
             real.ifindex = hop.ifindex;
+            real.tunnel_source = hop.source.map_or(0, |source| u32::from_ne_bytes(source.octets()));
+            real.mtu = hop.mtu;
         }
         if real != self.reals[index as usize] {
             self.reals[index as usize] = real;

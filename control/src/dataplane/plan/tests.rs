@@ -3,10 +3,12 @@
 use lvs_ebpf_common::Turn;
 
 use super::*;
+use crate::config::model::Tunnel;
 
 mod flows;
 
-const HOP: NextHop = NextHop { mac: [2, 0, 0, 0, 0, 9], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 3 };
+const HOP: NextHop =
+    NextHop { mac: [2, 0, 0, 0, 0, 9], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 3, source: None, mtu: 1500 };
 const WEB: ServiceKey = ServiceKey { address: 0x6400_4d0a, port: 0x5000, protocol: 6, _pad: 0 };
 
 const NOW: Duration = Duration::from_secs(1000);
@@ -16,6 +18,7 @@ fn real(last: u8, weight: u16) -> DesiredReal {
         address: Ipv4Addr::new(10, 77, 0, last),
         port: 80,
         weight,
+        forwarding: Forwarding::Direct,
         alive: true,
         next_hop: Some(HOP),
     }
@@ -288,6 +291,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
             address: Ipv4Addr::from(0x0b00_0000 + i),
             port: 80,
             weight: 1,
+            forwarding: Forwarding::Direct,
             alive: true,
             next_hop: Some(HOP),
         })
@@ -296,4 +300,30 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     let reals = many.len() + 1;
     assert_eq!(tables.plan(&web(&many), &maps, NOW), Err(PlanError::ServiceTooLarge { reals }));
     assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
+}
+
+#[test]
+fn a_real_server_is_told_apart_by_how_its_packets_travel() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let source = Ipv4Addr::new(10, 77, 0, 1);
+    let by = |forwarding| {
+        let hop = NextHop { source: Some(source), mtu: 1400, ..HOP };
+        DesiredReal { forwarding, next_hop: Some(hop), ..real(1, 1) }
+    };
+    let gue = Forwarding::Tunnel(Tunnel::Gue { port: 6080 });
+    for (forwarding, method, port) in [
+        (Forwarding::Tunnel(Tunnel::Ipip), Real::IPIP, 0),
+        (gue, Real::GUE, 6080_u16),
+        (Forwarding::Tunnel(Tunnel::Gre), Real::GRE, 0),
+        (Forwarding::Direct, Real::DIRECT, 0),
+    ] {
+        for write in tables.plan(&web(&[by(forwarding)]), &maps, NOW).unwrap() {
+            maps.apply(&write);
+        }
+        let index = tables.real_index(&WEB, Ipv4Addr::new(10, 77, 0, 1), 80).unwrap();
+        let Real { method: got, tunnel_source, mtu, tunnel_port, .. } = maps.reals[index as usize];
+        let address = u32::from_ne_bytes(source.octets());
+        assert_eq!((got, tunnel_source, mtu, tunnel_port), (method, address, 1400, port.to_be()));
+    }
 }
