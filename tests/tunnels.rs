@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lvs_tests::{Director, Need, Process, RealServer, Scene, VIP, Vrrp, get, require};
+use lvs_tests::{Director, Need, Process, RealServer, Scene, VIP, Vrrp, get, require, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const GUE_PORT: u16 = 6080;
@@ -70,6 +70,15 @@ fn requests_of_any_size_reach_real_servers_through_each_kind_of_tunnel() -> Resu
         println!("{}: told {told} times to send less", real.name());
         ensure!(told > 0, "the client was never told to send less");
     }
+
+    // The way to the last one, by GRE, becomes narrower under way.
+    scene.lb1.run(&format!("ip route add {} dev eth0 mtu 1300", near(2)))?;
+    wait_for("what fits through a route of 1300 bytes", LIMIT, || {
+        scene.client.run("ip route flush cache")?;
+        scene.client.in_ns(|| large_request(10_000))?;
+        let known = scene.client.run(&format!("ip route get {}", VIP.ip()))?;
+        Ok(known.contains("mtu 1276").then_some(()))
+    })?;
     ensure!(outcome(&lb1, "tunnel_too_big")? == 0, "something was lost without a word");
     Ok(())
 }
