@@ -4,6 +4,8 @@
 //! A flow that took a turn is lost at a failover, for the other director knows only the ring. So turns that follow the load
 //! are taken only by flows whose owner on the ring is overloaded.
 
+use std::cmp::Reverse;
+
 use lvs_ebpf_common::Service;
 
 use super::maglev::Member;
@@ -76,10 +78,11 @@ impl Turns {
 
     /// Who is on the service's ring, and with which weight.
     pub fn on_ring(self, members: &[Member]) -> Vec<Member> {
-        let heaviest = members.iter().map(|m| m.weight).max().unwrap_or_default();
+        // One of the heaviest, and on every director the same one.
+        let first = members.iter().max_by_key(|m| (m.weight, Reverse(m.identity))).map(|m| m.index);
         let weight = |member: &Member| match self {
             Self::LeastConnections => member.weight.min(1),
-            Self::Failover | Self::Overflow if member.weight < heaviest => 0,
+            Self::Failover | Self::Overflow if Some(member.index) != first => 0,
             _ => member.weight,
         };
         members.iter().map(|m| Member { weight: weight(m), ..*m }).collect()
@@ -269,9 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn fo_and_ovf_put_only_the_heaviest_on_the_ring() {
+    fn fo_and_ovf_put_only_one_of_the_heaviest_on_the_ring() {
         for turns in [Turns::Failover, Turns::Overflow] {
-            assert_eq!(weights_on_ring(turns, &[1, 7, 0, 7]), [0, 7, 0, 7], "{turns:?}");
+            assert_eq!(weights_on_ring(turns, &[1, 7, 0, 7]), [0, 7, 0, 0], "{turns:?}");
         }
         assert_eq!(weights_on_ring(Turns::Failover, &[0, 0]), [0, 0]);
         assert_eq!(Turns::Failover.takers(), Service::NO_TURNS);
