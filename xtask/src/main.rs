@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a developer types. One file per subcommand.
 
+mod bench;
 mod build;
 mod run;
 mod setup;
@@ -27,6 +28,8 @@ enum Task {
     Run(run::Arguments),
     /// Run all tests: unit, packets, labs, interop
     Test(test::Arguments),
+    /// Measure what a packet costs in the XDP program, path by path
+    Bench,
 }
 
 fn main() -> Result<()> {
@@ -35,6 +38,7 @@ fn main() -> Result<()> {
         Task::Build(arguments) => build::build(&arguments).map(|lvsd| println!("{}", lvsd.display())),
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Bench => bench::bench(),
     }
 }
 

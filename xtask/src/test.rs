@@ -71,7 +71,9 @@ struct Summary {
     passed: usize,
     failed: usize,
     ignored: usize,
-    /// Test and reason. libtest counts these as passed.
+    /// Of the ignored, those that are among the skipped with their reason.
+    listed: usize,
+    /// Test and reason. libtest counts these as passed, but for the ignored.
     skipped: BTreeMap<String, String>,
 }
 
@@ -80,6 +82,11 @@ impl Summary {
         if let Some((_, skipped)) = line.split_once("skipped: ") {
             let (test, reason) = skipped.split_once(": ").unwrap_or((skipped, ""));
             self.skipped.insert(test.to_owned(), reason.to_owned());
+        }
+        if let Some((test, reason)) = line.split_once(" ... ignored, ") {
+            self.skipped.insert(test.trim_start_matches("test ").to_owned(), reason.to_owned());
+            // It is counted among the ignored, not among the passed.
+            self.listed += 1;
         }
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let count = |what: &str| {
@@ -98,9 +105,9 @@ impl std::fmt::Display for Summary {
         for (test, reason) in &self.skipped {
             writeln!(f, "skipped: {test}: {reason}")?;
         }
-        let skipped = self.skipped.len();
-        let passed = self.passed.saturating_sub(skipped);
-        writeln!(f, "{passed} passed, {} failed, {} skipped", self.failed, skipped + self.ignored)
+        let skipped = self.skipped.len() + self.ignored - self.ignored.min(self.listed);
+        let passed = self.passed - self.passed.min(self.skipped.len() - self.skipped.len().min(self.listed));
+        writeln!(f, "{passed} passed, {} failed, {skipped} skipped", self.failed)
     }
 }
 
@@ -116,10 +123,14 @@ mod tests {
             "skipped: a_lab: not root",
             "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "test b ... skipped: a_lab: not root",
+            "test m ... ignored, a measurement",
             "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
         ] {
             summary.read(line);
         }
-        assert_eq!(summary.to_string(), "\nskipped: a_lab: not root\n8 passed, 2 failed, 2 skipped\n");
+        assert_eq!(
+            summary.to_string(),
+            "\nskipped: a_lab: not root\nskipped: m: a measurement\n8 passed, 2 failed, 2 skipped\n"
+        );
     }
 }
