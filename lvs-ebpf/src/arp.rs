@@ -26,6 +26,8 @@ struct Arp {
 }
 
 const ETHERNET: u16 = 1_u16.to_be();
+/// IEEE 802: Linux takes it for Ethernet, so a kernel behind us would answer (RFC 1042).
+const IEEE_802: u16 = 6_u16.to_be();
 const REQUEST: u16 = 1_u16.to_be();
 const REPLY: u16 = 2_u16.to_be();
 
@@ -57,7 +59,7 @@ impl Arp {
     /// (RFC 5227 2.3): the kernel shall learn of it. A probe (RFC 5227 1.1), from 0.0.0.0, does want one.
     #[inline(always)]
     fn is_question(&self) -> bool {
-        self.hardware == ETHERNET
+        (self.hardware == ETHERNET || self.hardware == IEEE_802)
             && self.protocol == EtherType::Ipv4 as u16
             && self.lengths[0] == 6
             && self.lengths[1] == 4
@@ -76,6 +78,7 @@ impl Arp {
         let ethernet =
             Ethernet { destination: self.sender_mac, source: mac, ether_type: EtherType::Arp as u16 };
         let arp = Self {
+            hardware: ETHERNET,
             operation: REPLY,
             sender_mac: mac,
             sender: self.target,
@@ -120,12 +123,20 @@ mod tests {
 
     #[test]
     fn only_an_ethernet_ipv4_request_is_a_question() {
-        for (at, value) in [(1, 6), (0, 1), (2, 0), (3, 6), (4, 8), (5, 16), (7, 2), (6, 1), (7, 0)] {
+        for (at, value) in [(1, 7), (0, 1), (2, 0), (3, 6), (4, 8), (5, 16), (7, 2), (6, 1), (7, 0)] {
             let mut bytes = REQUEST;
             bytes[at] = value;
             let arp: Arp = transmute!(bytes);
             assert!(!arp.is_question(), "byte {at} = {value}");
         }
+    }
+
+    #[test]
+    fn a_question_by_ieee_802_is_one_to_the_kernel_and_so_to_us() {
+        let mut bytes = REQUEST;
+        bytes[1] = 6;
+        let arp: Arp = transmute!(bytes);
+        assert!(arp.is_question());
     }
 
     #[test]
