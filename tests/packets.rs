@@ -438,10 +438,19 @@ fn announcements_and_replies_of_others_reach_the_kernel() {
 #[test]
 fn arp_that_is_not_ethernet_and_ipv4_or_of_no_single_sender_is_not_answered() {
     let Some(director) = director() else { return };
-    for (offset, value) in [(15, 6), (16, 0x86), (18, 8), (19, 16), (21, 3), (22, 0x01)] {
+    for (offset, value) in [(15, 7), (16, 0x86), (18, 8), (19, 16), (21, 3), (22, 0x01)] {
         let frame = patched(who_has(VIP), offset, &[value]);
         assert_eq!(director.run(&frame), verdict(Outcome::NotOurs, Action::Pass, frame.clone()), "{offset}");
     }
+}
+
+#[test]
+fn a_request_as_ieee_802_is_judged_by_the_lease_like_any_other() {
+    let Some(mut director) = director() else { return };
+    let request = patched(who_has(VIP), 15, &[6]);
+    assert_eq!(director.run(&request), director.run(&who_has(VIP)), "the answer is Ethernet's");
+    director.lease(RESIGNED);
+    assert_eq!(director.run(&request), verdict(Outcome::ArpWithoutLease, Action::Drop, request.clone()));
 }
 
 #[test]
