@@ -1,6 +1,10 @@
-//! How, and how often, does the network learn that an address lives here now? By gratuitous ARP.
+//! How, and how often, does the network learn that an address lives here now? By gratuitous ARP, or for IPv6 by
+//! unsolicited neighbour advertisements.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use bytes::BufMut as _;
 
@@ -69,12 +73,20 @@ impl Schedule {
 }
 
 /// Without padding: that is the network driver's work.
-pub type Frame = [u8; 42];
+pub type Frame = Box<[u8]>;
+
+/// Says that `address` is at `mac`, and for IPv6 whether a router is there.
+pub fn announcement(address: IpAddr, mac: [u8; 6], router: bool) -> Frame {
+    match address {
+        IpAddr::V4(address) => gratuitous_arp(address, mac).into(),
+        IpAddr::V6(address) => unsolicited_advertisement(address, mac, router).into(),
+    }
+}
 
 /// A broadcast ARP request in which the address asks for itself (RFC 5227 3: an announcement).
-pub fn gratuitous_arp(address: Ipv4Addr, mac: [u8; 6]) -> Frame {
+fn gratuitous_arp(address: Ipv4Addr, mac: [u8; 6]) -> [u8; 42] {
     const BROADCAST: [u8; 6] = [0xff; 6];
-    let mut frame = [0; size_of::<Frame>()];
+    let mut frame = [0; 42];
     let mut out = frame.as_mut_slice();
     out.put_slice(&BROADCAST);
     out.put_slice(&mac);
@@ -87,6 +99,37 @@ pub fn gratuitous_arp(address: Ipv4Addr, mac: [u8; 6]) -> Frame {
     out.put_slice(&address.octets());
     out.put_slice(&BROADCAST);
     out.put_slice(&address.octets());
+    frame
+}
+
+/// A neighbour advertisement to all nodes that overrides what they know (RFC 4861 7.2.6).
+fn unsolicited_advertisement(address: Ipv6Addr, mac: [u8; 6], router: bool) -> [u8; 86] {
+    const ALL_NODES: [u8; 16] = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
+    const ROUTER: u32 = 1 << 31;
+    const OVERRIDE: u32 = 1 << 29;
+    let mut frame = [0; 86];
+    let mut out = frame.as_mut_slice();
+    out.put_slice(&[0x33, 0x33, 0, 0, 0, 1]);
+    out.put_slice(&mac);
+    out.put_u16(0x86dd);
+    out.put_u32(6 << 28);
+    out.put_u16(32); // payload
+    out.put_u8(58); // ICMPv6
+    out.put_u8(255);
+    out.put_slice(&address.octets());
+    out.put_slice(&ALL_NODES);
+    out.put_u16(136 << 8); // neighbour advertisement
+    out.put_u16(0); // checksum
+    out.put_u32(OVERRIDE | if router { ROUTER } else { 0 });
+    out.put_slice(&address.octets());
+    out.put_slice(&[2, 1]); // the target's link-layer address, of eight bytes
+    out.put_slice(&mac);
+    // Of the pseudo header, length and protocol are not addresses; all else stands in the frame already.
+    let (words, _) = frame[22..].as_chunks::<2>();
+    let sum = words.iter().fold(32 + 58, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let checksum = !((sum >> 16) + (sum & 0xffff)) as u16;
+    frame[56..58].copy_from_slice(&checksum.to_be_bytes());
     frame
 }
 

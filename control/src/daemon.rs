@@ -7,7 +7,7 @@ mod site;
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -430,7 +430,7 @@ async fn withdraw_all(site: &Site) -> anyhow::Result<()> {
 /// Those addresses that a site does not have where they are.
 fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
     let kept: HashSet<Place> = addresses::places(&site.instances).into_iter().collect();
-    let own: HashSet<Ipv4Addr> = site.instances.iter().map(|instance| instance.source).collect();
+    let own: HashSet<IpAddr> = site.instances.iter().map(|instance| instance.source).collect();
     places.into_iter().filter(|place| !kept.contains(place) && !own.contains(&place.1)).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::atomic::Ordering,
     thread,
@@ -102,8 +102,14 @@ struct Maps {
     rings: Mapped<maps::RingChunk>,
     reals: Mapped<Real>,
     turns: Mapped<Turn>,
-    vips: BpfHash<MapData, u32, Vip>,
+    vips: Vips,
     real_counters: PerCpuArray<MapData, Counter>,
+}
+
+/// `VIPS` and `VIPS6`.
+struct Vips {
+    v4: BpfHash<MapData, u32, Vip>,
+    v6: BpfHash<MapData, [u8; 16], Vip>,
 }
 
 /// How often the flow table is looked at while it is in use; it takes some milliseconds.
@@ -132,7 +138,10 @@ impl Dataplane {
             rings: mapped(&mut ebpf, maps::RINGS, maps::RING_CHUNKS)?,
             reals: mapped(&mut ebpf, maps::REALS, maps::REAL_SLOTS)?,
             turns: mapped(&mut ebpf, maps::TURNS, maps::SERVICE_IDS)?,
-            vips: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
+            vips: Vips {
+                v4: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
+                v6: BpfHash::try_from(take(&mut ebpf, maps::VIPS6)?).map_err(load_error)?,
+            },
             real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
                 .map_err(load_error)?,
         };
@@ -362,14 +371,17 @@ impl Dataplane {
 }
 
 /// The virtual addresses, by interface, of the tables that a killed daemon left below `run_dir`.
-pub fn left_addresses(run_dir: &Path) -> Vec<(u32, Ipv4Addr)> {
+pub fn left_addresses(run_dir: &Path) -> Vec<(u32, IpAddr)> {
     // Paths of pins lead through its descriptor: it has to live as long.
     let Some(pins) = Pins::existing(run_dir) else { return Vec::new() };
-    let pin = pins.map_pins().find(|(name, _)| *name == maps::VIPS);
-    let map = pin.and_then(|(_, path)| MapData::from_pin(path).ok());
-    let vips = map.and_then(|map| BpfHash::<_, u32, Vip>::try_from(Map::HashMap(map)).ok());
-    let entries = vips.iter().flat_map(|vips| vips.iter().flatten());
-    entries.map(|(address, vip)| (vip.ifindex, Ipv4Addr::from(address.to_ne_bytes()))).collect()
+    let map = |wanted| {
+        let (_, path) = pins.map_pins().find(|(name, _)| *name == wanted)?;
+        MapData::from_pin(path).ok().map(Map::HashMap)
+    };
+    let v4 = map(maps::VIPS).and_then(|map| BpfHash::try_from(map).ok());
+    let v6 = map(maps::VIPS6).and_then(|map| BpfHash::try_from(map).ok());
+    let (Some(v4), Some(v6)) = (v4, v6) else { return Vec::new() };
+    Vips { v4, v6 }.all().map(|(address, vip)| (vip.ifindex, address)).collect()
 }
 
 /// Removes what a killed daemon left below `run_dir`. False where there is nothing.
@@ -382,10 +394,6 @@ pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
 
 const RING_WORD: usize = std::mem::offset_of!(Service, ring) / 8;
 const SEQUENCE_WORD: usize = std::mem::offset_of!(Turn, sequence) / 8;
-
-fn key(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
-}
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
     ebpf.program_mut(maps::PROGRAM)
@@ -418,13 +426,11 @@ fn load_error(error: impl std::error::Error + Send + Sync + 'static) -> Dataplan
 
 impl Maps {
     fn read(&self, now: Duration) -> Tables {
-        let vips = self.vips.iter().flatten();
-        let vips = vips.map(|(address, vip)| (Ipv4Addr::from(address.to_ne_bytes()), vip));
         Tables::read(
             TableRef::unpack(self.table.read(0)),
             self.services.read_all(),
             self.reals.read_all(),
-            vips.collect(),
+            self.vips.all().collect(),
             self,
             now,
         )
@@ -442,12 +448,37 @@ impl Maps {
                 self.turns.word((*id).into(), SEQUENCE_WORD).store(sequence.pack(), Ordering::Release);
             }
             Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
-            Write::Vip { address, vip } => self.vips.insert(key(*address), vip, 0)?,
-            Write::VipGone { address } => self.vips.remove(&key(*address))?,
+            Write::Vip { address, vip } => self.vips.insert(*address, vip)?,
+            Write::VipGone { address } => self.vips.remove(*address)?,
             // Not of these maps.
             Write::Forget { .. } | Write::Grace => {}
         }
         Ok(())
+    }
+}
+
+impl Vips {
+    fn all(&self) -> impl Iterator<Item = (IpAddr, Vip)> {
+        let v4 = self
+            .v4
+            .iter()
+            .flatten()
+            .map(|(address, vip)| (Ipv4Addr::from(address.to_ne_bytes()).into(), vip));
+        v4.chain(self.v6.iter().flatten().map(|(address, vip)| (address.into(), vip)))
+    }
+
+    fn insert(&mut self, address: IpAddr, vip: &Vip) -> Result<(), MapError> {
+        match address {
+            IpAddr::V4(address) => self.v4.insert(u32::from_ne_bytes(address.octets()), vip, 0),
+            IpAddr::V6(address) => self.v6.insert(address.octets(), vip, 0),
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr) -> Result<(), MapError> {
+        match address {
+            IpAddr::V4(address) => self.v4.remove(&u32::from_ne_bytes(address.octets())),
+            IpAddr::V6(address) => self.v6.remove(&address.octets()),
+        }
     }
 }
 

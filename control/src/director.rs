@@ -7,7 +7,7 @@ mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use lvs_ebpf_common::{ServiceKey, Vip};
@@ -23,7 +23,7 @@ pub use told::{News, Told};
 
 pub struct Director {
     services: Vec<ServiceState>,
-    vips: Vec<(Ipv4Addr, Vip)>,
+    vips: Vec<(IpAddr, Vip)>,
     next_hops: HashMap<Ipv4Addr, NextHop>,
     /// By number of the check. Numbers are never used again.
     checks: BTreeMap<usize, Place>,
@@ -48,7 +48,7 @@ impl Director {
     /// a check succeeds. All others begin in the pool, as keepalived has it, but for those with `alpha`.
     pub fn new(
         config: &Config,
-        vips: Vec<(Ipv4Addr, Vip)>,
+        vips: Vec<(IpAddr, Vip)>,
         was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>,
     ) -> Self {
         let services: Vec<_> =
@@ -60,7 +60,7 @@ impl Director {
     /// The director of a new configuration. A check that is in both keeps its number and its state, a service its
     /// quorum. Checks that are new or changed begin where their real server was; it may be new too, then they begin
     /// as [`Director::new`] has it.
-    pub fn succeed(&self, config: &Config, vips: Vec<(Ipv4Addr, Vip)>) -> Self {
+    pub fn succeed(&self, config: &Config, vips: Vec<(IpAddr, Vip)>) -> Self {
         let were_up: HashMap<_, _> = self
             .services
             .iter()

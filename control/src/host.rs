@@ -5,7 +5,7 @@ pub mod addresses;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::model::{Config, VirtualAddress, VirtualServer, VrrpInstance},
+    config::model::{Config, Family, VirtualAddress, VirtualServer, VrrpInstance},
     dataplane::plan::NextHop,
     netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
     vrrp::{FaultCause, State, driver},
@@ -26,10 +26,10 @@ pub enum HostError {
     NoSuchInterface { instance: String, interface: String, there: String },
     #[error("vrrp_instance {instance}: {interface} has no MAC address, so nobody can be told of it by ARP")]
     NoMac { instance: String, interface: String },
-    #[error("vrrp_instance {instance}: {interface} has no IPv4 address to send adverts from")]
-    NoSource { instance: String, interface: String },
+    #[error("vrrp_instance {instance}: {interface} has no {family} address to send adverts from")]
+    NoSource { instance: String, interface: String, family: Family },
     #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
-    SourceNotHere { instance: String, interface: String, source_address: Ipv4Addr },
+    SourceNotHere { instance: String, interface: String, source_address: IpAddr },
     #[error(
         "real server {real} is an address of this node: a director cannot be a real server of its own yet"
     )]
@@ -44,7 +44,7 @@ pub enum HostError {
 #[derive(Clone, Debug)]
 pub struct LocalInstance {
     pub link: Link,
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     pub addresses: Vec<LocalAddress>,
 }
 
@@ -53,13 +53,15 @@ pub struct LocalAddress {
     pub config: VirtualAddress,
     pub ifindex: u32,
     pub mac: [u8; 6],
+    /// The interface forwards IPv6, which neighbours are told.
+    pub router: bool,
 }
 
 impl LocalInstance {
     /// Whether sockets, announcements and tables made for `other` are right for this one.
     fn is_as(&self, other: &Self) -> bool {
         let place = |local: &Self| {
-            let addresses: Vec<_> = local.addresses.iter().map(|a| (a.ifindex, a.mac)).collect();
+            let addresses: Vec<_> = local.addresses.iter().map(|a| (a.ifindex, a.mac, a.router)).collect();
             (local.link.ifindex, local.link.mac, local.source, addresses)
         };
         place(self) == place(other)
@@ -72,13 +74,13 @@ pub fn locate(config: &Config, snapshot: &Snapshot) -> Result<Vec<LocalInstance>
     config.instances.iter().map(|instance| locate_one(instance, &virtual_addresses, snapshot)).collect()
 }
 
-fn virtual_addresses(config: &Config) -> HashSet<Ipv4Addr> {
+fn virtual_addresses(config: &Config) -> HashSet<IpAddr> {
     config.instances.iter().flat_map(|i| i.addresses.iter().map(|a| a.address)).collect()
 }
 
 fn locate_one(
     instance: &VrrpInstance,
-    virtual_addresses: &HashSet<Ipv4Addr>,
+    virtual_addresses: &HashSet<IpAddr>,
     snapshot: &Snapshot,
 ) -> Result<LocalInstance, HostError> {
     let find = |interface: &str| {
@@ -110,26 +112,50 @@ fn locate_one(
         None => snapshot
             .addresses
             .iter()
-            .find(|a| a.ifindex == link.ifindex && !virtual_addresses.contains(&a.address))
+            .filter(|a| a.ifindex == link.ifindex && !virtual_addresses.contains(&a.address))
             .map(|a| a.address)
-            .ok_or_else(|| HostError::NoSource { instance: instance.name.clone(), interface: interface() })?,
+            .find(|address| can_be_source(*address, instance.family))
+            .ok_or_else(|| HostError::NoSource {
+                instance: instance.name.clone(),
+                interface: interface(),
+                family: instance.family,
+            })?,
     };
     let addresses = instance
         .addresses
         .iter()
         .map(|address| {
             let link = find(address.device.as_deref().unwrap_or(&instance.interface))?;
-            Ok(LocalAddress { config: address.clone(), ifindex: link.ifindex, mac: link.mac })
+            Ok(LocalAddress {
+                config: address.clone(),
+                ifindex: link.ifindex,
+                mac: link.mac,
+                router: link.router,
+            })
         })
         .collect::<Result<_, HostError>>()?;
     Ok(LocalInstance { link, source, addresses })
 }
 
+/// RFC 9568 5.1.2.1: over IPv6 adverts come from a link-local address.
+fn can_be_source(address: IpAddr, family: Family) -> bool {
+    match address {
+        IpAddr::V4(_) => family == Family::V4,
+        IpAddr::V6(address) => family == Family::V6 && address.is_unicast_link_local(),
+    }
+}
+
 /// What the XDP program has to know of the instances' addresses; `leases` is each instance's element.
-pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(Ipv4Addr, Vip)> {
+pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(IpAddr, Vip)> {
     let of = |(instance, lease): (&LocalInstance, &u32)| {
         let lease = *lease;
-        let vip = move |a: &LocalAddress| Vip { lease, ifindex: a.ifindex, mac: a.mac, _pad: [0; 2] };
+        let vip = move |a: &LocalAddress| Vip {
+            lease,
+            ifindex: a.ifindex,
+            mac: a.mac,
+            router: a.router.into(),
+            _pad: 0,
+        };
         instance.addresses.iter().map(move |a| (a.config.address, vip(a))).collect::<Vec<_>>()
     };
     instances.iter().zip(leases).flat_map(of).collect()
@@ -144,7 +170,7 @@ pub fn xdp_interfaces(
 ) -> BTreeMap<u32, String> {
     let vrrp = instances.iter().map(|instance| instance.link.ifindex);
     let devices = instances.iter().flat_map(|instance| instance.addresses.iter().map(|a| a.ifindex));
-    let services: HashSet<Ipv4Addr> = config.services.iter().map(|service| service.address).collect();
+    let services: HashSet<IpAddr> = config.services.iter().map(|service| service.address.into()).collect();
     let owned = snapshot.addresses.iter().filter(|a| services.contains(&a.address)).map(|a| a.ifindex);
     let egress = routes.values().map(|route| route.ifindex);
     vrrp.chain(devices)
@@ -183,8 +209,13 @@ pub fn next_hops(
         let link = snapshot.link_at(route.ifindex)?;
         let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
         // A real server has the virtual addresses as its own, and takes nothing that comes from there.
-        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex).map(|a| a.address);
-        let source = route.source.into_iter().chain(on_link).find(|a| !virtual_addresses.contains(a));
+        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex);
+        let on_link = on_link.filter_map(|a| match a.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let mut sources = route.source.into_iter().chain(on_link);
+        let source = sources.find(|a| !virtual_addresses.contains(&IpAddr::V4(*a)));
         let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).try_into().unwrap_or(u16::MAX);
         Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex, source, mtu }))
     };
@@ -378,13 +409,16 @@ mod tests {
     use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Version, Vrid};
     use crate::netlink::Address;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
-    const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+    const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    const VIP: IpAddr = IpAddr::V4(VIP_V4);
+    const OWN: IpAddr = IpAddr::V4(OWN_V4);
 
-    fn config(source: Option<Ipv4Addr>) -> Config {
+    fn config(source: Option<IpAddr>) -> Config {
         let instance = VrrpInstance {
             name: "VI_1".into(),
             interface: "eth0".into(),
+            family: Family::V4,
             vrid: Vrid::new(51).unwrap(),
             priority: Priority::DEFAULT,
             version: Version::V2,
@@ -411,7 +445,7 @@ mod tests {
         Config { instances: vec![instance], ..Config::default() }
     }
 
-    fn snapshot(addresses: &[Ipv4Addr], running: bool) -> Snapshot {
+    fn snapshot(addresses: &[IpAddr], running: bool) -> Snapshot {
         let link = Link {
             ifindex: 3,
             name: "eth0".into(),
@@ -420,8 +454,9 @@ mod tests {
             mtu: 1500,
             loopback: false,
             veth: false,
+            router: false,
         };
-        let address = |address: &Ipv4Addr| Address { ifindex: 3, address: *address, prefix_len: 24 };
+        let address = |address: &IpAddr| Address { ifindex: 3, address: *address, prefix_len: 24 };
         Snapshot {
             links: vec![link],
             addresses: addresses.iter().map(address).collect(),
@@ -473,7 +508,7 @@ mod tests {
         let mut other_mac = snapshot(&[OWN], true);
         other_mac.links[0].mac = [2, 0, 0, 0, 0, 7];
         assert!(!now(other_mac));
-        assert!(!now(snapshot(&[Ipv4Addr::new(10, 77, 0, 3)], true)));
+        assert!(!now(snapshot(&[[10, 77, 0, 3].into()], true)));
     }
 
     #[test]
@@ -509,10 +544,10 @@ mod tests {
         };
         let elsewhere = Ipv4Addr::new(10, 88, 0, 1);
         assert_eq!(hop(Some(elsewhere), None, &snapshot), (Some(elsewhere), 1500));
-        assert_eq!(hop(Some(VIP), Some(1400), &snapshot), (Some(OWN), 1400));
+        assert_eq!(hop(Some(VIP_V4), Some(1400), &snapshot), (Some(OWN_V4), 1400));
         snapshot.links[0].mtu = 65_536;
-        assert_eq!(hop(None, None, &snapshot), (Some(OWN), u16::MAX));
+        assert_eq!(hop(None, None, &snapshot), (Some(OWN_V4), u16::MAX));
         snapshot.addresses.pop();
-        assert_eq!(hop(Some(VIP), Some(9000), &snapshot), (None, 9000));
+        assert_eq!(hop(Some(VIP_V4), Some(9000), &snapshot), (None, 9000));
     }
 }

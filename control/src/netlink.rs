@@ -15,8 +15,8 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressMessage, AddressScope},
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+        link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
     },
@@ -55,12 +55,14 @@ pub struct Link {
     pub mtu: u32,
     pub loopback: bool,
     pub veth: bool,
+    /// It forwards IPv6.
+    pub router: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Address {
     pub ifindex: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix_len: u8,
 }
 
@@ -102,7 +104,7 @@ impl Snapshot {
         self.links.iter().find(|link| link.ifindex == ifindex)
     }
 
-    pub fn has_address(&self, ifindex: u32, address: Ipv4Addr) -> bool {
+    pub fn has_address(&self, ifindex: u32, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| a.ifindex == ifindex && a.address == address)
     }
 }
@@ -197,7 +199,7 @@ impl Netlink {
     }
 
     pub async fn add_address(&self, ifindex: u32, address: &VirtualAddress) -> Result<(), NetlinkError> {
-        let mut add = self.handle.address().add(ifindex, IpAddr::V4(address.address), address.prefix_len);
+        let mut add = self.handle.address().add(ifindex, address.address, address.prefix_len);
         let message = add.message_mut();
         // The crate fills in a broadcast address, which `ip address add` and keepalived do only on request.
         message.attributes.retain(|attribute| !matches!(attribute, AddressAttribute::Broadcast(_)));
@@ -209,10 +211,13 @@ impl Netlink {
 
     pub async fn remove_address(&self, address: &Address) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = match address.address {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
         message.header.index = address.ifindex;
         message.header.prefix_len = address.prefix_len;
-        message.attributes.push(AddressAttribute::Local(IpAddr::V4(address.address)));
+        message.attributes.push(AddressAttribute::Local(address.address));
         ask(&format!("remove {}", address.address), self.handle.address().del(message).execute()).await
     }
 }
@@ -225,6 +230,7 @@ fn listen() -> Result<Messages, NetlinkError> {
     let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Neigh,
     ])?;
@@ -260,6 +266,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         veth: false,
+        router: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -267,6 +274,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkInfo(infos) => {
                 link.veth = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
             }
+            LinkAttribute::AfSpecUnspec(families) => link.router = families.iter().any(forwards_v6),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             _ => {}
@@ -275,15 +283,28 @@ fn link(message: &LinkMessage) -> Option<Link> {
     (!link.name.is_empty()).then_some(link)
 }
 
+fn forwards_v6(family: &AfSpecUnspec) -> bool {
+    let AfSpecUnspec::Inet6(parts) = family else { return false };
+    parts.iter().any(|part| matches!(part, AfSpecInet6::DevConf(settings) if settings.forwarding != 0))
+}
+
+/// Of a duplicate the kernel makes no use, so it is none.
 fn address(message: &AddressMessage) -> Option<Address> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(Address {
-            ifindex: message.header.index,
-            address: *address,
-            prefix_len: message.header.prefix_len,
-        }),
+    if message.header.flags.contains(AddressHeaderFlags::Dadfailed) {
+        return None;
+    }
+    // IPv4's own address is the local one, beside that of a peer. IPv6 has only the other attribute without a peer.
+    let own = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
         _ => None,
-    })
+    };
+    let any = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let mut attributes = message.attributes.iter();
+    let address = attributes.clone().find_map(own).or_else(|| attributes.find_map(any))?;
+    Some(Address { ifindex: message.header.index, address, prefix_len: message.header.prefix_len })
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), [u8; 6])> {

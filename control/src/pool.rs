@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Duration,
 };
@@ -67,7 +67,7 @@ impl Vrrp {
 /// A configuration that takes the place of the one in force.
 pub struct Succession {
     pub config: Config,
-    pub vips: Vec<(Ipv4Addr, Vip)>,
+    pub vips: Vec<(IpAddr, Vip)>,
     pub next_hops: HashMap<Ipv4Addr, NextHop>,
     pub interfaces: BTreeMap<u32, String>,
     pub mode: Mode,

@@ -1,6 +1,6 @@
 //! Which director is master of a virtual address? The words all parts of VRRP share.
 
-use std::{fmt, net::Ipv4Addr, ops::Add, time::Duration};
+use std::{fmt, net::IpAddr, ops::Add, time::Duration};
 
 pub mod board;
 pub mod driver;
@@ -82,7 +82,7 @@ pub enum Cause {
     MasterSilent,
     MasterResigned,
     BetterMaster {
-        address: Ipv4Addr,
+        address: IpAddr,
         priority: u8,
     },
     /// The daemon, or its adverts, came to a halt for so long that a peer may have taken over.

@@ -1,4 +1,4 @@
-//! Until when this node may answer ARP for a virtual address.
+//! Until when this node may answer ARP and neighbour solicitations for a virtual address.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,11 +18,11 @@ pub struct Lease {
 pub struct LeaseOwner {
     pub ifindex: u32,
     pub vrid: u16,
-    /// AF_INET.
+    /// AF_INET or AF_INET6.
     pub family: u16,
 }
 
-/// A virtual address, a value of `VIPS`.
+/// A virtual address, a value of `VIPS` and `VIPS6`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Vip {
@@ -32,7 +32,9 @@ pub struct Vip {
     pub ifindex: u32,
     /// The MAC that answers carry.
     pub mac: [u8; 6],
-    pub _pad: [u8; 2],
+    /// 1 = the interface forwards IPv6, which answers say.
+    pub router: u8,
+    pub _pad: u8,
 }
 
 const _: () = assert!(size_of::<Lease>() == 16 && size_of::<Vip>() == 16);

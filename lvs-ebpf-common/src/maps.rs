@@ -2,7 +2,7 @@
 
 /// Changes whenever a name, a size or a value layout changes. It is part of the directory in which
 /// `lvsd` pins the maps, so that an upgraded daemon never adopts tables it would misread.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";
@@ -37,6 +37,8 @@ pub const TURNS: &str = "TURNS";
 pub const LEASES: &str = "LEASES";
 /// Hash of address (network order `u32`) to [`crate::Vip`].
 pub const VIPS: &str = "VIPS";
+/// Hash of IPv6 address (16 bytes) to [`crate::Vip`].
+pub const VIPS6: &str = "VIPS6";
 /// Per-CPU array of `u64`, indexed by [`crate::Outcome`].
 pub const OUTCOMES: &str = "OUTCOMES";
 
@@ -60,7 +62,7 @@ pub const REAL_SLOTS: u32 = 1 << 16;
 pub const REALS_PER_SERVICE: u32 = NOBODY as u32;
 /// VRRP instances that one node can run.
 pub const LEASE_SLOTS: u32 = 4096;
-/// Virtual addresses that one node can answer for.
+/// Virtual addresses of one family that one node can answer for.
 pub const VIP_SLOTS: u32 = 16384;
 
 /// One element of [`RINGS`]: indexes into the owning service's range of [`REALS`], with [`MOVED`].

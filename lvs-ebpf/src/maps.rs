@@ -32,6 +32,8 @@ pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMA
 #[map]
 pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 #[map]
+pub static VIPS6: HashMap<[u8; 16], Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
+#[map]
 pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT, 0);
 /// When each kind of event was last logged; of no use to userspace.
 #[map]

@@ -2,7 +2,12 @@
 
 mod check;
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::script::{Account, Script};
 
@@ -138,10 +143,45 @@ pub enum Version {
     V3,
 }
 
+/// The two Internet protocols. An instance speaks one of them (RFC 9568 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Bits of an address.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct VrrpInstance {
     pub name: String,
     pub interface: String,
+    /// Of its adverts, and so of `source`, `peers` and `addresses`.
+    pub family: Family,
     pub vrid: Vrid,
     pub priority: Priority,
     pub version: Version,
@@ -150,9 +190,9 @@ pub struct VrrpInstance {
     /// `state MASTER` (with priority 255 the node is master at once).
     pub start_as_master: bool,
     /// `unicast_src_ip` or `mcast_src_ip`; the interface's primary address where absent.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// `unicast_peer`; empty = multicast.
-    pub peers: Vec<Ipv4Addr>,
+    pub peers: Vec<IpAddr>,
     pub authentication: Authentication,
     pub preempt: Preempt,
     /// `virtual_ipaddress`, in the order of the file: the order of the advert.
@@ -243,7 +283,7 @@ pub enum Preempt {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualAddress {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix_len: u8,
     /// `dev`; the instance's interface where absent.
     pub device: Option<String>,

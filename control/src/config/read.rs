@@ -9,7 +9,12 @@ mod service;
 mod track;
 mod value;
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -75,7 +80,7 @@ struct Reader<'a> {
     /// Where each thing that may exist only once was first named.
     names: HashMap<String, Span>,
     vrids: HashMap<(String, u8), Span>,
-    vips: HashMap<Ipv4Addr, Span>,
+    vips: HashMap<IpAddr, Span>,
     /// `checker_log_all_failures`.
     log_all_failures: bool,
     /// By their text.

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -128,7 +128,7 @@ fn the_fragments_mean_what_they_say() {
             digest: None,
             search: None,
             host: "192.168.1.220:80".to_owned(),
-            server_name: std::net::IpAddr::V4(Ipv4Addr::new(192, 168, 1, 220)).into(),
+            server_name: IpAddr::V4(Ipv4Addr::new(192, 168, 1, 220)).into(),
         }],
         protocol: HttpProtocol::V1_0,
         fast_recovery: false,
@@ -166,6 +166,7 @@ fn what_is_not_said_is_as_in_keepalived() {
         [VrrpInstance {
             name: "V".to_owned(),
             interface: "eth0".to_owned(),
+            family: Family::V4,
             vrid: Vrid::new(1).unwrap(),
             priority: Priority::DEFAULT,
             version: Version::V2,
@@ -176,7 +177,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             authentication: Authentication::None,
             preempt: Preempt::Immediate,
             addresses: vec![VirtualAddress {
-                address: Ipv4Addr::new(192, 0, 2, 1),
+                address: [192, 0, 2, 1].into(),
                 prefix_len: 32,
                 device: None,
                 label: None,
@@ -324,7 +325,7 @@ fn an_instance_is_read_with_all_its_words() {
         ]
     );
     assert_eq!((dns.priority, dns.start_as_master), (Priority::OWNER, true));
-    assert_eq!((dns.source, dns.peers.len()), (Some(Ipv4Addr::new(10, 0, 0, 2)), 0));
+    assert_eq!((dns.source, dns.peers.len()), (Some([10, 0, 0, 2].into()), 0));
 }
 
 #[test]
@@ -393,8 +394,8 @@ fn unicast_and_multicast_and_both_versions_live_on_one_interface() {
     assert_eq!((fast.version, fast.advert_interval), (Version::V3, Duration::from_millis(10)));
     assert_eq!((old.version, old.advert_interval), (Version::V2, Duration::from_secs(3)));
     assert_eq!(fast.preempt, Preempt::After(Duration::from_millis(5500)));
-    assert_eq!(fast.source, Some(Ipv4Addr::new(10, 0, 0, 1)));
-    assert_eq!(fast.peers, [Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3)]);
+    assert_eq!(fast.source, Some([10, 0, 0, 1].into()));
+    assert_eq!(fast.peers, [[10, 0, 0, 2], [10, 0, 0, 3]].map(IpAddr::from));
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use lvs_ebpf_common::{LeaseOwner, Vip};
 use nix::libc;
 
 use crate::{
-    config::Config,
+    config::{Config, model::Family},
     dataplane::plan::NextHop,
     host::{self, HostError, LocalInstance},
     netlink::{Netlink, Route},
@@ -53,13 +53,16 @@ impl Site {
             .map(|(config, local)| LeaseOwner {
                 ifindex: local.link.ifindex,
                 vrid: config.vrid.get().into(),
-                family: libc::AF_INET as u16,
+                family: match config.family {
+                    Family::V4 => libc::AF_INET as u16,
+                    Family::V6 => libc::AF_INET6 as u16,
+                },
             })
             .collect()
     }
 
     /// `leases` is each instance's element of the lease map.
-    pub fn vips(&self, leases: &[u32]) -> Vec<(Ipv4Addr, Vip)> {
+    pub fn vips(&self, leases: &[u32]) -> Vec<(IpAddr, Vip)> {
         host::vips(&self.instances, leases)
     }
 
@@ -83,7 +86,12 @@ impl Site {
                 addresses: local
                     .addresses
                     .iter()
-                    .map(|a| driver::Address { address: a.config.address, ifindex: a.ifindex, mac: a.mac })
+                    .map(|a| driver::Address {
+                        address: a.config.address,
+                        ifindex: a.ifindex,
+                        mac: a.mac,
+                        router: a.router,
+                    })
                     .collect(),
                 garp: config.garp,
                 down_timer_adverts: config.down_timer_adverts,

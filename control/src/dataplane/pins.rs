@@ -25,7 +25,7 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     maps::TABLE,
     maps::SERVICES,
     maps::RINGS,
@@ -36,6 +36,7 @@ const PINNED: [&str; 11] = [
     maps::TURNS,
     maps::LEASES,
     maps::VIPS,
+    maps::VIPS6,
     maps::OUTCOMES,
 ];
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ mod space;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
     pub services: Vec<DesiredService>,
-    pub vips: Vec<(Ipv4Addr, Vip)>,
+    pub vips: Vec<(IpAddr, Vip)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,11 +94,11 @@ pub enum Write {
     /// Flips all services to the other half.
     Table(TableRef),
     Vip {
-        address: Ipv4Addr,
+        address: IpAddr,
         vip: Vip,
     },
     VipGone {
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// Removes the flows of services from the flow table, so that others may have their numbers.
     Forget {
@@ -128,7 +128,7 @@ pub struct Tables {
     slots: Vec<Service>,
     reals: Vec<Real>,
     pools: HashMap<ServiceKey, Pool>,
-    vips: HashMap<Ipv4Addr, Vip>,
+    vips: HashMap<IpAddr, Vip>,
     /// What of `RINGS` is in use, in chunks.
     chunks: Space,
     /// What of `REALS` is in use.
@@ -200,7 +200,7 @@ impl Tables {
         table: TableRef,
         slots: Vec<Service>,
         reals: Vec<Real>,
-        vips: HashMap<Ipv4Addr, Vip>,
+        vips: HashMap<IpAddr, Vip>,
         source: &impl Source,
         now: Duration,
     ) -> Self {
@@ -502,7 +502,7 @@ impl Tables {
                 steps.prepare.push(Write::Vip { address: *address, vip: *vip });
             }
         }
-        let wanted: HashSet<Ipv4Addr> = desired.vips.iter().map(|(address, _)| *address).collect();
+        let wanted: HashSet<IpAddr> = desired.vips.iter().map(|(address, _)| *address).collect();
         self.vips.retain(|address, _| {
             let keep = wanted.contains(address);
             if !keep {

@@ -1,17 +1,20 @@
 //! Which virtual addresses must be on the host, which must not, and how they are taken away for certain.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{collections::HashSet, net::IpAddr};
 
 use super::{HostError, LocalAddress, LocalInstance};
-use crate::netlink::{Address, Netlink, Snapshot};
+use crate::{
+    config::model::Family,
+    netlink::{Address, Netlink, Snapshot},
+};
 
 /// An address on an interface.
-pub type Place = (u32, Ipv4Addr);
+pub type Place = (u32, IpAddr);
 
 /// All virtual addresses of the instances but those that are a source address: an owner (priority 255) that is
 /// not master must not lose its interface's own address.
 pub fn places(instances: &[LocalInstance]) -> Vec<Place> {
-    let own: HashSet<Ipv4Addr> = instances.iter().map(|instance| instance.source).collect();
+    let own: HashSet<IpAddr> = instances.iter().map(|instance| instance.source).collect();
     let all = instances.iter().flat_map(|instance| &instance.addresses);
     all.map(|a| (a.ifindex, a.config.address)).filter(|(_, address)| !own.contains(address)).collect()
 }
@@ -54,10 +57,12 @@ pub async fn withdraw(netlink: &Netlink, gone: &[Place]) -> Result<(), HostError
     Err(HostError::AddressesLeft { addresses })
 }
 
-/// Those of `places` that are on the host, but for one that is all its interface has.
+/// Those of `places` that are on the host, but for one that is all its interface has of its family.
 fn present(snapshot: &Snapshot, places: &[Place]) -> Vec<Address> {
     let places: HashSet<&Place> = places.iter().collect();
-    let is_alone = |a: &Address| !snapshot.addresses.iter().any(|b| b.ifindex == a.ifindex && b != a);
+    let beside =
+        |a: &Address, b: &Address| b.ifindex == a.ifindex && Family::of(b.address) == Family::of(a.address);
+    let is_alone = |a: &Address| !snapshot.addresses.iter().any(|b| beside(a, b) && b != a);
     let wanted = |a: &&Address| places.contains(&(a.ifindex, a.address)) && !is_alone(a);
     snapshot.addresses.iter().filter(wanted).cloned().collect()
 }
@@ -69,7 +74,7 @@ mod tests {
     fn snapshot(addresses: &[(u32, [u8; 4])]) -> Snapshot {
         let address = |(ifindex, ip): &(u32, [u8; 4])| Address {
             ifindex: *ifindex,
-            address: (*ip).into(),
+            address: IpAddr::from(*ip),
             prefix_len: 24,
         };
         Snapshot { addresses: addresses.iter().map(address).collect(), ..Snapshot::default() }

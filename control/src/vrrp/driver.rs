@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,12 +28,12 @@ use tokio::sync::mpsc;
 use super::{
     Cause, FaultCause, Monotonic, State,
     board::Board,
-    packet::{MAX_ADDRESSES, Rejection},
+    packet::{Rejection, max_addresses},
     realtime,
     track::Standing,
 };
 use crate::{
-    config::model::{Authentication, Garp, Preempt, Priority, Version, Vrid},
+    config::model::{Authentication, Family, Garp, Preempt, Priority, Version, Vrid},
     dataplane::lease::LeaseMap,
 };
 
@@ -45,14 +45,15 @@ pub struct Instance {
     pub name: String,
     pub interface: String,
     pub ifindex: u32,
-    pub source: Ipv4Addr,
+    /// Its family is that of the instance.
+    pub source: IpAddr,
     pub vrid: Vrid,
     pub priority: Priority,
     pub version: Version,
     pub advert_interval: Duration,
     pub start_as_master: bool,
     /// Empty = multicast.
-    pub peers: Vec<Ipv4Addr>,
+    pub peers: Vec<IpAddr>,
     pub authentication: Authentication,
     pub preempt: Preempt,
     pub addresses: Vec<Address>,
@@ -69,17 +70,24 @@ pub struct Instance {
 /// A virtual address and where it is announced.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Address {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub ifindex: u32,
     pub mac: [u8; 6],
+    /// The interface forwards IPv6, which neighbours are told.
+    pub router: bool,
+}
+
+impl Instance {
+    /// Of its adverts.
+    pub fn family(&self) -> Family {
+        Family::of(self.source)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error(
-        "instance `{instance}`: {count} virtual addresses do not fit into one advert (at most {MAX_ADDRESSES})"
-    )]
-    TooManyAddresses { instance: String, count: usize },
+    #[error("instance `{instance}`: {count} virtual addresses do not fit into one advert (at most {most})")]
+    TooManyAddresses { instance: String, count: usize, most: usize },
     #[error("instances `{first}` and `{second}` both use virtual_router_id {vrid} on {interface}")]
     DuplicateVrid { first: String, second: String, vrid: u8, interface: String },
     #[error("instance `{instance}`: lease {lease} is beyond the lease map")]
@@ -88,7 +96,7 @@ pub enum StartError {
     SharedLease { first: String, second: String, lease: u32 },
     #[error("cannot open a VRRP socket on {interface}: {source}")]
     Socket { interface: String, source: io::Error },
-    #[error("cannot open a socket for gratuitous ARP: {0}")]
+    #[error("cannot open a socket for announcements: {0}")]
     Announcements(io::Error),
     #[error("cannot set up the VRRP thread: {0}")]
     Thread(#[from] io::Error),
@@ -116,17 +124,17 @@ pub enum EventKind {
     AddressesUp,
     AddressesDown,
     Rejected {
-        from: Ipv4Addr,
+        from: IpAddr,
         rejection: Rejection,
     },
     AddressesDiffer {
-        from: Ipv4Addr,
+        from: IpAddr,
     },
     OwnAddress {
-        from: Ipv4Addr,
+        from: IpAddr,
     },
     SendFailed {
-        destination: Ipv4Addr,
+        destination: IpAddr,
         error: Errno,
     },
 }
@@ -279,8 +287,9 @@ pub fn spawn(
 fn check(instances: &[Instance]) -> Result<(), StartError> {
     for (index, instance) in instances.iter().enumerate() {
         let (name, count, lease) = (&instance.name, instance.addresses.len(), instance.lease);
-        if count > MAX_ADDRESSES {
-            return Err(StartError::TooManyAddresses { instance: name.clone(), count });
+        let most = max_addresses(instance.family());
+        if count > most {
+            return Err(StartError::TooManyAddresses { instance: name.clone(), count, most });
         }
         if lease >= maps::LEASE_SLOTS {
             return Err(StartError::LeaseOutOfRange { instance: name.clone(), lease });
@@ -293,7 +302,8 @@ fn check(instances: &[Instance]) -> Result<(), StartError> {
                     lease,
                 });
             }
-            if (other.ifindex, other.vrid) == (instance.ifindex, instance.vrid) {
+            let identity = |it: &Instance| (it.ifindex, it.vrid, it.family());
+            if identity(other) == identity(instance) {
                 return Err(StartError::DuplicateVrid {
                     first: other.name.clone(),
                     second: name.clone(),
@@ -315,7 +325,7 @@ mod tests {
             name: name.to_owned(),
             interface: "eth0".to_owned(),
             ifindex: 2,
-            source: Ipv4Addr::new(10, 0, 0, 1),
+            source: [10, 0, 0, 1].into(),
             vrid: Vrid::new(vrid).unwrap(),
             priority: Priority::DEFAULT,
             version: Version::V2,
@@ -338,9 +348,10 @@ mod tests {
     }
 
     #[test]
-    fn one_vrid_is_used_once_per_interface() {
+    fn one_vrid_is_used_once_per_interface_and_family() {
         let elsewhere = Instance { ifindex: 3, ..instance("c", 1, 2) };
-        check(&[instance("a", 1, 0), instance("b", 2, 1), elsewhere]).unwrap();
+        let other_family = Instance { source: [0xfe; 16].into(), ..instance("d", 1, 3) };
+        check(&[instance("a", 1, 0), instance("b", 2, 1), elsewhere, other_family]).unwrap();
         let refused = refusal(&[instance("a", 1, 0), instance("b", 1, 1)]);
         assert_eq!(refused, "instances `a` and `b` both use virtual_router_id 1 on eth0");
     }
@@ -357,7 +368,7 @@ mod tests {
 
     #[test]
     fn more_addresses_than_an_advert_holds_are_refused() {
-        let address = Address { address: Ipv4Addr::new(10, 0, 0, 9), ifindex: 2, mac: [0; 6] };
+        let address = Address { address: [10, 0, 0, 9].into(), ifindex: 2, mac: [0; 6], router: false };
         let full = Instance { addresses: vec![address; 255], ..instance("a", 1, 0) };
         check(std::slice::from_ref(&full)).unwrap();
         let over = Instance { addresses: vec![address; 256], ..full };

@@ -3,7 +3,7 @@
 //! The lease ends before any peer that obeys the master may take over: a peer waits three intervals (`down_timer_adverts`) and its skew
 //! from the last advert it got, the lease lasts three intervals from before that advert was sent.
 
-use std::{collections::VecDeque, net::Ipv4Addr, time::Duration};
+use std::{collections::VecDeque, net::IpAddr, time::Duration};
 
 use super::{Cause, FaultCause, Monotonic, State, group::Order, packet::Advert};
 use crate::{
@@ -23,7 +23,7 @@ pub struct Machine {
 
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     pub version: Version,
     pub priority: Priority,
     pub advert_interval: Duration,
@@ -134,7 +134,7 @@ impl Machine {
         }
     }
 
-    pub fn on_advert(&mut self, from: Ipv4Addr, advert: &Advert, now: Monotonic, effects: &mut Effects) {
+    pub fn on_advert(&mut self, from: IpAddr, advert: &Advert, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
         match &mut self.role {
             Role::Init | Role::Fault | Role::Stopped => {}

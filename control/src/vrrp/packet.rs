@@ -1,24 +1,41 @@
 //! How does an advert look on the wire, and which received ones count?
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut};
 
-use crate::config::model::{Authentication, Version, Vrid};
+use crate::config::model::{Authentication, Family, Version, Vrid};
 
 pub const PROTOCOL: u8 = 112;
-/// Where adverts go without `unicast_peer` (RFC 9568 5.1.1.2).
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-/// The count of addresses is one octet (RFC 9568 5.2.5).
-pub const MAX_ADDRESSES: usize = 255;
 /// A receive buffer that holds the longest advert, behind the longest IP header.
-pub const MAX_DATAGRAM: usize = 60 + HEADER + 4 * MAX_ADDRESSES + AUTHENTICATION;
+pub const MAX_DATAGRAM: usize = 60 + HEADER + 16 * 255 + AUTHENTICATION;
 
-const IP_HEADER: usize = 20;
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
 const HEADER: usize = 8;
 /// Always there in VRRPv2, zero where unused (RFC 3768 5.3.10).
 const AUTHENTICATION: usize = 8;
 const TYPE_ADVERTISEMENT: u8 = 1;
+
+/// Where adverts go without `unicast_peer` (RFC 9568 5.1.1.2, 5.1.2.2).
+pub const fn group(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(224, 0, 0, 18)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12)),
+    }
+}
+
+/// The count of addresses is one octet (RFC 9568 5.2.5). Those of IPv6 fill a packet before that, and routers do not
+/// cut such packets up.
+pub const fn max_addresses(family: Family) -> usize {
+    match family {
+        Family::V4 => 255,
+        Family::V6 => (1500 - IPV6_HEADER - HEADER) / 16,
+    }
+}
 
 /// What a master says, as far as the machine has to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +48,9 @@ pub struct Advert {
 /// What the checksum of an advert covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// The message alone: all of VRRPv2, and VRRPv3 by RFC 9568 5.2.8.
+    /// The message alone: all of VRRPv2, and VRRPv3 over IPv4 by RFC 9568 5.2.8.
     Message,
-    /// A pseudo header too: VRRPv3 as keepalived reads RFC 5798.
+    /// A pseudo header too: VRRPv3 over IPv6, and over IPv4 as keepalived reads RFC 5798.
     PseudoHeader,
 }
 
@@ -44,13 +61,14 @@ pub struct Format {
     pub version: Version,
     pub interval: Duration,
     pub authentication: Authentication,
-    /// Of the adverts sent. Both kinds are accepted.
+    /// Of the adverts sent. Over IPv4 both kinds are accepted.
     pub checksum: Checksum,
-    pub source: Ipv4Addr,
+    /// Its family is that of all other addresses here.
+    pub source: IpAddr,
     /// Empty = multicast.
-    pub peers: Vec<Ipv4Addr>,
-    /// At most [`MAX_ADDRESSES`].
-    pub addresses: Vec<Ipv4Addr>,
+    pub peers: Vec<IpAddr>,
+    /// At most [`max_addresses`].
+    pub addresses: Vec<IpAddr>,
 }
 
 /// An advert that counts.
@@ -67,7 +85,7 @@ pub struct Received {
 pub enum Rejection {
     #[error("the advert has {got} bytes, not {expected}")]
     Length { expected: usize, got: usize },
-    #[error("the TTL is {got}, not 255: it came through a router")]
+    #[error("the TTL (hop limit) is {got}, not 255: it came through a router")]
     Ttl { got: u8 },
     #[error("the VRRP version is {got}, not {expected}")]
     Version { expected: u8, got: u8 },
@@ -82,7 +100,7 @@ pub enum Rejection {
     #[error("the checksum {got:#06x} is wrong")]
     Checksum { got: u16 },
     #[error("it was sent to {destination}: one side uses multicast, the other unicast")]
-    Destination { destination: Ipv4Addr },
+    Destination { destination: IpAddr },
     #[error("the sender is not a unicast_peer")]
     UnknownPeer,
 }
@@ -119,20 +137,22 @@ impl Rejection {
     }
 }
 
-/// An IPv4 datagram as a raw socket delivers it.
+/// A datagram of protocol 112.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    pub source: Ipv4Addr,
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    /// The hop limit of IPv6.
     pub ttl: u8,
     /// Behind the IP header, as long as the IP header says.
     pub message: &'a [u8],
 }
 
 impl<'a> Datagram<'a> {
-    /// `None` where the IP header is not one, or says more than was received.
+    /// An IPv4 datagram as a raw socket delivers it. `None` where the IP header is not one, or says more than was
+    /// received.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let mut header = bytes.get(..IP_HEADER)?;
+        let mut header = bytes.get(..IPV4_HEADER)?;
         let first = header.get_u8();
         header.advance(1); // TOS
         let total = usize::from(header.get_u16());
@@ -140,10 +160,10 @@ impl<'a> Datagram<'a> {
         let ttl = header.get_u8();
         let protocol = header.get_u8();
         header.advance(2); // checksum: the kernel has verified it
-        let source = Ipv4Addr::from(header.get_u32());
-        let destination = Ipv4Addr::from(header.get_u32());
+        let source = Ipv4Addr::from(header.get_u32()).into();
+        let destination = Ipv4Addr::from(header.get_u32()).into();
         let length = usize::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || length < IP_HEADER || protocol != PROTOCOL {
+        if first >> 4 != 4 || length < IPV4_HEADER || protocol != PROTOCOL {
             return None;
         }
         Some(Self { source, destination, ttl, message: bytes.get(length..total)? })
@@ -156,8 +176,13 @@ impl<'a> Datagram<'a> {
 }
 
 impl Format {
-    /// Appends one advert, IP header included.
-    pub fn encode(&self, priority: u8, destination: Ipv4Addr, identification: u16, out: &mut impl BufMut) {
+    /// Of its adverts.
+    pub fn family(&self) -> Family {
+        Family::of(self.source)
+    }
+
+    /// Appends one advert, IP header included. The identification is IPv4's.
+    pub fn encode(&self, priority: u8, destination: IpAddr, identification: u16, out: &mut impl BufMut) {
         let mut header = [0; HEADER];
         let mut fields = header.as_mut_slice();
         fields.put_u8(wire_version(self.version) << 4 | TYPE_ADVERTISEMENT);
@@ -179,20 +204,29 @@ impl Format {
             }
         };
         let trailer = trailer.as_ref().map_or(&[][..], |trailer| trailer);
-        let addresses = || self.addresses.iter().take(MAX_ADDRESSES).map(Ipv4Addr::octets);
-        let length = HEADER + addresses().len() * 4 + trailer.len();
+        let addresses = || self.addresses.iter().take(u8::MAX.into());
+        let length = HEADER + addresses().len() * address_len(self.family()) + trailer.len();
 
-        let mut sum = addresses().fold(add(0, &header), |sum, address| add(sum, &address));
+        let mut sum = addresses().fold(add(0, &header), |sum, address| add_address(sum, *address));
         sum = add(sum, trailer);
         if self.checksum == Checksum::PseudoHeader {
-            sum = add(sum, &pseudo_header(self.source, destination, length));
+            sum = add_pseudo_header(sum, self.source, destination, length);
         }
         let [.., high, low] = &mut header;
         [*high, *low] = (!fold(sum)).to_be_bytes();
 
-        out.put_slice(&ip_header(self.source, destination, identification, length));
+        match (self.source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                out.put_slice(&ipv4_header(source, destination, identification, length));
+            }
+            _ => {
+                out.put_slice(&ipv6_header(length));
+                put_address(out, self.source);
+                put_address(out, destination);
+            }
+        }
         out.put_slice(&header);
-        addresses().for_each(|address| out.put_slice(&address));
+        addresses().for_each(|address| put_address(out, *address));
         out.put_slice(trailer);
     }
 
@@ -212,7 +246,7 @@ impl Format {
         let [authentication_type, seconds] = third.to_be_bytes();
         let version = version_and_type >> 4;
 
-        let addresses_end = HEADER + 4 * count;
+        let addresses_end = HEADER + address_len(self.family()) * count;
         let expected = if version == 2 { addresses_end + AUTHENTICATION } else { addresses_end };
         let (Some(addresses), Some(trailer), true) =
             (message.get(HEADER..addresses_end), message.get(addresses_end..), got == expected)
@@ -257,10 +291,10 @@ impl Format {
             return Err(Rejection::Type { got: version_and_type & 0x0f });
         }
         let sum = add(0, message);
-        let checksum = if fold(sum) == 0xffff {
+        let checksum = if self.family() == Family::V4 && fold(sum) == 0xffff {
             Checksum::Message
         } else if self.version == Version::V3
-            && fold(add(sum, &pseudo_header(datagram.source, datagram.destination, got))) == 0xffff
+            && fold(add_pseudo_header(sum, datagram.source, datagram.destination, got)) == 0xffff
         {
             Checksum::PseudoHeader
         } else {
@@ -275,18 +309,25 @@ impl Format {
         Ok(Received {
             advert: Advert { priority, interval },
             checksum,
-            addresses_differ: !self.same_addresses(addresses),
+            addresses_differ: match self.family() {
+                Family::V4 => !same_addresses::<4>(&self.addresses, addresses),
+                Family::V6 => !same_addresses::<16>(&self.addresses, addresses),
+            },
         })
     }
+}
 
-    /// Same addresses, in any order.
-    fn same_addresses(&self, wire: &[u8]) -> bool {
-        let (wire, _) = wire.as_chunks::<4>();
-        wire.len() == self.addresses.len()
-            && (wire.iter().zip(&self.addresses).all(|(theirs, ours)| *theirs == ours.octets())
-                || (wire.iter().all(|theirs| self.addresses.contains(&Ipv4Addr::from(*theirs)))
-                    && self.addresses.iter().all(|ours| wire.contains(&ours.octets()))))
-    }
+/// Same addresses, in any order; `theirs` are as on the wire.
+fn same_addresses<const LEN: usize>(ours: &[IpAddr], theirs: &[u8]) -> bool
+where
+    IpAddr: From<[u8; LEN]>,
+{
+    let (theirs, _) = theirs.as_chunks::<LEN>();
+    let mut theirs = theirs.iter().map(|octets| IpAddr::from(*octets));
+    theirs.len() == ours.len()
+        && (theirs.clone().eq(ours.iter().copied())
+            || (ours.iter().all(|ours| theirs.clone().any(|theirs| theirs == *ours))
+                && theirs.all(|theirs| ours.contains(&theirs))))
 }
 
 const fn wire_version(version: Version) -> u8 {
@@ -307,17 +348,39 @@ fn equal_in_constant_time(ours: &[u8; AUTHENTICATION], theirs: &[u8]) -> bool {
     theirs.len() == ours.len() && ours.iter().zip(theirs).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
-fn ip_header(
+const fn address_len(family: Family) -> usize {
+    family.bits() as usize / 8
+}
+
+fn put_address(out: &mut impl BufMut, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => out.put_slice(&address.octets()),
+        IpAddr::V6(address) => out.put_slice(&address.octets()),
+    }
+}
+
+/// Version, traffic class, lengths; the addresses follow.
+fn ipv6_header(payload: usize) -> [u8; 8] {
+    let mut header = [0; 8];
+    let mut out = header.as_mut_slice();
+    out.put_u32(0x6c00_0000); // internetwork control, no flow label
+    out.put_u16(u16::try_from(payload).unwrap_or(u16::MAX));
+    out.put_u8(PROTOCOL);
+    out.put_u8(255);
+    header
+}
+
+fn ipv4_header(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     identification: u16,
     payload: usize,
-) -> [u8; IP_HEADER] {
-    let mut header = [0; IP_HEADER];
+) -> [u8; IPV4_HEADER] {
+    let mut header = [0; IPV4_HEADER];
     let mut out = header.as_mut_slice();
     out.put_u8(0x45);
     out.put_u8(0xc0); // internetwork control
-    out.put_u16(u16::try_from(IP_HEADER + payload).unwrap_or(u16::MAX));
+    out.put_u16(u16::try_from(IPV4_HEADER + payload).unwrap_or(u16::MAX));
     out.put_u16(identification);
     out.put_u16(0); // not a fragment, may become one
     out.put_u8(255);
@@ -330,14 +393,17 @@ fn ip_header(
     header
 }
 
-fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> [u8; 12] {
-    let mut header = [0; 12];
-    let mut out = header.as_mut_slice();
-    out.put_slice(&source.octets());
-    out.put_slice(&destination.octets());
-    out.put_u16(PROTOCOL.into());
-    out.put_u16(u16::try_from(length).unwrap_or(u16::MAX));
-    header
+/// RFC 8200 8.1, and the same for IPv4: addresses, length and protocol.
+fn add_pseudo_header(sum: u32, source: IpAddr, destination: IpAddr, length: usize) -> u32 {
+    let sum = add_address(add_address(sum, source), destination);
+    sum + u32::from(PROTOCOL) + u32::from(u16::try_from(length).unwrap_or(u16::MAX))
+}
+
+fn add_address(sum: u32, address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => add(sum, &address.octets()),
+        IpAddr::V6(address) => add(sum, &address.octets()),
+    }
 }
 
 /// Adds 16-bit words for a ones' complement sum (RFC 1071). Only the last part of a message may be odd.

@@ -1,20 +1,20 @@
 //! How do adverts and announcements get onto an interface, and adverts off it?
 
 use std::{
-    io,
-    net::{Ipv4Addr, SocketAddrV4},
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
 use nix::{
     errno::Errno,
     libc,
-    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recv, recvmsg, setsockopt, sockopt},
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 
-use super::packet::{GROUP, PROTOCOL};
-use crate::announce::Frame;
+use super::packet::{Datagram, MAX_DATAGRAM, PROTOCOL};
+use crate::config::model::Family;
 
 /// Holds what arrives in the longest pause the thread may be in for, so that one overlooked advert in a full
 /// queue is not taken for a silent master.
@@ -22,48 +22,129 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// TC_PRIO_CONTROL: adverts go before everything else that waits for the wire.
 const QUEUE_PRIORITY: u32 = 7;
 
-/// All adverts of one interface: one socket whatever the number of instances. (One for all interfaces
+/// All adverts of one interface and family: one socket whatever the number of instances. (One for all interfaces
 /// could join 20 groups only, net.ipv4.igmp_max_memberships.)
-pub struct AdvertSocket(Socket);
+pub struct AdvertSocket {
+    socket: Socket,
+    family: Family,
+    ifindex: u32,
+}
+
+/// Where a received packet is put. The default one holds nothing.
+#[derive(Default)]
+pub struct Room {
+    packet: Box<[u8]>,
+    /// What the kernel says beside it.
+    control: Vec<u8>,
+}
+
+impl Room {
+    pub fn new() -> Self {
+        let control = nix::cmsg_space!(libc::in6_pktinfo, libc::c_int);
+        Self { packet: vec![0; 2 * MAX_DATAGRAM].into(), control }
+    }
+}
 
 impl AdvertSocket {
-    pub fn open(interface: &str, ifindex: u32, multicast: bool) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
+    pub fn open(interface: &str, ifindex: u32, family: Family) -> io::Result<Self> {
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
-        socket.set_header_included_v4(true)?;
-        socket.set_multicast_loop_v4(false)?;
+        match family {
+            Family::V4 => {
+                socket.set_header_included_v4(true)?;
+                socket.set_multicast_loop_v4(false)?;
+            }
+            Family::V6 => {
+                socket.set_header_included_v6(true)?;
+                socket.set_multicast_loop_v6(false)?;
+                // Such a socket does not get the header.
+                setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+        }
         socket.set_priority(QUEUE_PRIORITY)?;
         // Beyond net.core.rmem_max where CAP_NET_ADMIN allows it, else as far as the system lets us.
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-        if multicast {
-            socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(ifindex))?;
+        Ok(Self { socket, family, ifindex })
+    }
+
+    /// Once for each group.
+    pub fn join(&self, group: IpAddr) -> io::Result<()> {
+        match group {
+            IpAddr::V4(group) => {
+                self.socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(self.ifindex))
+            }
+            IpAddr::V6(group) => self.socket.join_multicast_v6(&group, self.ifindex),
         }
-        Ok(Self(socket))
     }
 
     /// `packet` begins with its IP header.
-    pub fn send(&self, packet: &[u8], destination: Ipv4Addr) -> io::Result<()> {
-        self.0.send_to(packet, &SocketAddrV4::new(destination, 0).into()).map(drop)
+    pub fn send(&self, packet: &[u8], destination: IpAddr) -> io::Result<()> {
+        let destination: SocketAddr = match destination {
+            IpAddr::V4(address) => SocketAddrV4::new(address, 0).into(),
+            IpAddr::V6(address) => SocketAddrV6::new(address, 0, 0, self.ifindex).into(),
+        };
+        self.socket.send_to(packet, &destination.into()).map(drop)
     }
 
-    /// The next packet, IP header included, cut to the size of the buffer; `None` where there is no more.
-    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    /// The next packet, `Some(None)` if it cannot be an advert; `None` where there is no more.
+    pub fn receive<'a>(&self, room: &'a mut Room) -> Option<Option<Datagram<'a>>> {
         loop {
-            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => return buffer.get(..length),
-                Err(Errno::EINTR) => {}
+            let received = match self.family {
+                Family::V4 => recv(self.socket.as_raw_fd(), &mut room.packet, MsgFlags::MSG_DONTWAIT)
+                    .map(|length| (length, None)),
+                Family::V6 => self.receive_v6(room).map(|(length, header)| (length, Some(header))),
+            };
+            let (length, header) = match received {
+                Err(Errno::EINTR) => continue,
                 // A pending socket error is cleared by this call; the queue is looked at again at the next wake-up.
                 Err(_) => return None,
+                Ok(received) => received,
+            };
+            let message = room.packet.get(..length)?;
+            return Some(match header {
+                None => Datagram::parse(message),
+                Some(header) => header.map(|header| Datagram { message, ..header }),
+            });
+        }
+    }
+
+    /// The length of the message, and what its header said; `None` where the kernel kept that for itself.
+    fn receive_v6(&self, room: &mut Room) -> nix::Result<(usize, Option<Datagram<'static>>)> {
+        let mut packet = [IoSliceMut::new(&mut room.packet)];
+        let received = recvmsg::<SockaddrIn6>(
+            self.socket.as_raw_fd(),
+            &mut packet,
+            Some(&mut room.control),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
+        let (mut destination, mut ttl) = (None, None);
+        for control in received.cmsgs().into_iter().flatten() {
+            match control {
+                ControlMessageOwned::Ipv6PacketInfo(info) => {
+                    destination = Some(IpAddr::from(info.ipi6_addr.s6_addr));
+                }
+                ControlMessageOwned::Ipv6HopLimit(limit) => ttl = u8::try_from(limit).ok(),
+                _ => {}
             }
         }
+        let header = || {
+            let source = received.address?.ip().into();
+            Some(Datagram { source, destination: destination?, ttl: ttl?, message: &[] })
+        };
+        Ok((received.bytes, header()))
     }
 }
 
 impl AsFd for AdvertSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
@@ -79,19 +160,23 @@ impl FrameSocket {
         Ok(Self(socket))
     }
 
-    pub fn send(&self, frame: &Frame, interface: &SockAddr) -> io::Result<()> {
+    pub fn send(&self, frame: &[u8], interface: &SockAddr) -> io::Result<()> {
         self.0.send_to(frame, interface).map(drop)
     }
 }
 
-/// An interface as destination of ARP frames.
-pub fn arp_interface(ifindex: u32) -> io::Result<SockAddr> {
+/// An interface as destination of announcements of a family.
+pub fn announced_on(ifindex: u32, family: Family) -> io::Result<SockAddr> {
+    let protocol = match family {
+        Family::V4 => libc::ETH_P_ARP,
+        Family::V6 => libc::ETH_P_IPV6,
+    };
     let fill = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
         // SAFETY: `storage` is zeroed, aligned and large enough for every kind of socket address, `length` is valid.
         unsafe {
             let address = storage.cast::<libc::sockaddr_ll>();
             (*address).sll_family = libc::AF_PACKET as libc::sa_family_t;
-            (*address).sll_protocol = (libc::ETH_P_ARP as u16).to_be();
+            (*address).sll_protocol = (protocol as u16).to_be();
             (*address).sll_ifindex =
                 i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
             *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;

@@ -1,13 +1,17 @@
 //! What a vrrp_instance says.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::{Defaults, Item, Items, Reader, down_timer_adverts, value, value::Wrong, version};
 use crate::config::{
     diagnostic::{Class, Report, quote},
     keywords::{Block, nearest_of},
     lexer::Word,
-    model::{Authentication, Preempt, Priority, Version, VirtualAddress, Vrid, VrrpInstance},
+    model::{Authentication, Family, Preempt, Priority, Version, VirtualAddress, Vrid, VrrpInstance},
     tree::Statement,
 };
 
@@ -50,6 +54,7 @@ impl Reader<'_> {
         Some(VrrpInstance {
             name,
             interface,
+            family: Family::V4,
             vrid,
             priority,
             version,
@@ -186,7 +191,7 @@ impl Reader<'_> {
     }
 
     /// keepalived has one source address, whichever word sets it.
-    fn source(&mut self, items: &Items<'_>) -> Option<Ipv4Addr> {
+    fn source(&mut self, items: &Items<'_>) -> Option<IpAddr> {
         let unicast = self.one(items, "unicast_src_ip", value::address);
         let multicast = self.one(items, "mcast_src_ip", value::address);
         if let (Some(span), None) = (items.span("unicast_src_ip"), items.last("unicast_peer")) {
@@ -204,10 +209,10 @@ impl Reader<'_> {
                 format!("mcast_src_ip {other} contradicts unicast_src_ip {one}"),
             );
         }
-        unicast.or(multicast)
+        unicast.or(multicast).map(IpAddr::V4)
     }
 
-    fn peers(&mut self, items: &Items<'_>, source: Option<Ipv4Addr>) -> Vec<Ipv4Addr> {
+    fn peers(&mut self, items: &Items<'_>, source: Option<IpAddr>) -> Vec<IpAddr> {
         let mut peers = HashMap::new();
         let mut order = Vec::new();
         let blocks: Vec<_> = items.all("unicast_peer").collect();
@@ -221,6 +226,7 @@ impl Reader<'_> {
         let alone = entries.len() == 1;
         for entry in entries {
             let Some(address) = self.word("unicast_peer", &entry.word, value::address) else { continue };
+            let address = IpAddr::V4(address);
             self.address_has_no_block(entry);
             self.peer_options(&entry.arguments);
             if source == Some(address) {
@@ -317,8 +323,14 @@ impl Reader<'_> {
             );
         }
         let prefix_len = length.and_then(|length| u8::try_from(length).ok()).unwrap_or(32);
-        let mut read =
-            VirtualAddress { address, prefix_len, device: None, label: None, broadcast: None, scope: 0 };
+        let mut read = VirtualAddress {
+            address: address.into(),
+            prefix_len,
+            device: None,
+            label: None,
+            broadcast: None,
+            scope: 0,
+        };
         let mut words = entry.arguments.as_slice();
         while let [word, rest @ ..] = words {
             let (value, rest) = match (word.text.as_str(), rest) {

@@ -379,7 +379,7 @@ impl Reader<'_> {
     /// Without any vrrp_instance something else answers for the addresses.
     pub fn every_service_has_an_instance(&mut self, services: &[(Span, VirtualServer)]) {
         for (span, service) in services {
-            if !self.vips.is_empty() && !self.vips.contains_key(&service.address) {
+            if !self.vips.is_empty() && !self.vips.contains_key(&service.address.into()) {
                 let message =
                     format!("no vrrp_instance has {}: lvsd does not answer for it", service.address);
                 self.warn(Class::Missing, *span, message);

@@ -37,7 +37,7 @@ struct Maps {
     reals: Vec<Real>,
     rings: HashMap<u32, maps::RingChunk>,
     turns: HashMap<u16, Turn>,
-    vips: HashMap<Ipv4Addr, Vip>,
+    vips: HashMap<IpAddr, Vip>,
     has_forwarded: bool,
 }
 
@@ -242,9 +242,9 @@ fn a_real_without_next_hop_waits_beside_the_ring() {
 fn a_removed_service_leaves_nothing_behind() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    let vip = Vip { lease: 1, ifindex: 3, mac: [2; 6], _pad: [0; 2] };
+    let vip = Vip { lease: 1, ifindex: 3, mac: [2; 6], router: 0, _pad: 0 };
     let mut desired = web(&[real(1, 1)]);
-    desired.vips.push((Ipv4Addr::new(10, 77, 0, 100), vip));
+    desired.vips.push(([10, 77, 0, 100].into(), vip));
     maps.reach(&mut tables, &desired);
     assert!(maps.forward(&WEB, 7).is_some());
     maps.reach(&mut tables, &Desired::default());

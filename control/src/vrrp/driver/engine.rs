@@ -22,15 +22,15 @@ use tokio::sync::mpsc;
 use super::{Event, EventKind, Instance, Shared, StartError, clock, decode_fault, decode_standing};
 use crate::{
     announce::{self, Frame},
-    config::model::Version,
+    config::model::{Family, Version},
     dataplane::lease::LeaseMap,
     vrrp::{
         FaultCause, Monotonic, State,
         board::Counter,
         group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
-        packet::{Checksum, Datagram, Format, GROUP, MAX_DATAGRAM, Rejection},
-        socket::{AdvertSocket, FrameSocket, arp_interface},
+        packet::{self, Checksum, Datagram, Format, MAX_DATAGRAM, Rejection},
+        socket::{AdvertSocket, FrameSocket, Room, announced_on},
         track::Standing,
     },
 };
@@ -51,7 +51,7 @@ pub(super) struct Engine {
     timer: TimerFd,
     effects: Effects,
     packet: BytesMut,
-    received: Box<[u8]>,
+    received: Room,
     /// Nodes with frames left to send.
     announcing: VecDeque<usize>,
     /// Nodes of each sync group.
@@ -62,9 +62,10 @@ pub(super) struct Engine {
     stop_at: Option<Monotonic>,
 }
 
-/// One interface.
+/// One interface, as one family sees it.
 struct Link {
     ifindex: u32,
+    family: Family,
     socket: AdvertSocket,
     /// VRID to node.
     nodes: Box<[Option<usize>; 256]>,
@@ -115,12 +116,13 @@ impl Engine {
         let mut links: Vec<Link> = Vec::new();
         let mut nodes = Vec::with_capacity(instances.len());
         for (index, instance) in instances.iter().enumerate() {
-            let link = match links.iter().position(|link| link.ifindex == instance.ifindex) {
+            let link = match links.iter().position(|link| link.is_of(instance)) {
                 Some(link) => link,
                 None => {
-                    let on_it = |other: &&Instance| other.ifindex == instance.ifindex;
-                    let multicast = instances.iter().filter(on_it).any(|other| other.peers.is_empty());
-                    let link = Link::open(instance, multicast)?;
+                    let link = Link::open(instance)?;
+                    if instances.iter().any(|other| other.peers.is_empty() && link.is_of(other)) {
+                        link.join(instance)?;
+                    }
                     epoll.add(&link.socket, readable(links.len() as u64)).map_err(io::Error::from)?;
                     links.push(link);
                     links.len() - 1
@@ -148,7 +150,7 @@ impl Engine {
             timer,
             effects: Effects::with_capacity(16),
             packet: BytesMut::with_capacity(MAX_DATAGRAM),
-            received: vec![0; 2 * MAX_DATAGRAM].into(),
+            received: Room::new(),
             stop_at: None,
         })
     }
@@ -221,10 +223,9 @@ impl Engine {
     }
 
     fn receive(&mut self, link: usize) {
-        let mut buffer = std::mem::take(&mut self.received);
+        let mut room = std::mem::take(&mut self.received);
         for _ in 0..RECEIVE_BATCH {
-            let Some(bytes) = self.links[link].socket.receive(&mut buffer) else { break };
-            let datagram = Datagram::parse(bytes);
+            let Some(datagram) = self.links[link].socket.receive(&mut room) else { break };
             let node = datagram.and_then(|datagram| {
                 let vrid = datagram.vrid()?;
                 Some((self.links[link].nodes[usize::from(vrid)]?, datagram))
@@ -234,7 +235,7 @@ impl Engine {
                 None => self.shared.board.count_stray(),
             }
         }
-        self.received = buffer;
+        self.received = room;
     }
 
     fn hear(&mut self, index: usize, datagram: &Datagram<'_>) {
@@ -401,7 +402,8 @@ impl Engine {
         let mut sent = false;
         for receiver in 0..self.nodes[index].format.peers.len().max(1) {
             let node = &mut self.nodes[index];
-            let destination = node.format.peers.get(receiver).copied().unwrap_or(GROUP);
+            let destination = node.format.peers.get(receiver).copied();
+            let destination = destination.unwrap_or(packet::group(node.format.family()));
             // The kernel would choose one of its own in place of zero.
             node.identification = node.identification.checked_add(1).unwrap_or(1);
             self.packet.clear();
@@ -471,10 +473,21 @@ impl Engine {
 }
 
 impl Link {
-    fn open(instance: &Instance, multicast: bool) -> Result<Self, StartError> {
-        let socket = AdvertSocket::open(&instance.interface, instance.ifindex, multicast)
+    fn open(instance: &Instance) -> Result<Self, StartError> {
+        let (ifindex, family) = (instance.ifindex, instance.family());
+        let socket = AdvertSocket::open(&instance.interface, ifindex, family)
             .map_err(|source| StartError::Socket { interface: instance.interface.clone(), source })?;
-        Ok(Self { ifindex: instance.ifindex, socket, nodes: Box::new([None; 256]) })
+        Ok(Self { ifindex, family, socket, nodes: Box::new([None; 256]) })
+    }
+
+    fn is_of(&self, instance: &Instance) -> bool {
+        (self.ifindex, self.family) == (instance.ifindex, instance.family())
+    }
+
+    fn join(&self, instance: &Instance) -> Result<(), StartError> {
+        self.socket
+            .join(packet::group(self.family))
+            .map_err(|source| StartError::Socket { interface: instance.interface.clone(), source })
     }
 }
 
@@ -493,8 +506,8 @@ impl Node {
 
     fn new(instance: &Instance, standing: Standing, link: usize) -> io::Result<Self> {
         let frames = instance.addresses.iter().map(|address| {
-            let frame = announce::gratuitous_arp(address.address, address.mac);
-            arp_interface(address.ifindex).map(|interface| (interface, frame))
+            let frame = announce::announcement(address.address, address.mac, address.router);
+            announced_on(address.ifindex, instance.family()).map(|interface| (interface, frame))
         });
         Ok(Self {
             machine: Machine::new(Settings {
@@ -513,10 +526,11 @@ impl Node {
                 version: instance.version,
                 interval: instance.advert_interval,
                 authentication: instance.authentication,
-                checksum: match instance.version {
-                    Version::V2 => Checksum::Message,
-                    Version::V3 if instance.checksum_of_message => Checksum::Message,
-                    Version::V3 => Checksum::PseudoHeader,
+                checksum: match (instance.family(), instance.version) {
+                    (Family::V6, _) => Checksum::PseudoHeader,
+                    (Family::V4, Version::V2) => Checksum::Message,
+                    (Family::V4, Version::V3) if instance.checksum_of_message => Checksum::Message,
+                    (Family::V4, Version::V3) => Checksum::PseudoHeader,
                 },
                 source: instance.source,
                 peers: instance.peers.clone(),

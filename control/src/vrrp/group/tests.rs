@@ -1,4 +1,7 @@
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
 
 const START: Monotonic = Monotonic::from_nanos(5_000_000_000_000);
 const SECOND: Duration = Duration::from_secs(1);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
 fn member(state: State, own: Own) -> Member {
     Member { state, wants_master: false, own }
@@ -73,7 +76,7 @@ struct Node {
 impl Node {
     fn new(priority: i64, members: usize) -> Self {
         let settings = || Settings {
-            source: Ipv4Addr::new(10, 0, 0, 1),
+            source: [10, 0, 0, 1].into(),
             version: Version::V3,
             priority: Priority::new(priority).unwrap(),
             advert_interval: SECOND,

@@ -1,10 +1,12 @@
+use std::net::Ipv4Addr;
+
 use super::*;
 
 mod simulation;
 
-const SELF: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-const LOWER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-const HIGHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+const SELF: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+const LOWER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const HIGHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
 const SECOND: Duration = Duration::from_secs(1);
 /// An arbitrary start, so that nothing rests on time zero.
 const START: Monotonic = Monotonic::from_nanos(5_000_000_000_000);
@@ -62,11 +64,11 @@ impl Bench {
         self.input(|machine, now, effects| machine.on_start(Monotonic::default(), now, effects))
     }
 
-    fn hear(&mut self, from: Ipv4Addr, priority: u8) -> Vec<Effect> {
+    fn hear(&mut self, from: IpAddr, priority: u8) -> Vec<Effect> {
         self.hear_interval(from, priority, SECOND)
     }
 
-    fn hear_interval(&mut self, from: Ipv4Addr, priority: u8, interval: Duration) -> Vec<Effect> {
+    fn hear_interval(&mut self, from: IpAddr, priority: u8, interval: Duration) -> Vec<Effect> {
         let advert = Advert { priority, interval };
         self.input(|machine, now, effects| machine.on_advert(from, &advert, now, effects))
     }
@@ -364,8 +366,8 @@ fn equal_priority_yields_to_the_higher_address() {
 
 #[test]
 fn equal_addresses_compare_as_numbers() {
-    let mut bench = Bench::master(Settings { source: Ipv4Addr::new(10, 0, 0, 9), ..settings(100) });
-    bench.hear(Ipv4Addr::new(10, 0, 0, 128), 100);
+    let mut bench = Bench::master(Settings { source: [10, 0, 0, 9].into(), ..settings(100) });
+    bench.hear([10, 0, 0, 128].into(), 100);
     assert_eq!(bench.machine.state(), State::Backup);
 }
 

@@ -1,12 +1,19 @@
+use std::net::Ipv4Addr;
+
 use proptest::{collection, prelude::*};
 
 use super::*;
-use crate::announce::gratuitous_arp;
+use crate::announce::announcement;
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+const SOURCE: IpAddr = v4(1);
+const PEER: IpAddr = v4(2);
+const VIP: IpAddr = v4(100);
+const GROUP: IpAddr = group(Family::V4);
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+const fn v4(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 77, 0, host))
+}
 
 /// Whole Ethernet frames that keepalived sent, each behind a line `# kind`.
 fn frames(text: &str) -> Vec<(&str, Vec<u8>)> {
@@ -71,7 +78,7 @@ macro_rules! golden {
                 if kind == "GARP" {
                     // The unicast captures hold an ordinary query for the peer instead.
                     if format.peers.is_empty() {
-                        assert_eq!(frame, gratuitous_arp(VIP, MAC));
+                        assert_eq!(*frame, *announcement(VIP, MAC, false));
                     }
                     continue;
                 }
@@ -98,7 +105,7 @@ golden! {
     keepalived_2_2_7_v2_three_addresses: "2.2.7/v2_noauth_3vips", Format {
         vrid: Vrid::new(52).unwrap(),
         interval: Duration::from_secs(3),
-        addresses: [100, 101, 102].map(|host| Ipv4Addr::new(10, 77, 0, host)).to_vec(),
+        addresses: [100, 101, 102].map(v4).to_vec(),
         ..v2()
     }, Message, 150;
     keepalived_2_2_7_v2_password: "2.2.7/v2_pass",
@@ -214,15 +221,15 @@ fn unicast_and_multicast_do_not_mix() {
 #[test]
 fn a_stranger_is_no_unicast_peer() {
     let format = Format { peers: vec![PEER], ..v2() };
-    let stranger = Format { source: Ipv4Addr::new(10, 77, 0, 9), ..format.clone() };
+    let stranger = Format { source: v4(9), ..format.clone() };
     assert_eq!(answer(&format, &sent(&stranger, 100, 1)), Err(Rejection::UnknownPeer));
 }
 
 #[test]
 fn other_addresses_are_accepted_and_said() {
-    let second = Ipv4Addr::new(10, 77, 0, 101);
-    let differ = |ours: &[Ipv4Addr], theirs: &[Ipv4Addr]| {
-        let format = |addresses: &[Ipv4Addr]| Format { addresses: addresses.to_vec(), ..v2() };
+    let second = v4(101);
+    let differ = |ours: &[IpAddr], theirs: &[IpAddr]| {
+        let format = |addresses: &[IpAddr]| Format { addresses: addresses.to_vec(), ..v2() };
         answer(&format(ours), &sent(&format(theirs), 100, 1)).unwrap().addresses_differ
     };
     assert!(differ(&[VIP], &[second]));
@@ -239,7 +246,7 @@ fn kinds_of_rejection_have_one_name_each() {
 }
 
 fn any_format() -> impl Strategy<Value = Format> {
-    let addresses = collection::vec(any::<[u8; 4]>().prop_map(Ipv4Addr::from), 0..=MAX_ADDRESSES);
+    let addresses = collection::vec(any::<[u8; 4]>().prop_map(IpAddr::from), 0..=max_addresses(Family::V4));
     let password = prop_oneof![Just(Authentication::None), any::<[u8; 8]>().prop_map(Authentication::Pass)];
     (1..=255i64, any::<bool>(), 1..=255u64, 1..=4095u64, password, any::<bool>(), any::<bool>(), addresses)
         .prop_map(|(vrid, is_v2, seconds, centiseconds, authentication, pseudo, unicast, addresses)| Format {

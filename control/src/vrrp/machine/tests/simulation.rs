@@ -105,7 +105,7 @@ impl World {
         // Skews lie further apart than any delay, or two backups could take over before they hear of each other.
         let nodes = (0..2 + dice.roll(2)).map(|index| Node {
             settings: Settings {
-                source: Ipv4Addr::from(0x0a00_0001 + index as u32),
+                source: Ipv4Addr::from(0x0a00_0001 + index as u32).into(),
                 version,
                 advert_interval: interval,
                 preempt,
