@@ -95,7 +95,7 @@ fn wlc_gives_new_connections_to_whoever_has_fewest() -> Result<()> {
     let held = site.begin(EARLY)?;
     site.lb1.reload(&site.scheduled("wlc", &[1, 1, 1]))?;
     site.wait_for_second("up")?;
-    thread::sleep(CHECK_TIME);
+    thread::sleep(A_WHILE);
     let talks = site.begin(LATE)?;
     let spread = spread_of(talks.into_values().map(Conversation::end).collect::<std::io::Result<Vec<_>>>()?);
     ensure!(!spread.contains_key("rs1"), "{} connections were there, and then: {spread:?}", held.len());

@@ -85,6 +85,7 @@ fn a_master_that_wakes_up_after_its_lease_is_backup_and_has_answered_nobody() ->
 
     let thawed = Stamp::now();
     pair.lb1.thaw()?;
+    pair.lb1.wait_for_state("BACKUP", PATIENCE)?;
     thread::sleep(Duration::from_secs(1));
 
     assert_eq!(pair.lb1.state()?, "BACKUP");
@@ -103,7 +104,7 @@ fn a_master_whose_cable_returns_takes_its_role_back() -> Result<()> {
     let (first, second) = (&pair.scene.lb1, &pair.scene.lb2);
     pair.scene.lab.unplug(first)?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
-    assert_eq!(pair.lb1.state()?, "FAULT");
+    pair.lb1.wait_for_state("FAULT", PATIENCE)?;
 
     pair.scene.lab.plug_in(first)?;
     pair.lb1.wait_for_state("MASTER", PATIENCE)?;

@@ -9,8 +9,8 @@ use lvs_tests::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// On top of the check's own time: the check itself and the requests under way.
-const SLACK: Duration = Duration::from_millis(100);
+/// On top of the check's own time: the check itself and the requests under way, on a busy machine.
+const SLACK: Duration = Duration::from_secs(1);
 const PORTS: std::ops::Range<u16> = 20_000..20_600;
 
 #[test]
@@ -24,15 +24,18 @@ fn after_its_checks_time_a_dead_real_server_fails_no_request() -> Result<()> {
 
     let killed = Stamp::now();
     site.kill_second()?;
-    thread::sleep(CHECK_TIME + Duration::from_secs(2));
+    site.wait_for_second("down")?;
+    let found = Stamp::now();
+    thread::sleep(Duration::from_secs(2));
 
     let requests = load.finish()?;
     let outage = outage(&requests, killed)?;
     println!("no request failed any more {:?} after the death, {} did before", outage.length, outage.failed);
     ensure!(outage.failed > 0, "the real server was not in use");
     ensure!(outage.length <= CHECK_TIME + SLACK, "{outage:?}");
-    let after = requests.iter().filter(|request| request.started > killed + CHECK_TIME + SLACK);
-    assert_eq!(spread(after).into_keys().collect::<Vec<_>>(), ["rs1", "rs3"]);
+    let after = || requests.iter().filter(|request| request.started > found);
+    ensure!(after().all(|request| request.answer.is_ok()), "{outage:?}");
+    assert_eq!(spread(after()).into_keys().collect::<Vec<_>>(), ["rs1", "rs3"]);
     Ok(())
 }
 
@@ -170,7 +173,7 @@ fn a_backup_knows_of_a_dead_real_server_as_well() -> Result<()> {
     }
     let mut site = Site::new()?;
     let backup = Director::start(&site.scene.lb2, &site.config(100))?;
-    assert_eq!(backup.state()?, "BACKUP");
+    backup.wait_for_state("BACKUP", PATIENCE)?;
     site.kill_second()?;
     wait_for_real(&backup, 1, "down")
 }

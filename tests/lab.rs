@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lvs_tests::{
-    ArpProbe, Capture, Keepalived, Lab, Load, Mac, Need, Node, Scene, Stamp, VIP, Vrrp, outage, require,
-    serve, spread, turns, wait_for,
+    ArpProbe, Capture, Keepalived, Lab, Load, Mac, Need, Node, PATIENCE, Scene, Stamp, VIP, Vrrp, outage,
+    require, serve, spread, turns, wait_for,
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -139,11 +139,12 @@ fn the_outage_of_an_unplugged_keepalived_master_is_what_its_timers_say() -> Resu
     let _daemons = keepalived_pair(&pair, &watch, vrrp)?;
     let [first, second] = &pair.hosts;
     let load = Load::start(&pair.client, VIP, PACE)?;
-    thread::sleep(Duration::from_millis(500));
+    wait_for("an answer", PATIENCE, || Ok(load.requests().iter().any(|it| it.answer.is_ok()).then_some(())))?;
 
     let unplugged = Stamp::now();
     pair.lab.unplug(first)?;
-    thread::sleep(Duration::from_secs(1));
+    wait_for("lb2", PATIENCE, || Ok(spread(&load.requests()).contains_key("lb2").then_some(())))?;
+    thread::sleep(Duration::from_millis(500));
 
     let requests = load.finish()?;
     let outage = outage(&requests, unplugged)?;
@@ -176,20 +177,17 @@ fn a_keepalived_master_killed_at_once_goes_on_answering_arp() -> Result<()> {
     let [mut first, _second] =
         keepalived_pair(&pair, &watch, |priority| Vrrp::v3(priority, Duration::from_millis(100)))?;
     let _probe = ArpProbe::start(&pair.watcher, *VIP.ip(), Duration::from_millis(5))?;
-    thread::sleep(Duration::from_millis(300));
-    let before: BTreeSet<Mac> = watch.answers_for(*VIP.ip()).into_iter().map(|(_, mac)| mac).collect();
+    let answers = || watch.answers_for(*VIP.ip());
+    wait_for("an answer", PATIENCE, || Ok((!answers().is_empty()).then_some(())))?;
+    let before: BTreeSet<Mac> = answers().into_iter().map(|(_, mac)| mac).collect();
     assert_eq!(before, BTreeSet::from([pair.hosts[0].mac()]));
 
     first.kill()?;
     let killed = Stamp::now();
-    thread::sleep(Duration::from_secs(1));
-
-    let after: BTreeSet<Mac> = watch
-        .answers_for(*VIP.ip())
-        .into_iter()
-        .filter(|(at, _)| at.since(killed) > Duration::from_millis(600))
-        .map(|(_, mac)| mac)
-        .collect();
-    assert_eq!(after, pair.hosts.iter().map(Node::mac).collect());
-    Ok(())
+    // Long after the other one has taken over.
+    wait_for("answers of both", PATIENCE, || {
+        let late = answers().into_iter().filter(|(at, _)| at.since(killed) > Duration::from_millis(600));
+        let macs: BTreeSet<Mac> = late.map(|(_, mac)| mac).collect();
+        Ok((macs == pair.hosts.iter().map(Node::mac).collect()).then_some(()))
+    })
 }

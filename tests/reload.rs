@@ -29,7 +29,11 @@ fn a_real_server_leaves_and_weights_change_under_load_and_no_request_fails() -> 
     thread::sleep(SETTLED * 4);
     pair.lb1.reload(&(fast(150).text() + &web_service(&[(&reals[0], 1), (&reals[1], 1), (&reals[2], 1)])))?;
     let again = Stamp::now();
-    thread::sleep(SETTLED * 2);
+    wait_for("an answer of rs3", PATIENCE, || {
+        let requests = load.requests();
+        let since = requests.iter().filter(|it| it.started > again);
+        Ok(spread(since).contains_key("rs3").then_some(()))
+    })?;
 
     let requests = load.finish()?;
     ensure!(requests.iter().all(|request| request.answer.is_ok()), "{:?}", outage(&requests, reloaded)?);
@@ -37,7 +41,6 @@ fn a_real_server_leaves_and_weights_change_under_load_and_no_request_fails() -> 
     let shares = spread(between);
     ensure!(!shares.contains_key("rs3"), "rs3 still gets requests: {shares:?}");
     ensure!(shares["rs1"] > shares["rs2"] * 2, "not by weight: {shares:?}");
-    ensure!(spread(requests.iter().filter(|it| it.started > again)).contains_key("rs3"), "rs3 is not back");
     assert_eq!(pair.masters(), [pair.scene.lb1.address()], "nobody changed its role");
     Ok(())
 }
@@ -71,11 +74,11 @@ fn a_master_whose_priority_changes_stays_master_without_a_break() -> Result<()> 
     thread::sleep(SETTLED * 2);
 
     assert_eq!(outage(&load.finish()?, reloaded)?.failed, 0);
+    // Two VRRP threads advertise until the old one has left.
     let adverts = pair.watch.adverts();
-    assert_eq!(
-        turns(adverts.iter().map(|advert| (advert.source, advert.priority))),
-        [(pair.scene.lb1.address(), 150), (pair.scene.lb1.address(), 170)]
-    );
+    ensure!(adverts.iter().all(|advert| [150, 170].contains(&advert.priority)), "it resigned");
+    assert_eq!(adverts.last().map(|advert| advert.priority), Some(170));
+    assert_eq!(pair.masters(), [pair.scene.lb1.address()]);
     assert_eq!(turns(pair.answers_since(reloaded)), [pair.scene.lb1.mac()]);
     Ok(())
 }
@@ -92,7 +95,9 @@ fn an_instance_that_is_taken_out_of_the_file_resigns_and_leaves_no_address() -> 
 
     pair.lb1.reload(&service)?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
-    ensure!(!address()?.contains(&VIP.ip().to_string()), "the VIP is still on lb1");
+    wait_for("lb1 without the VIP", PATIENCE, || {
+        Ok((!address()?.contains(&VIP.ip().to_string())).then_some(()))
+    })?;
     let adverts = pair.watch.adverts();
     ensure!(
         adverts.iter().any(|it| it.source == pair.scene.lb1.address() && it.priority == 0),

@@ -81,8 +81,7 @@ fn a_failing_script_hands_the_role_over_and_a_working_one_takes_it_back() -> Res
     let trackers = status.instances.iter().flat_map(|instance| &instance.trackers);
     let shown: Vec<_> = trackers.map(|tracker| (tracker.name.as_str(), tracker.state.as_str())).collect();
     assert_eq!(shown, [("chk", "down")]);
-    let log = fs::read_to_string(lb1.process().log())?;
-    assert!(log.contains("track_script chk"), "the cause names the script:\n{log}");
+    wait_for_log(&lb1, "track_script chk")?;
     check.succeed()?;
     stage.wait_for_masters(3)?;
     stage.judge(|advert| advert.priority != 0, &[150, 100, 150])
@@ -99,9 +98,7 @@ fn an_instance_waits_for_the_first_result_of_its_script() -> Result<()> {
     lb1.wait_for_state("FAULT", PATIENCE)?;
     check.succeed()?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
-    let log = fs::read_to_string(lb1.process().log())?;
-    assert!(log.contains("from=INIT to=FAULT"), "{log}");
-    Ok(())
+    wait_for_log(&lb1, "from=INIT to=FAULT")
 }
 
 #[test]
@@ -141,6 +138,7 @@ fn lvsd_takes_over_from_keepalived_whose_script_fails_and_gives_back() -> Result
     let _keepalived = Keepalived::start(&stage.scene.lb1, &keepalived)?;
     stage.wait_for_masters(1)?;
     let lvsd = Director::start(&stage.scene.lb2, &fast(120).text())?;
+    lvsd.wait_for_state("BACKUP", PATIENCE)?;
     thread::sleep(Duration::from_secs(1));
     assert_eq!(lvsd.state()?, "BACKUP");
     check.fail()?;
@@ -210,7 +208,8 @@ fn a_reload_keeps_what_scripts_have_found_and_tells_nobody_again() -> Result<()>
     let notify = lb1.script("notify.sh", &format!("echo $3 $4 >> {}", log.display()))?;
     let text = |more: &str| {
         let lines = format!("{TRACKED}notify {}\n{more}\n", notify.display());
-        check.block("weight -60") + &fast(150).text_with(&lines)
+        // The script fails long before this instance becomes MASTER.
+        check.block("weight -60") + &Vrrp::v3(150, Duration::from_millis(500)).text_with(&lines)
     };
     let lb1 = Director::start(lb1, &text(""))?;
     let is_low = || Ok(lb1.status()?.instances.iter().all(|it| it.priority == 90).then_some(()));
@@ -295,11 +294,12 @@ impl Stage {
 
     /// The priorities that were advertised, one after the other.
     fn judge(&self, counts: impl Fn(&Advert) -> bool, priorities: &[u8]) -> Result<()> {
-        let adverts = self.watch.adverts();
-        assert_eq!(
-            turns(adverts.iter().filter(|advert| counts(advert)).map(|advert| advert.priority)),
-            priorities
-        );
+        let advertised = wait_for(&format!("{} priorities", priorities.len()), PATIENCE, || {
+            let adverts = self.watch.adverts();
+            let all = turns(adverts.iter().filter(|advert| counts(advert)).map(|advert| advert.priority));
+            Ok((all.len() >= priorities.len()).then_some(all))
+        })?;
+        assert_eq!(advertised, priorities);
         Ok(())
     }
 }
@@ -309,6 +309,13 @@ fn wait_for_lines(path: &Path, count: usize) -> Result<String> {
         // Not there before the first line.
         let text = fs::read_to_string(path).unwrap_or_default();
         Ok((text.lines().count() >= count).then_some(text))
+    })
+}
+
+/// What is logged is told by another thread than the one that acts.
+fn wait_for_log(director: &Director, text: &str) -> Result<()> {
+    wait_for(&format!("{text} in the log"), PATIENCE, || {
+        Ok(fs::read_to_string(director.process().log())?.contains(text).then_some(()))
     })
 }
 

@@ -16,6 +16,7 @@ use etherparse::{ArpEthIpv4Packet, ArpOperation, PacketBuilder};
 use crate::{
     Mac, Node,
     capture::{packet_socket, send_frame},
+    realtime,
 };
 
 /// Asks until it is dropped. The questions carry the asking host's address, so use a host whose neighbour
@@ -33,6 +34,7 @@ impl ArpProbe {
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
+                realtime::enter();
                 while !stop.load(Ordering::Relaxed) {
                     if let Err(error) = send_frame(&socket, &question) {
                         eprintln!("the ARP probe ended: {error:#}");

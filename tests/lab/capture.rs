@@ -26,7 +26,7 @@ use nix::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{Advert, Arp, Mac, Node, Stamp};
+use crate::{Advert, Arp, Mac, Node, Stamp, realtime};
 
 /// Listens until it is dropped. Frames that the node itself sends are heard too, except by XDP.
 pub struct Capture {
@@ -53,6 +53,7 @@ impl Capture {
         let thread = thread::spawn({
             let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
             move || {
+                realtime::enter();
                 if let Err(error) = listen(&socket, &heard, &stop) {
                     eprintln!("the capture ended: {error:#}");
                 }

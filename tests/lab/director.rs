@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use crate::{Node, Process, need::built_program, node::output, wait_for};
+use crate::{Node, PATIENCE, Process, need::built_program, node::output, wait_for};
 
 /// What `lvsd status --json` says; fields that no test reads are left out.
 #[derive(Clone, Debug, Deserialize)]
@@ -171,13 +171,13 @@ impl Director {
 
     fn end_by(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
-        let status = self.process.wait(Duration::from_secs(10))?;
+        let status = self.process.wait(PATIENCE)?;
         ensure!(status.success(), "lvsd on {} ended with {status} after {signal}", self.node.name());
         Ok(())
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
-        wait_for(&format!("lvsd on {}", self.node.name()), Duration::from_secs(10), || {
+        wait_for(&format!("lvsd on {}", self.node.name()), PATIENCE, || {
             if !self.process.is_running()? {
                 let log = std::fs::read_to_string(self.process.log())?;
                 bail!("lvsd on {} ended:\n{log}", self.node.name());

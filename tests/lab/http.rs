@@ -20,7 +20,7 @@ use nix::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Node, Stamp};
+use crate::{Node, Stamp, realtime};
 
 /// Shorter than the first retransmission of a SYN: a request that was lost fails, it does not come late.
 const TIMEOUT: Duration = Duration::from_millis(900);
@@ -53,6 +53,7 @@ impl Load {
             let (client, done, stop) = (client.clone(), Arc::clone(&done), Arc::clone(&stop));
             move || {
                 client.enter()?;
+                realtime::enter();
                 generate(target, every, &done, &stop)
             }
         });

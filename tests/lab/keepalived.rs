@@ -15,9 +15,11 @@ pub struct Keepalived {
 }
 
 impl Keepalived {
-    /// VRRP only: no checks, no IPVS.
+    /// VRRP only: no checks, no IPVS. Real-time, which it is on request only: on a busy machine its timers mean little
+    /// otherwise.
     pub fn start(node: &Node, config: &str) -> Result<Self> {
-        let config = node.write_file("keepalived.conf", config)?;
+        let config = format!("global_defs {{\n    vrrp_rt_priority 50\n}}\n{config}");
+        let config = node.write_file("keepalived.conf", &config)?;
         let vrrp_pid = node.dir().join("keepalived-vrrp.pid");
         let mut command = node.command(find_program("keepalived").context("no program `keepalived`")?);
         command

@@ -16,6 +16,7 @@ mod need;
 mod node;
 mod pair;
 mod process;
+mod realtime;
 mod scene;
 mod signals;
 mod wire;

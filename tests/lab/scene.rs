@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Lab, Node, Process, get, wait_for};
+use crate::{Lab, Node, PATIENCE, Process, get, wait_for};
 
 /// The lab's network is 10.77.0.0/24.
 pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 100), 80);
@@ -88,6 +88,6 @@ pub fn serve(node: &Node) -> Result<Process> {
     command.args([node.name(), &format!("0.0.0.0:{}", VIP.port())]);
     let process = node.spawn("http", command)?;
     let own = SocketAddrV4::new(node.address(), VIP.port());
-    node.in_ns(|| wait_for("the HTTP server", Duration::from_secs(5), || Ok(get(own, None).ok().map(drop))))?;
+    node.in_ns(|| wait_for("the HTTP server", PATIENCE, || Ok(get(own, None).ok().map(drop))))?;
     Ok(process)
 }

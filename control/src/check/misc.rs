@@ -76,13 +76,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_ended_with_its_children() {
-        let limit = Duration::from_millis(300);
+        let limit = Duration::from_secs(1);
         let mark = std::env::temp_dir().join(format!("lvsd-misc-{}", std::process::id()));
-        let text = format!("trap '' TERM; sleep 9 & echo $! > {0}.new; mv {0}.new {0}; wait", mark.display());
+        let text =
+            format!("trap '' TERM; sleep 99 & echo $! > {0}.new; mv {0}.new {0}; wait", mark.display());
         #[expect(clippy::disallowed_methods, reason = "how long it takes is the question")]
         let start = Instant::now();
         assert_eq!(ask(&program(&text, limit)).await, Err(MiscError::Timeout(limit)));
-        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
         let child = fs::read_to_string(&mark).unwrap();
         fs::remove_file(&mark).unwrap();
         // A zombie until somebody reaps it, but no longer running.
@@ -93,7 +94,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(3), gone)
+        tokio::time::timeout(Duration::from_secs(30), gone)
             .await
             .expect("a child that is gone before its time");
     }

@@ -124,7 +124,7 @@ async fn a_stop_is_told_beside_a_script_that_hangs_and_both_have_a_second() {
     tell(notifier, &[notice(State::Init, State::Backup), notice(State::Backup, State::Init)]).await;
     let took = start.elapsed();
     assert!(scratch.said().contains("stop"), "{}", scratch.said());
-    assert!(took >= LAST_WORDS && took < LAST_WORDS + Duration::from_secs(1), "{took:?}");
+    assert!(took >= LAST_WORDS && took < LAST_WORDS + Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test]

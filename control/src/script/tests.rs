@@ -134,7 +134,7 @@ async fn all_ended(word: &str) {
             String::from_utf8_lossy(&line).contains(word)
         })
     };
-    for _ in 0..100 {
+    for _ in 0..1000 {
         if !alive() {
             return;
         }
