@@ -65,6 +65,34 @@ fn a_draining_real_server_keeps_its_connections_and_gets_no_new_one() -> Result<
 }
 
 #[test]
+fn an_order_to_drain_holds_through_reload_and_restart_until_it_is_reset() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut site = Site::new(&[1, 1, 1])?;
+    let names = site.real_of_each(EARLY)?;
+    let mut talks = site.begin(EARLY)?;
+    let real = format!("{}:80", site.scene.reals.get(1).context("no rs2")?.node.address());
+    site.lb1.order(&["drain", &format!("tcp:{}", VIP), &real])?;
+    site.wait_for_second("draining")?;
+    site.lb1.reload(&site.config(&[1, 3, 1]))?;
+    site.lb1.hand_over()?;
+    site.lb1.start_again()?;
+    site.lb1.wait_for_state("MASTER", PATIENCE)?;
+    site.wait_for_second("draining")?;
+    go_on(&mut talks)?;
+    let new = site.real_of_each(LATE)?;
+    ensure!(new.values().all(|name| name != "rs2"), "{new:?}");
+    ends_where_it_began(talks, names)?;
+
+    site.lb1.order(&["reset"])?;
+    site.wait_for_second("up")?;
+    let again = site.real_of_each(31_000..31_060)?;
+    ensure!(again.values().any(|name| name == "rs2"), "rs2 gets no new connection");
+    Ok(())
+}
+
+#[test]
 fn rr_gives_each_real_server_exactly_its_share() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

@@ -1,10 +1,10 @@
-//! The control socket: what `lvsd status` asks and how the daemon answers.
+//! The control socket: what `lvsd status` and its kin ask and how the daemon answers.
 //!
-//! One request per connection: a line with a word, answered by one JSON document.
+//! One request per connection: a line of JSON ([`Command`]), answered by one JSON document.
 
 use std::{
-    io,
-    os::unix::fs::PermissionsExt as _,
+    fs, io,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,12 +19,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::status::Status;
-use crate::pool::Succession;
+use crate::{director::Order, pool::Succession};
 
 pub mod status;
 
 /// Longest request that is read.
-const REQUEST_BYTES: u64 = 64;
+const REQUEST_BYTES: u64 = 4096;
 /// A client that is slower than this is hung up on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients served at once; others wait in the listen queue.
@@ -32,9 +32,20 @@ const CLIENTS: usize = 16;
 /// Longest answer that `ask` reads: far above the status of the largest configuration.
 const ANSWER_BYTES: u64 = 1 << 30;
 
+/// What a client sends: `{"command":"status"}`, for instance.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+enum Command {
+    Status,
+    Reload,
+    Order(Order),
+}
+
 /// A request to the task that owns the state.
 pub enum Request {
     Status(oneshot::Sender<Status>),
+    /// An error says why it was not carried out.
+    Order(Order, oneshot::Sender<Result<(), String>>),
     /// A new configuration takes over.
     Succeed(Box<Succession>),
 }
@@ -48,7 +59,7 @@ pub enum AdminError {
     #[error("lvsd closed {} without an answer", path.display())]
     NoAnswer { path: PathBuf },
     #[error("{0}")]
-    Reload(String),
+    Refused(String),
     #[error("lvsd answered what this version does not understand: {0}")]
     Answer(#[from] serde_json::Error),
 }
@@ -60,20 +71,29 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("lvsd.sock")
 }
 
-/// Binds the socket, for root only. The caller holds the run directory's lock, so a socket that is there is
-/// a dead daemon's.
-pub fn listen(run_dir: &Path) -> Result<UnixListener, AdminError> {
+/// Binds the socket. The caller holds the run directory's lock, so a socket that is there is a dead daemon's.
+pub fn listen(run_dir: &Path, group: Option<u32>) -> Result<UnixListener, AdminError> {
     let path = socket_path(run_dir);
     let bind = || {
-        match std::fs::remove_file(&path) {
+        match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        admit(run_dir, group)?;
         Ok(listener)
     };
     bind().map_err(|source| AdminError::Listen { path: path.clone(), source })
+}
+
+/// Opens the socket to root and to the members of one group, or to root alone.
+pub fn admit(run_dir: &Path, group: Option<u32>) -> io::Result<()> {
+    let path = socket_path(run_dir);
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    // Never the old group with the new mode.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    chown(&path, Some(0), Some(group.unwrap_or(0)))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode))
 }
 
 /// Serves clients until cancelled.
@@ -120,8 +140,8 @@ async fn answer(
     let (read, mut write) = stream.split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
-    let reply = match line.trim_end() {
-        "status" => {
+    let reply = match serde_json::from_str(&line) {
+        Ok(Command::Status) => {
             let (question, status) = oneshot::channel();
             let asked = requests.send(Request::Status(question)).await.is_ok();
             match status.await {
@@ -129,41 +149,69 @@ async fn answer(
                 _ => return Ok(()),
             }
         }
-        "reload" => {
+        Ok(Command::Reload) => {
             let (asker, outcome) = oneshot::channel();
             let asked = reloads.send(asker).await.is_ok();
             match outcome.await {
-                Ok(outcome) if asked => serde_json::to_vec(&Reloaded { error: outcome.err() })?,
+                Ok(outcome) if asked => serde_json::to_vec(&Done::from(outcome))?,
                 _ => return Ok(()),
             }
         }
-        _ => br#"{"error":"unknown request; known: status, reload"}"#.to_vec(),
+        Ok(Command::Order(order)) => {
+            let (asker, outcome) = oneshot::channel();
+            let asked = requests.send(Request::Order(order, asker)).await.is_ok();
+            match outcome.await {
+                Ok(outcome) if asked => serde_json::to_vec(&Done::from(outcome))?,
+                _ => return Ok(()),
+            }
+        }
+        Err(error) => {
+            let error = format!("not a request: {error}; the simplest one is {{\"command\":\"status\"}}");
+            serde_json::to_vec(&Done { error: Some(error) })?
+        }
     };
     write.write_all(&reply).await?;
     write.write_all(b"\n").await
 }
 
 #[derive(Serialize, Deserialize)]
-struct Reloaded {
+struct Done {
     error: Option<String>,
+}
+
+impl From<Result<(), String>> for Done {
+    fn from(outcome: Result<(), String>) -> Self {
+        Self { error: outcome.err() }
+    }
 }
 
 /// Asks a running daemon for its status.
 pub async fn status(run_dir: &Path) -> Result<Status, AdminError> {
-    Ok(serde_json::from_slice(&ask(run_dir, "status").await?)?)
+    Ok(serde_json::from_slice(&ask(run_dir, &Command::Status).await?)?)
 }
 
 /// Has a running daemon read its configuration again.
 pub async fn reload(run_dir: &Path) -> Result<(), AdminError> {
-    let reloaded: Reloaded = serde_json::from_slice(&ask(run_dir, "reload").await?)?;
-    reloaded.error.map_or(Ok(()), |error| Err(AdminError::Reload(error)))
+    have_done(run_dir, &Command::Reload).await
 }
 
-async fn ask(run_dir: &Path, request: &str) -> Result<Vec<u8>, AdminError> {
+/// Gives a running daemon an order.
+pub async fn order(run_dir: &Path, order: Order) -> Result<(), AdminError> {
+    have_done(run_dir, &Command::Order(order)).await
+}
+
+async fn have_done(run_dir: &Path, command: &Command) -> Result<(), AdminError> {
+    let done: Done = serde_json::from_slice(&ask(run_dir, command).await?)?;
+    done.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+}
+
+async fn ask(run_dir: &Path, command: &Command) -> Result<Vec<u8>, AdminError> {
     let path = socket_path(run_dir);
+    let mut request = serde_json::to_vec(command)?;
+    request.push(b'\n');
     let talk = async {
         let mut stream = UnixStream::connect(&path).await?;
-        stream.write_all(format!("{request}\n").as_bytes()).await?;
+        stream.write_all(&request).await?;
         let mut reply = Vec::new();
         stream.take(ANSWER_BYTES).read_to_end(&mut reply).await?;
         Ok(reply)

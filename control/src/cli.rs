@@ -50,6 +50,41 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
         run_dir: PathBuf,
     },
+    /// Have a real server of a running director take no new flows; those it has continue.
+    ///
+    /// SERVICE and REAL are as `lvsd status` shows them, for instance `tcp:192.0.2.100:80` and `192.0.2.11:80`. An
+    /// order holds over weights of the configuration and of checks, through reloads and restarts, until `enable` or `reset`.
+    Drain {
+        service: String,
+        real: String,
+        /// Run directory of the daemon to tell.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Take an order for a real server back: it has its configured weight again.
+    Enable {
+        service: String,
+        real: String,
+        /// Run directory of the daemon to tell.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Give a real server of a running director another weight, as `drain` gives it 0.
+    Weight {
+        service: String,
+        real: String,
+        /// 0 to 65535.
+        weight: u16,
+        /// Run directory of the daemon to tell.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Take all orders for real servers back.
+    Reset {
+        /// Run directory of the daemon to tell.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
     /// Show VRRP instances, real servers and packet counters of a running director.
     Status {
         #[arg(long)]

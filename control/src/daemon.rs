@@ -32,7 +32,7 @@ use crate::{
     check,
     config::{self, Config},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
-    director::{Director, Told},
+    director::{Director, Orders, Told},
     host::{
         Host,
         addresses::{self, Place},
@@ -120,12 +120,16 @@ impl Daemon {
     async fn start(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
         let site = Site::survey(config, &netlink).await?;
-        let listener = admin::listen(run_dir)?;
+        let listener = admin::listen(run_dir, site.config.global.admin_group)?;
         let before = dataplane::left_addresses(run_dir);
         let mut dataplane = Dataplane::open(run_dir, site.has_veth)?;
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
-        let mut director = Director::new(&site.config, site.vips(&indexes), |key, real| {
+        let orders_path = Orders::path(run_dir);
+        let orders = Orders::load(&orders_path).with_context(|| {
+            format!("cannot read {}, remove it to forget all orders", orders_path.display())
+        })?;
+        let mut director = Director::new(&site.config, site.vips(&indexes), orders, |key, real| {
             let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
             known.then(|| dataplane.takes_flows(key, real.address, real.port))
         });
@@ -196,6 +200,7 @@ impl Daemon {
             told: Told::default(),
             vrrp: vrrp_receiver,
             lagging: false,
+            orders_path,
         };
         let pool_cancel = CancellationToken::new();
         let pool = tokio::spawn(pool.run(verdicts, next_hops, request_receiver, pool_cancel.clone()));
@@ -324,6 +329,9 @@ impl Daemon {
             }
         }
         self.around.leases.assign(&new)?;
+        if let Err(error) = admin::admit(&self.run_dir, site.config.global.admin_group) {
+            tracing::error!(%error, "who may use the control socket could not be changed");
+        }
 
         self.end_host().await;
         // What was told of the old site is done.
@@ -412,6 +420,10 @@ impl Daemon {
         self.around.tasks.close();
         self.around.tasks.wait().await;
         let _ = fs::remove_file(admin::socket_path(&self.run_dir));
+        if end == End::Stop {
+            // As with all else that was told to this daemon, a stop is the end of it.
+            let _ = fs::remove_file(Orders::path(&self.run_dir));
+        }
         // Without the program the kernel would answer for an address that is left.
         withdrawn.context("the XDP program stays attached to keep ARP silent; see `lvsd unload`")?;
         if end == End::Stop {

@@ -2,11 +2,12 @@
 //!
 //! Pure: events in, [`Desired`] and [`Change`]s out.
 
+mod orders;
 mod service;
 mod told;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -14,10 +15,11 @@ use lvs_ebpf_common::{ServiceKey, Vip};
 
 use crate::{
     check::Target,
-    config::model::{Check, Config, RealServer, SorryServer},
+    config::model::{Check, Config, RealServer, SorryServer, VirtualServer},
     dataplane::plan::{Desired, NextHop},
 };
 
+pub use orders::{Order, OrderError, Orders};
 pub use service::{CheckState, RealState, ServiceState, Standing};
 pub use told::{News, Told};
 
@@ -28,6 +30,7 @@ pub struct Director {
     /// By number of the check. Numbers are never used again.
     checks: BTreeMap<usize, Place>,
     next_check: usize,
+    orders: Orders,
 }
 
 /// Service, real and check.
@@ -49,12 +52,21 @@ impl Director {
     pub fn new(
         config: &Config,
         vips: Vec<(IpAddr, Vip)>,
+        mut orders: Orders,
         was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>,
     ) -> Self {
-        let services: Vec<_> =
-            config.services.iter().map(|service| ServiceState::new(service.clone(), &was_up)).collect();
+        let state = |service: &VirtualServer| ServiceState::new(service.clone(), &orders, &was_up);
+        let services: Vec<_> = config.services.iter().map(state).collect();
+        let ordered: HashSet<_> = services
+            .iter()
+            .flat_map(|service| {
+                let reals = service.reals.iter().filter(|real| real.ordered.is_some());
+                reals.map(|real| (service.name(), real.name()))
+            })
+            .collect();
+        orders.retain(|service, real| ordered.contains(&(service.to_owned(), real.to_owned())));
         let checks: BTreeMap<_, _> = places(&services).into_iter().enumerate().collect();
-        Self { next_check: checks.len(), checks, services, vips, next_hops: HashMap::new() }
+        Self { next_check: checks.len(), checks, services, vips, next_hops: HashMap::new(), orders }
     }
 
     /// The director of a new configuration. A check that is in both keeps its number and its state, a service its
@@ -68,7 +80,7 @@ impl Director {
             .collect();
         let was_up =
             |key: &ServiceKey, real: &RealServer| were_up.get(&(*key, real.address, real.port)).copied();
-        let mut next = Self::new(config, vips, was_up);
+        let mut next = Self::new(config, vips, self.orders.clone(), was_up);
         next.next_hops.clone_from(&self.next_hops);
         next.next_check = self.next_check;
         next.checks.clear();
@@ -148,6 +160,75 @@ impl Director {
             changes.push(Change::Quorum { service: s, gained: service.has_quorum() });
         }
         changes
+    }
+
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Carries out what an operator wants, over what the configuration says.
+    pub fn on_order(&mut self, order: &Order) -> Result<Vec<Change>, OrderError> {
+        let (places, weight) = match order {
+            Order::Weight { service, real, weight } => (vec![self.named(service, real)?], Some(*weight)),
+            Order::Enable { service, real } => {
+                let (s, r) = self.named(service, real)?;
+                let real = &self.services[s].reals[r];
+                if real.config.weight == 0 {
+                    return Err(OrderError::ConfiguredZero { real: real.name() });
+                }
+                (vec![(s, r)], None)
+            }
+            Order::Reset => {
+                let of = |(s, service): (usize, &ServiceState)| {
+                    let reals = service.reals.iter().enumerate();
+                    reals.filter(|(_, real)| real.ordered.is_some()).map(|(r, _)| (s, r)).collect::<Vec<_>>()
+                };
+                (self.services.iter().enumerate().flat_map(of).collect(), None)
+            }
+        };
+        let mut changes = Vec::new();
+        for (s, r) in places {
+            let service = &mut self.services[s];
+            let name = service.name();
+            let real = &mut service.reals[r];
+            let from = real.standing();
+            real.ordered = weight;
+            self.orders.set(&name, &real.name(), weight);
+            let to = real.standing();
+            if from != to {
+                changes.push(Change::Real { service: s, real: r, from, to });
+            }
+            if service.settle_quorum() {
+                changes.push(Change::Quorum { service: s, gained: service.has_quorum() });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The service and the real server that an operator's words name.
+    fn named(&self, service: &str, real: &str) -> Result<(usize, usize), OrderError> {
+        let is_called = |it: &ServiceState| {
+            let name = it.name();
+            name == service || name.split_once(':').is_some_and(|(_, endpoint)| endpoint == service)
+        };
+        let found: Vec<_> = (0..self.services.len()).filter(|s| is_called(&self.services[*s])).collect();
+        let names = |places: &[usize]| places.iter().map(|s| self.services[*s].name()).collect();
+        let got = service.to_owned();
+        let s = match found.as_slice() {
+            [one] => *one,
+            [] => {
+                let known = names(&(0..self.services.len()).collect::<Vec<_>>());
+                return Err(OrderError::NoService { got, known });
+            }
+            several => return Err(OrderError::Ambiguous { got, known: names(several) }),
+        };
+        let service = &self.services[s];
+        let r = service.reals.iter().position(|it| it.name() == real).ok_or_else(|| OrderError::NoReal {
+            service: service.name(),
+            got: real.to_owned(),
+            known: service.reals.iter().map(RealState::name).collect(),
+        })?;
+        Ok((s, r))
     }
 
     /// Replaces what is known; a real server whose next hop is no longer known keeps the one it had.

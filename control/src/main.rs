@@ -12,6 +12,7 @@ use control::{
     admin,
     cli::{Cli, Command, Format},
     config, daemon, dataplane,
+    director::Order,
     host::addresses,
     netlink::Netlink,
 };
@@ -28,6 +29,14 @@ fn main() -> ExitCode {
         }
         Command::Check { file, format } => return check(&file, format),
         Command::Reload { run_dir } => block_on(admin::reload(&run_dir)),
+        Command::Drain { service, real, run_dir } => {
+            order(&run_dir, Order::Weight { service, real, weight: 0 })
+        }
+        Command::Enable { service, real, run_dir } => order(&run_dir, Order::Enable { service, real }),
+        Command::Weight { service, real, weight, run_dir } => {
+            order(&run_dir, Order::Weight { service, real, weight })
+        }
+        Command::Reset { run_dir } => order(&run_dir, Order::Reset),
         Command::Status { json, run_dir } => status(&run_dir, json),
         Command::Unload { run_dir } => unload(&run_dir),
     };
@@ -80,6 +89,10 @@ fn check(file: &Path, format: Format) -> ExitCode {
 fn block_on<T>(answer: impl Future<Output = Result<T, admin::AdminError>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(answer)?)
+}
+
+fn order(run_dir: &Path, order: Order) -> anyhow::Result<()> {
+    block_on(admin::order(run_dir, order))
 }
 
 fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Global, Protocol, SorryServer, Track},
+    config::model::{Config, Global, SorryServer, Track},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
-    director::{Change, CheckState, Director, News, RealState, ServiceState, Standing, Told},
+    director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
     notify::pools::{self, Notice},
     vrrp::{board::Counter, driver, packet::Rejection, track::Finding},
 };
@@ -37,6 +39,8 @@ pub struct Pool {
     pub vrrp: watch::Receiver<Vrrp>,
     /// The tables lag behind what they shall say, since a change failed.
     pub lagging: bool,
+    /// Where orders lie for the next daemon.
+    pub orders_path: PathBuf,
 }
 
 /// The VRRP thread and what it runs.
@@ -118,6 +122,7 @@ impl Pool {
                 // Whoever asked may have hung up.
                 Some(request) = requests.recv() => match request {
                     Request::Status(asker) => drop(asker.send(self.status())),
+                    Request::Order(order, asker) => drop(asker.send(self.on_order(&order))),
                     Request::Succeed(succession) => {
                         let outcome = self.succeed(&succession);
                         drop(succession.done.send(outcome));
@@ -136,14 +141,29 @@ impl Pool {
         }
     }
 
+    fn on_order(&mut self, order: &Order) -> Result<(), String> {
+        let changes = self.director.on_order(order).map_err(|error| error.to_string())?;
+        tracing::info!(?order, "an operator's order");
+        for change in changes {
+            self.tell(change, "an operator's order");
+        }
+        self.apply();
+        self.tell_news(false);
+        self.save_orders().map_err(|error| format!("done, but a restart would not know of it: {error}"))
+    }
+
+    fn save_orders(&self) -> io::Result<()> {
+        self.director.orders().save(&self.orders_path)
+    }
+
     fn tell(&self, change: Change, cause: &str) {
         let service = |index: usize| &self.director.services()[index];
         match change {
             Change::Real { service: s, real, from, to } => {
-                let (service, real) = (service(s), &service(s).reals[real].config);
+                let (service, real) = (service(s), &service(s).reals[real]);
                 tracing::info!(
-                    service = %name(service),
-                    real = %format_args!("{}:{}", real.address, real.port),
+                    service = %service.name(),
+                    real = %real.name(),
                     from = word(from),
                     to = word(to),
                     cause,
@@ -153,7 +173,7 @@ impl Pool {
             Change::Quorum { service: s, gained } => {
                 let service = service(s);
                 tracing::info!(
-                    service = %name(service),
+                    service = %service.name(),
                     to = if gained { "quorum" } else { "no quorum" },
                     weight = service.weight(),
                     sorry_server = self.director.sorry(service).is_some(),
@@ -209,6 +229,9 @@ impl Pool {
             Ok::<_, DataplaneError>(())
         })?;
         self.director = director;
+        if let Err(error) = self.save_orders() {
+            tracing::error!(%error, "a restart would not know of the orders in force");
+        }
         if self.global.lvs_fifos != succession.config.global.lvs_fifos {
             self.say(Notice::Fifos(succession.config.global.lvs_fifos.clone()));
         }
@@ -257,7 +280,7 @@ impl Pool {
         status::Service {
             address: service.config.address.to_string(),
             port: service.config.port,
-            protocol: protocol(service).to_owned(),
+            protocol: service.protocol().to_owned(),
             scheduler: service.config.scheduler.word().to_owned(),
             forwarding: service.config.forwarding.word().to_owned(),
             quorum: status::Quorum {
@@ -304,6 +327,7 @@ impl Pool {
             port: real.config.port,
             forwarding: real.config.forwarding.word().to_owned(),
             weight: real.config.weight,
+            ordered_weight: real.ordered,
             effective_weight: real.effective_weight(),
             state: word(real.standing()).to_owned(),
             packets: counter.packets,
@@ -321,17 +345,6 @@ fn named<const N: usize>(names: [&str; N], counts: [u64; N]) -> BTreeMap<String,
 fn router_id(global: &Global) -> String {
     let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     global.router_id.clone().unwrap_or_else(host)
-}
-
-fn name(service: &ServiceState) -> String {
-    format!("{}:{}:{}", protocol(service), service.config.address, service.config.port)
-}
-
-fn protocol(service: &ServiceState) -> &'static str {
-    match service.config.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }
 
 fn word(standing: Standing) -> &'static str {

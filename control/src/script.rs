@@ -79,16 +79,7 @@ impl Account {
             Err(_) => User::from_name(user),
         };
         let known = known.ok().flatten().ok_or_else(|| ScriptError::NoUser(user.to_owned()))?;
-        let gid = match group {
-            None => known.gid.as_raw(),
-            Some(group) => match group.parse() {
-                Ok(gid) => gid,
-                Err(_) => {
-                    let known = Group::from_name(group).ok().flatten();
-                    known.ok_or_else(|| ScriptError::NoGroup(group.to_owned()))?.gid.as_raw()
-                }
-            },
-        };
+        let gid = group.map_or(Ok(known.gid.as_raw()), self::group)?;
         Ok(Self { uid: known.uid.as_raw(), gid })
     }
 
@@ -96,6 +87,14 @@ impl Account {
     pub fn default_for_scripts() -> Self {
         Self::find("keepalived_script", None).unwrap_or(Self::ROOT)
     }
+}
+
+/// The number of a group, which may be named by it.
+pub fn group(name: &str) -> Result<u32, ScriptError> {
+    name.parse().or_else(|_| {
+        let known = Group::from_name(name).ok().flatten();
+        Ok(known.ok_or_else(|| ScriptError::NoGroup(name.to_owned()))?.gid.as_raw())
+    })
 }
 
 impl Script {

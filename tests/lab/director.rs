@@ -54,6 +54,7 @@ pub struct Service {
 pub struct Real {
     pub address: Ipv4Addr,
     pub weight: u16,
+    pub ordered_weight: Option<u16>,
     pub state: String,
     pub packets: u64,
     pub bytes: u64,
@@ -158,6 +159,13 @@ impl Director {
     pub fn unload(&self) -> Result<()> {
         let mut command = self.node.command(built_program("lvsd"));
         command.args(["unload", "--run-dir"]).arg(&self.run_dir);
+        output(command).map(drop)
+    }
+
+    /// `lvsd ARGUMENTS --run-dir DIR`, for the orders that it takes at run time.
+    pub fn order(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new("timeout");
+        command.arg("5").arg(built_program("lvsd")).args(arguments).arg("--run-dir").arg(&self.run_dir);
         output(command).map(drop)
     }
 

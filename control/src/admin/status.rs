@@ -108,7 +108,9 @@ pub struct Real {
     pub forwarding: String,
     /// As configured.
     pub weight: u16,
-    /// As checks have changed it; 0 while down.
+    /// By `lvsd weight` or `lvsd drain`: holds over the configured one.
+    pub ordered_weight: Option<u16>,
+    /// As checks or an order have changed it; 0 while down.
     pub effective_weight: u16,
     /// up, down or draining.
     pub state: String,
@@ -171,6 +173,9 @@ impl fmt::Display for Status {
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
                     real.forwarding, weight, real.state, real.packets, real.bytes
                 )?;
+                if let Some(ordered) = real.ordered_weight {
+                    writeln!(f, "     overridden: weight {ordered}, configured {}", real.weight)?;
+                }
                 for check in real.checks.iter().filter(|check| check.error.is_some()) {
                     let error = check.error.as_deref().unwrap_or_default();
                     writeln!(f, "     {} {}: {error}", check.kind, check.state)?;
@@ -209,6 +214,7 @@ mod tests {
             port: 80,
             forwarding: "TUN".into(),
             weight: 1,
+            ordered_weight: Some(4),
             effective_weight: 0,
             state: "down".into(),
             packets: 7,
@@ -271,6 +277,7 @@ mod tests {
             "2 adverts refused: ttl",
             "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
             "-> 10.0.0.2:80                  TUN     1      down",
+            "overridden: weight 4, configured 1",
             "TCP_CHECK down: refused",
             "-> 10.0.0.9:80                  DR      sorry  up",
         ] {

@@ -287,6 +287,8 @@ const TABLE: &[Row] = &[
         &[GlobalDefs],
         "script_user enable_script_security notify_fifo vrrp_notify_fifo lvs_notify_fifo rs_init_notifies",
     ),
+    // lvsd's own.
+    read(&[GlobalDefs], "admin_group"),
     not_yet(
         &[GlobalDefs],
         "use_symlink_paths",

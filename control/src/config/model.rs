@@ -34,6 +34,8 @@ pub struct Global {
     pub lvs_fifos: Vec<Fifo>,
     /// Where a real server stands at the start is told too.
     pub rs_init_notifies: bool,
+    /// Whose members may use the control socket, by its number; root alone where absent.
+    pub admin_group: Option<u32>,
 }
 
 /// `lvs_timeouts`: how long a silent flow is remembered.

@@ -357,8 +357,9 @@ impl Reader<'_> {
         let mut with_common = |word| common.iter().cloned().chain(self.fifo(&items, word)).collect();
         let (fifos, lvs_fifos) = (with_common("vrrp_notify_fifo"), with_common("lvs_notify_fifo"));
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
+        let admin_group = self.one(&items, "admin_group", |group| Ok(crate::script::group(group)?));
         (
-            Global { router_id, timeouts, fifos, lvs_fifos, rs_init_notifies },
+            Global { router_id, timeouts, fifos, lvs_fifos, rs_init_notifies, admin_group },
             Defaults { version, garp, down_timer_adverts, checksum_of_message },
         )
     }

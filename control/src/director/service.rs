@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use lvs_ebpf_common::{Service, ServiceKey};
 
+use super::orders::Orders;
 use crate::{
     config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
@@ -26,6 +27,8 @@ pub struct RealState {
     pub config: RealServer,
     /// One for each of the real's checks.
     pub checks: Vec<CheckState>,
+    /// The weight that an operator ordered: it holds over the configuration's and the checks'.
+    pub ordered: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,13 +53,32 @@ pub enum Standing {
 
 impl ServiceState {
     /// `was_up` is where an earlier daemon left a real server; `None`: it did not know it.
-    pub fn new(config: VirtualServer, was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>) -> Self {
+    pub fn new(
+        config: VirtualServer,
+        orders: &Orders,
+        was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>,
+    ) -> Self {
         let key = key(&config);
-        let reals: Vec<_> =
-            config.reals.iter().map(|real| RealState::new(real.clone(), was_up(&key, real))).collect();
+        let name = name(&config);
+        let real = |real: &RealServer| {
+            let ordered = orders.weight(&name, &real_name(real));
+            // That it got no flows says nothing of one that was to get none.
+            let was_up = was_up(&key, real).filter(|_| ordered != Some(0));
+            RealState::new(real.clone(), ordered, was_up)
+        };
+        let reals = config.reals.iter().map(real).collect();
         let mut service = Self { config, key, reals, has_quorum: false };
         service.settle_quorum();
         service
+    }
+
+    /// As operators call it.
+    pub fn name(&self) -> String {
+        name(&self.config)
+    }
+
+    pub fn protocol(&self) -> &'static str {
+        protocol(&self.config)
     }
 
     pub fn has_quorum(&self) -> bool {
@@ -123,11 +145,16 @@ impl ServiceState {
 }
 
 impl RealState {
-    fn new(config: RealServer, was_up: Option<bool>) -> Self {
+    fn new(config: RealServer, ordered: Option<u16>, was_up: Option<bool>) -> Self {
         let check =
             |alpha: bool| CheckState { up: was_up.unwrap_or(!alpha), weight: None, error: None, ran: false };
         let checks = config.checks.iter().map(|config| check(config.alpha)).collect();
-        Self { config, checks }
+        Self { config, checks, ordered }
+    }
+
+    /// As operators call it.
+    pub fn name(&self) -> String {
+        real_name(&self.config)
     }
 
     /// All checks succeed, or there are none.
@@ -139,8 +166,12 @@ impl RealState {
         if self.is_up() { self.weight() } else { 0 }
     }
 
-    /// keepalived's rule: each check that says a weight adds its difference to the configured one.
+    /// keepalived's rule: each check that says a weight adds its difference to the configured one. An order stands
+    /// above them.
     fn weight(&self) -> u16 {
+        if let Some(ordered) = self.ordered {
+            return ordered;
+        }
         let configured = i64::from(self.config.weight);
         let said = self.checks.iter().filter_map(|check| check.weight);
         let sum = configured + said.map(|weight| i64::from(weight) - configured).sum::<i64>();
@@ -171,6 +202,21 @@ fn key(service: &VirtualServer) -> ServiceKey {
             Protocol::Udp => 17,
         },
         _pad: 0,
+    }
+}
+
+fn name(service: &VirtualServer) -> String {
+    format!("{}:{}:{}", protocol(service), service.address, service.port)
+}
+
+fn real_name(real: &RealServer) -> String {
+    format!("{}:{}", real.address, real.port)
+}
+
+fn protocol(service: &VirtualServer) -> &'static str {
+    match service.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
     }
 }
 

@@ -65,7 +65,7 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
 
 fn direct(service: VirtualServer) -> Director {
     let config = Config { services: vec![service], ..Config::default() };
-    Director::new(&config, Vec::new(), |_, _| None)
+    Director::new(&config, Vec::new(), Orders::default(), |_, _| None)
 }
 
 /// A service with a sorry server and, behind each of its reals, one check of the same number.
@@ -110,7 +110,8 @@ fn a_real_is_in_the_pool_only_while_all_its_checks_succeed() {
 #[test]
 fn a_real_that_was_out_before_a_restart_stays_out_until_a_check_succeeds() {
     let config = Config { services: vec![service(vec![real(1, 1), real(2, 1)])], ..Config::default() };
-    let mut director = Director::new(&config, Vec::new(), |_, real| Some(real.address.octets()[3] != 2));
+    let mut director =
+        Director::new(&config, Vec::new(), Orders::default(), |_, real| Some(real.address.octets()[3] != 2));
     assert_eq!(weights(&director), [3, 0]);
     assert_eq!(director.targets().iter().map(|target| target.up).collect::<Vec<_>>(), [true, false]);
     up(&mut director, 1);
@@ -129,7 +130,7 @@ fn with_alpha_a_real_is_out_until_its_first_success() {
 #[test]
 fn a_restart_does_not_take_a_real_with_alpha_out() {
     let config = Config { services: vec![service(vec![alpha(1)])], ..Config::default() };
-    assert_eq!(weights(&Director::new(&config, Vec::new(), |_, _| Some(true))), [3]);
+    assert_eq!(weights(&Director::new(&config, Vec::new(), Orders::default(), |_, _| Some(true))), [3]);
 }
 
 #[test]
@@ -362,4 +363,87 @@ fn a_tunnel_without_an_address_to_come_from_leads_nowhere() {
     let hop = NextHop { source: Some(Ipv4Addr::new(10, 77, 0, 254)), ..HOP };
     director.on_next_hops(addresses.map(|address| (address, hop)).into());
     assert_eq!(ways(&director), [true; 3]);
+}
+
+const SERVICE: &str = "tcp:10.77.0.100:80";
+
+fn weight(real: &str, weight: u16) -> Order {
+    Order::Weight { service: SERVICE.into(), real: real.into(), weight }
+}
+
+#[test]
+fn an_order_holds_over_checks_and_reloads_until_it_is_taken_back() {
+    let config = Config { services: vec![service(vec![real(1, 1), real(2, 0)])], ..Config::default() };
+    let mut director = direct(config.services[0].clone());
+    assert_eq!(
+        director.on_order(&weight("10.77.0.1:80", 0)),
+        Ok(vec![Change::Real { service: 0, real: 0, from: Standing::Up, to: Standing::Draining }])
+    );
+    director.on_order(&weight("10.77.0.2:80", 9)).unwrap();
+    director.on_verdict(0, CheckState { up: true, weight: Some(5), error: None, ran: true });
+    assert_eq!(weights(&director), [0, 9]);
+    let mut director = director.succeed(&config, Vec::new());
+    assert_eq!(weights(&director), [0, 9]);
+
+    director.on_order(&Order::Enable { service: SERVICE.into(), real: "10.77.0.1:80".into() }).unwrap();
+    assert_eq!(weights(&director), [5, 9]);
+    director.on_order(&Order::Reset).unwrap();
+    assert_eq!(weights(&director), [5, 3]);
+    assert_eq!(director.orders(), &Orders::default());
+}
+
+#[test]
+fn an_order_does_not_bring_a_dead_real_server_back() {
+    let mut director = direct(service(vec![real(1, 1), real(2, 0)]));
+    down(&mut director, 0);
+    director.on_order(&weight("10.77.0.1:80", 7)).unwrap();
+    assert_eq!(weights(&director), [0, 3]);
+    up(&mut director, 0);
+    assert_eq!(weights(&director), [7, 3]);
+}
+
+#[test]
+fn orders_are_kept_for_a_restart_and_forgotten_with_their_real_server() {
+    let both = Config { services: vec![service(vec![real(1, 1), real(2, 0)])], ..Config::default() };
+    let one = Config { services: vec![service(vec![real(2, 0)])], ..Config::default() };
+    let mut orders = Orders::default();
+    orders.set(SERVICE, "10.77.0.1:80", Some(0));
+    // The tables of before say that a drained one took no flows: that is no reason to distrust it.
+    let director = Director::new(&both, Vec::new(), orders, |_, _| Some(false));
+    assert_eq!(director.services()[0].reals[0].standing(), Standing::Draining);
+    let director = director.succeed(&one, Vec::new()).succeed(&both, Vec::new());
+    assert_eq!(weights(&director)[0], 3);
+}
+
+#[test]
+fn an_order_for_what_does_not_exist_says_what_does() {
+    let udp = VirtualServer { protocol: Protocol::Udp, ..service(vec![real(1, 0)]) };
+    let zero = RealServer { weight: 0, ..real(3, 0) };
+    let config = Config { services: vec![service(vec![real(1, 0), zero]), udp], ..Config::default() };
+    let mut director = Director::new(&config, Vec::new(), Orders::default(), |_, _| None);
+    let mut refusal = |service: &str, real: &str| {
+        let order = Order::Enable { service: service.into(), real: real.into() };
+        director.on_order(&order).unwrap_err().to_string()
+    };
+    for (service, real, said) in [
+        (
+            "10.77.0.9:80",
+            "10.77.0.1:80",
+            "no virtual server is called \"10.77.0.9:80\"; there are tcp:10.77.0.100:80, udp:",
+        ),
+        (
+            "10.77.0.100:80",
+            "10.77.0.1:80",
+            "is several virtual servers: tcp:10.77.0.100:80, udp:10.77.0.100:80",
+        ),
+        (
+            SERVICE,
+            "10.77.0.1",
+            "tcp:10.77.0.100:80 has no real server \"10.77.0.1\"; there are 10.77.0.1:80, 10.77",
+        ),
+        (SERVICE, "10.77.0.3:80", "10.77.0.3:80 has weight 0 in the configuration"),
+    ] {
+        let text = refusal(service, real);
+        assert!(text.contains(said), "{text}");
+    }
 }
