@@ -93,6 +93,31 @@ fn an_order_to_drain_holds_through_reload_and_restart_until_it_is_reset() -> Res
 }
 
 #[test]
+fn what_a_drain_has_left_ends_with_its_timeout_and_nothing_else_does() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let site = Site::new(&[1, 1, 1])?;
+    let names = site.real_of_each(EARLY)?;
+    let mut talks = site.begin(EARLY)?;
+    let config = site.config(&[1, 0, 1]).replace("lvs_method DR", "lvs_method DR\n    drain_timeout 3");
+    site.lb1.reload(&config)?;
+    site.wait_for_second("draining")?;
+    for (_, talk) in &mut talks {
+        talk.go_on()?;
+    }
+    let on_second = |port: &u16| names.get(port).is_some_and(|name| name == "rs2");
+    let (mut drained, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        talks.into_iter().partition(|(port, _)| on_second(port));
+    ensure!(!drained.is_empty());
+    wait_for("the end of the drained connections", PATIENCE, || {
+        drained.retain(|_, talk| talk.go_on().is_ok());
+        Ok(drained.is_empty().then_some(()))
+    })?;
+    ends_where_it_began(others, names)
+}
+
+#[test]
 fn rr_gives_each_real_server_exactly_its_share() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

@@ -2,6 +2,7 @@
 //!
 //! Pure: events in, [`Desired`] and [`Change`]s out.
 
+mod course;
 mod orders;
 mod service;
 mod told;
@@ -9,6 +10,7 @@ mod told;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
+    time::Instant,
 };
 
 use lvs_ebpf_common::{ServiceKey, Vip};
@@ -234,6 +236,12 @@ impl Director {
     /// Replaces what is known; a real server whose next hop is no longer known keeps the one it had.
     pub fn on_next_hops(&mut self, next_hops: HashMap<Ipv4Addr, NextHop>) {
         self.next_hops.extend(next_hops);
+    }
+
+    /// What time changes, up to now. False: nothing that packets would meet.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        let changed = self.services.iter_mut().filter_map(|service| service.advance(now).then_some(()));
+        changed.count() > 0
     }
 
     pub fn desired(&self) -> Desired {

@@ -12,7 +12,7 @@ use std::{
 use lvs_ebpf_common::Vip;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -99,8 +99,8 @@ impl Pool {
                     self.tell_all(Told::stop(self.director.services()));
                     return self.dataplane;
                 }
-                _ = looks.tick() => {
-                    if self.lagging {
+                now = looks.tick() => {
+                    if self.director.advance(now.into_std()) || self.lagging {
                         self.apply();
                     }
                     self.settle();
@@ -203,6 +203,7 @@ impl Pool {
     }
 
     fn apply(&mut self) {
+        self.director.advance(Instant::now().into_std());
         let desired = self.director.desired();
         let dataplane = &mut self.dataplane;
         // A grace period blocks for some milliseconds.
@@ -221,6 +222,7 @@ impl Pool {
     fn succeed(&mut self, succession: &Succession) -> Result<Vec<Target>, DataplaneError> {
         let mut director = self.director.succeed(&succession.config, succession.vips.clone());
         director.on_next_hops(succession.next_hops.clone());
+        director.advance(Instant::now().into_std());
         let (dataplane, interfaces) = (&mut self.dataplane, &succession.interfaces);
         tokio::task::block_in_place(|| {
             dataplane.attach_all(interfaces, succession.mode)?;
@@ -328,7 +330,7 @@ impl Pool {
             forwarding: real.config.forwarding.word().to_owned(),
             weight: real.config.weight,
             ordered_weight: real.ordered,
-            effective_weight: real.effective_weight(),
+            effective_weight: real.course.part_of(real.effective_weight()),
             state: word(real.standing()).to_owned(),
             packets: counter.packets,
             bytes: counter.bytes,

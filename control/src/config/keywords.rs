@@ -432,6 +432,8 @@ const TABLE: &[Row] = &[
     //
     read(&[VirtualServer], "lvs_sched|lb_algo protocol mh-port sh-port weight quorum hysteresis"),
     read(&[VirtualServer], "sorry_server sorry_server_inhibit sorry_server_lvs_method"),
+    // lvsd's own.
+    read(&[VirtualServer, RealServer], "slow_start drain_timeout"),
     read(&[VirtualServer, RealServer], "lvs_method|lb_kind inhibit_on_failure virtualhost"),
     read(&[VirtualServer, RealServer], "delay_loop connect_timeout retry delay_before_retry warmup alpha"),
     read(&[VirtualServer], "real_server").opens(RealServer).repeats(),

@@ -438,6 +438,15 @@ pub struct SorryServer {
     pub inhibit: bool,
 }
 
+/// How slowly a real server comes and goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// `slow_start`: how long its weight takes to rise; zero = has it at once.
+    pub slow_start: Duration,
+    /// `drain_timeout`: how long connections may last while it drains; `None` = as long as they like.
+    pub drain_timeout: Option<Duration>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct RealServer {
     pub address: Ipv4Addr,
@@ -447,6 +456,8 @@ pub struct RealServer {
     pub weight: u16,
     /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.
     pub inhibit_on_failure: bool,
+    /// `slow_start`, `drain_timeout`.
+    pub pace: Pace,
     /// `notify_up`, `notify_down`.
     pub notify: UpDown,
     /// All must succeed; none = always up.

@@ -102,6 +102,7 @@ fn the_fragments_mean_what_they_say() {
         forwarding: Forwarding::Direct,
         weight: 1,
         inhibit_on_failure: false,
+        pace: Pace::default(),
         notify: UpDown::default(),
         checks: vec![Check {
             kind,

@@ -3,11 +3,11 @@
 //! A real server is up while all its checks succeed. While the living ones weigh too little for the quorum, the
 //! sorry server stands for all of them. Without one, quorum is only told, and the living stay.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashMap, net::Ipv4Addr, time::Instant};
 
 use lvs_ebpf_common::{Service, ServiceKey};
 
-use super::orders::Orders;
+use super::{course::Course, orders::Orders};
 use crate::{
     config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
@@ -29,6 +29,7 @@ pub struct RealState {
     pub checks: Vec<CheckState>,
     /// The weight that an operator ordered: it holds over the configuration's and the checks'.
     pub ordered: Option<u16>,
+    pub course: Course,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -101,8 +102,13 @@ impl ServiceState {
         self.has_quorum != had
     }
 
-    /// Goes on where the same service of the configuration before was, as to its quorum.
+    /// Goes on where the same service of the configuration before was, as to its quorum and to what time changes.
     pub fn succeed(&mut self, before: &Self) {
+        let courses: HashMap<_, _> = before.reals.iter().map(|real| (real.place(), real.course)).collect();
+        for real in &mut self.reals {
+            // A real server that is new to a service has been up nowhere yet.
+            real.course = courses.get(&real.place()).copied().unwrap_or(Course::Down);
+        }
         self.has_quorum = before.has_quorum;
         self.settle_quorum();
     }
@@ -116,13 +122,25 @@ impl ServiceState {
             .filter(|sorry| !self.has_quorum && way(sorry.forwarding, next_hop(sorry.address)).is_some())
     }
 
+    /// What time changes, up to now. False: nothing that packets would meet.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        let mut changed = false;
+        for real in &mut self.reals {
+            let weight = real.effective_weight();
+            let was = (real.course.part_of(weight), real.course.is_over());
+            real.course = real.course.advance(real.standing(), real.config.pace, now);
+            changed |= was != (real.course.part_of(weight), real.course.is_over());
+        }
+        changed
+    }
+
     pub fn desired(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> DesiredService {
         let sorry = self.sorry(&next_hop).is_some();
         let reals = self.reals.iter().map(|real| DesiredReal {
             address: real.config.address,
             port: real.config.port,
-            weight: if sorry { 0 } else { real.effective_weight() },
-            alive: real.standing() != Standing::Down,
+            weight: if sorry { 0 } else { real.course.part_of(real.effective_weight()) },
+            alive: real.standing() != Standing::Down && !real.course.is_over(),
             forwarding: real.config.forwarding,
             next_hop: way(real.config.forwarding, next_hop(real.config.address)),
         });
@@ -149,12 +167,16 @@ impl RealState {
         let check =
             |alpha: bool| CheckState { up: was_up.unwrap_or(!alpha), weight: None, error: None, ran: false };
         let checks = config.checks.iter().map(|config| check(config.alpha)).collect();
-        Self { config, checks, ordered }
+        Self { config, checks, ordered, course: Course::New }
     }
 
     /// As operators call it.
     pub fn name(&self) -> String {
         real_name(&self.config)
+    }
+
+    fn place(&self) -> (Ipv4Addr, u16) {
+        (self.config.address, self.config.port)
     }
 
     /// All checks succeed, or there are none.

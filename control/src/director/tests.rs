@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::{
-    CheckKind, CheckSource, CheckTiming, Forwarding, Protocol, Quorum, Scheduler, Tunnel, UpDown,
+    CheckKind, CheckSource, CheckTiming, Forwarding, Pace, Protocol, Quorum, Scheduler, Tunnel, UpDown,
     VirtualServer,
 };
 
@@ -36,6 +36,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         forwarding: Forwarding::Direct,
         weight: 3,
         inhibit_on_failure: false,
+        pace: Pace::default(),
         notify: UpDown::default(),
         checks: vec![check; checks],
     }
@@ -446,4 +447,31 @@ fn an_order_for_what_does_not_exist_says_what_does() {
         let text = refusal(service, real);
         assert!(text.contains(said), "{text}");
     }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "any instant will do")]
+fn a_reload_goes_on_with_a_slow_start_and_what_is_new_begins_one() {
+    let slowly = |last| RealServer {
+        weight: 100,
+        pace: Pace { slow_start: Duration::from_secs(10), drain_timeout: None },
+        ..real(last, 1)
+    };
+    let start = Instant::now();
+    let mut director = direct(service(vec![slowly(1)]));
+    director.advance(start);
+    assert_eq!(weights(&director), [100], "the start of the daemon is no return");
+    down(&mut director, 0);
+    director.advance(start);
+    up(&mut director, 0);
+    director.advance(start);
+    assert_eq!((weights(&director), director.services()[0].weight()), (vec![1], 100));
+
+    let both = Config { services: vec![service(vec![slowly(1), slowly(2)])], ..Config::default() };
+    let mut director = director.succeed(&both, Vec::new());
+    assert!(director.advance(start + Duration::from_secs(5)));
+    assert_eq!(weights(&director), [50, 1]);
+    assert!(!director.advance(start + Duration::from_millis(5900)), "nothing for the tables");
+    assert!(director.advance(start + Duration::from_secs(10)));
+    assert_eq!(weights(&director), [100, 50]);
 }

@@ -13,7 +13,9 @@ use super::{
 use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
-    model::{Forwarding, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts, VirtualServer},
+    model::{
+        Forwarding, Pace, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts, VirtualServer,
+    },
     source::Span,
 };
 
@@ -40,6 +42,7 @@ struct Outer {
     forwarding: Option<Forwarding>,
     weight: u16,
     inhibit_on_failure: bool,
+    pace: Pace,
     inherited: Inherited,
 }
 
@@ -57,6 +60,7 @@ impl Reader<'_> {
             forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
             inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
+            pace: self.pace(&items, Pace::default()),
             inherited: Inherited {
                 alpha: Some(self.flag(&items, "alpha")),
                 ..self.inherited(&items, &Inherited::default(), 1)
@@ -327,6 +331,12 @@ impl Reader<'_> {
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
         let inhibit_on_failure =
             self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
+        let pace = self.pace(&items, outer.pace);
+        if let (1, Some(span)) = (weight, items.span("slow_start")) {
+            let message = "slow_start has no effect with weight 1, which has no steps";
+            let report = Report::warning(Class::Conflict, span, message);
+            self.reports.push(report.help("multiply the weights of all real servers by 10"));
+        }
         let inherited = Inherited {
             alpha: self.switch(&items, "alpha").or(outer.inherited.alpha),
             ..self.inherited(&items, &outer.inherited, 1)
@@ -342,9 +352,19 @@ impl Reader<'_> {
             forwarding: forwarding?,
             weight,
             inhibit_on_failure,
+            pace,
             notify,
             checks,
         })
+    }
+
+    fn pace(&mut self, items: &Items<'_>, outer: Pace) -> Pace {
+        let slow_start = self.one(items, "slow_start", value::seconds(Duration::ZERO..=DAY));
+        let drain_timeout = self.one(items, "drain_timeout", value::seconds(Duration::ZERO..=DAY));
+        Pace {
+            slow_start: slow_start.unwrap_or(outer.slow_start),
+            drain_timeout: drain_timeout.or(outer.drain_timeout),
+        }
     }
 
     /// DR and TUN leave the packet as it is: its port is the service's.
