@@ -21,6 +21,8 @@ mod flow_table;
 mod frames;
 #[path = "packets/hostile.rs"]
 mod hostile;
+#[path = "packets/ipv6.rs"]
+mod ipv6;
 #[path = "packets/redirect.rs"]
 mod redirect;
 #[path = "packets/tunnel.rs"]
@@ -128,7 +130,7 @@ fn cases() -> Vec<Case> {
         (NotOurs, nothing, pong(CLIENT)),
         (NotOurs, nothing, stub(IpNumber::GRE, &[0; 30])),
         (NotOurs, nothing, stub(IpNumber::ICMP, &[8, 0, 0, 0])),
-        (NotOurs, nothing, patched(tcp(VIP, WEB), 12, &[0x86, 0xdd])),
+        (BadIpHeader, nothing, patched(tcp(VIP, WEB), 12, &[0x86, 0xdd])),
         (OtherHost, nothing, with_destination(tcp(VIP, WEB), OTHER_MAC)),
         (OtherHost, nothing, with_destination(ping(VIP), OTHER_MAC)),
         (OtherHost, nothing, with_destination(who_has(VIP), OTHER_MAC)),
@@ -210,7 +212,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn every_outcome_has_a_frame_that_meets_it() {
     let mut met = HashSet::new();
-    for (number, (outcome, change, frame)) in cases().into_iter().enumerate() {
+    for (number, (outcome, change, frame)) in cases().into_iter().chain(ipv6::cases()).enumerate() {
         met.insert(outcome);
         let Some(mut director) = director() else { return };
         change(&mut director);
@@ -219,6 +221,7 @@ fn every_outcome_has_a_frame_that_meets_it() {
         let wanted = match outcome {
             Outcome::Forwarded
             | Outcome::ArpAnswered
+            | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
             | Outcome::FragmentationNeeded => Action::Tx,
             Outcome::Redirected => Action::Redirect,

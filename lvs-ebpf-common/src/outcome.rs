@@ -34,6 +34,8 @@ outcomes! {
     Redirected = "redirected",
     /// An ARP request for a virtual address, answered under the lease.
     ArpAnswered = "arp_answered",
+    /// A neighbour solicitation for a virtual IPv6 address, answered under the lease.
+    SolicitationAnswered = "solicitation_answered",
     /// An ICMP echo request to a virtual address, answered under the lease.
     EchoAnswered = "echo_answered",
     /// Too large for its real server's tunnel, with DF set: the client was told the size that fits (ICMP fragmentation needed).
@@ -42,12 +44,14 @@ outcomes! {
     NotOurs = "not_ours",
     /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.
     OtherHost = "other_host",
-    /// Too short for its ARP or IPv4 header, so not known whether ours: left to the kernel, which drops it.
+    /// Too short for its ARP or IP header, so not known whether ours: left to the kernel, which drops it.
     TruncatedHeader = "truncated_header",
-    /// An IPv4 version, header length or total length that contradicts the frame: left to the kernel, which drops it.
+    /// An IP version or length that contradicts the frame: left to the kernel, which drops it.
     BadIpHeader = "bad_ip_header",
     /// An ARP request for a virtual address while this node holds no lease: dropped, so that the kernel stays silent too.
     ArpWithoutLease = "arp_without_lease",
+    /// A neighbour solicitation for a virtual IPv6 address while this node holds no lease: dropped, so that the kernel stays silent too.
+    SolicitedWithoutLease = "solicited_without_lease",
     /// An echo request for a virtual address while this node holds no lease: dropped.
     EchoWithoutLease = "echo_without_lease",
     /// TCP to a service address, shorter than its TCP header: dropped.
@@ -58,6 +62,8 @@ outcomes! {
     TruncatedUdp = "truncated_udp",
     /// UDP to a service whose length field is below eight or beyond the packet: dropped.
     BadUdpLength = "bad_udp_length",
+    /// IPv6 to a virtual or multicast address with more than four extension headers, so not known whether a question: dropped.
+    ExtensionHeaders = "extension_headers",
     /// The first fragment of a packet to a service: dropped, because later fragments carry no ports to balance by.
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.

@@ -12,11 +12,16 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
 /// that of the words.
 #[inline(always)]
 pub fn of<const N: usize>(words: [u32; N]) -> u16 {
-    let sum = words.iter().fold(0, |sum: u64, word| sum + u64::from(*word));
+    !fold(words.iter().fold(0, |sum: u64, word| sum + u64::from(*word)))
+}
+
+/// A sum of 32-bit words as one of 16 bits.
+#[inline(always)]
+pub const fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
-    !((sum & 0xffff) + (sum >> 16)) as u16
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -27,6 +27,18 @@ pub fn lease_lapsed(ctx: &XdpContext, address: u32, now: u64, until: u64) {
     }
 }
 
+/// As [`lease_lapsed`].
+#[inline(never)]
+pub fn lease_lapsed_v6(ctx: &XdpContext, address: &[u8; 16], now: u64, until: u64) {
+    if is_due(LEASE_LAPSED, now) {
+        let ago = now.wrapping_sub(until) / 1_000_000;
+        warn!(
+            ctx,
+            "query for a virtual address under a lapsed lease address={:i} lapsed_ms={}", *address, ago
+        );
+    }
+}
+
 /// A real server was to get a packet, but its MAC is not known.
 #[inline(never)]
 pub fn no_neighbour(ctx: &XdpContext, address: u32) {

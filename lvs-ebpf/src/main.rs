@@ -27,6 +27,7 @@ mod bpf {
         match outcome {
             Outcome::Forwarded
             | Outcome::ArpAnswered
+            | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
             | Outcome::FragmentationNeeded => send_back(ctx),
             Outcome::Redirected => xdp_action::XDP_REDIRECT,
@@ -34,11 +35,13 @@ mod bpf {
                 xdp_action::XDP_PASS
             }
             Outcome::ArpWithoutLease
+            | Outcome::SolicitedWithoutLease
             | Outcome::EchoWithoutLease
             | Outcome::TruncatedTcp
             | Outcome::BadTcpOffset
             | Outcome::TruncatedUdp
             | Outcome::BadUdpLength
+            | Outcome::ExtensionHeaders
             | Outcome::Fragment
             | Outcome::NoReal
             | Outcome::NoNeighbour

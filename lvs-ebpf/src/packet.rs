@@ -32,12 +32,15 @@ impl<'a> Packet<'a> {
         (refused == 0).then(|| Self::new(ctx))
     }
 
-    /// The frame of `ctx` without what is beyond `len`. Windows that were opened before must not be used any more.
+    /// The frame of `ctx`, cut or lengthened at its end. None where the driver keeps no room for that. Windows that
+    /// were opened before must not be used any more.
     #[inline(always)]
-    pub fn cut(ctx: &'a XdpContext, len: usize) -> Option<Self> {
-        let surplus = Self::new(ctx).len().checked_sub(len)?;
+    pub fn resized(ctx: &'a XdpContext, len: usize) -> Option<Self> {
+        // Hidden from the optimiser, which would take the frame's end from `len`: the verifier allows no sums with it.
+        let now = core::hint::black_box(Self::new(ctx).len());
+        let change = (len as i32).wrapping_sub(now as i32);
         // SAFETY: as in `grown`.
-        let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -(surplus as i32)) };
+        let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, change) };
         (refused == 0).then(|| Self::new(ctx))
     }
 

@@ -5,7 +5,7 @@ use lvs_ebpf_common::Outcome;
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
-    arp, forward, icmp,
+    arp, forward, icmp, ipv6,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp},
     schedule, service, vip,
@@ -13,6 +13,7 @@ use crate::{
 
 const ARP: u16 = EtherType::Arp as u16;
 const IPV4: u16 = EtherType::Ipv4 as u16;
+const IPV6: u16 = EtherType::Ipv6 as u16;
 const ICMP: u8 = IpProto::Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
@@ -34,6 +35,7 @@ pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
                 _ => Err(Outcome::NotOurs),
             }
         }
+        IPV6 => Ok(ipv6::run(ctx)),
         _ => Err(Outcome::NotOurs),
     }
 }

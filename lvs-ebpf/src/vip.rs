@@ -5,7 +5,8 @@ use lvs_ebpf_common::{Outcome, Vip};
 
 use crate::{
     event,
-    maps::{LEASES, VIPS},
+    ipv6::Address,
+    maps::{LEASES, VIPS, VIPS6},
 };
 
 #[inline(always)]
@@ -15,9 +16,31 @@ pub fn find(address: u32) -> Option<Vip> {
     unsafe { VIPS.get(address) }.copied()
 }
 
+#[inline(always)]
+pub fn find_v6(address: Address) -> Option<Vip> {
+    // SAFETY: as in `find`.
+    unsafe { VIPS6.get(address.octets()) }.copied()
+}
+
 /// Fails with `refusal` unless the lease of `vip`, found for `address`, lasts beyond this moment.
 #[inline(always)]
 pub fn check_lease(ctx: &XdpContext, address: u32, vip: &Vip, refusal: Outcome) -> Result<(), Outcome> {
+    check(vip, refusal, |now, until| event::lease_lapsed(ctx, address, now, until))
+}
+
+/// As [`check_lease`].
+#[inline(always)]
+pub fn check_lease_v6(
+    ctx: &XdpContext,
+    address: Address,
+    vip: &Vip,
+    refusal: Outcome,
+) -> Result<(), Outcome> {
+    check(vip, refusal, |now, until| event::lease_lapsed_v6(ctx, &address.octets(), now, until))
+}
+
+#[inline(always)]
+fn check(vip: &Vip, refusal: Outcome, lapsed: impl FnOnce(u64, u64)) -> Result<(), Outcome> {
     let lease = LEASES.get_ptr(vip.lease).ok_or(Outcome::BadTable)?;
     // SAFETY: an element of the map. `until` is written by lvsd at any time, with one aligned store.
     let until = unsafe { (&raw const (*lease).until).read_volatile() };
@@ -28,7 +51,7 @@ pub fn check_lease(ctx: &XdpContext, address: u32, vip: &Vip, refusal: Outcome) 
     }
     // Resigned is as it should be. Lapsed means that lvsd died, froze or lost its heartbeat.
     if until != 0 {
-        event::lease_lapsed(ctx, address, now, until);
+        lapsed(now, until);
     }
     Err(refusal)
 }

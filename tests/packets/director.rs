@@ -1,7 +1,10 @@
 //! The real XDP program, loaded but attached to nothing: tables are written by hand, and the kernel runs it on
 //! frames by BPF_PROG_TEST_RUN.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -106,6 +109,11 @@ impl Director {
     pub fn vip(&mut self, address: Ipv4Addr, vip: Vip) {
         let map = self.ebpf.map_mut(maps::VIPS).unwrap();
         HashMap::<_, u32, Vip>::try_from(map).unwrap().insert(be(address), vip, 0).unwrap();
+    }
+
+    pub fn vip6(&mut self, address: Ipv6Addr, vip: Vip) {
+        let map = self.ebpf.map_mut(maps::VIPS6).unwrap();
+        HashMap::<_, [u8; 16], Vip>::try_from(map).unwrap().insert(address.octets(), vip, 0).unwrap();
     }
 
     pub fn lease(&mut self, until: u64) {

@@ -50,7 +50,7 @@ fn answer(ctx: &XdpContext, ethernet: Ethernet, ip: &Ipv4, limit: u16) -> Result
         return Err(Outcome::TunnelTooBig);
     }
     Packet::grown(ctx, HEADERS).ok_or(Outcome::NoHeadroom)?;
-    let frame = Packet::cut(ctx, Ethernet::LEN + TOTAL).ok_or(Outcome::TunnelTooBig)?;
+    let frame = Packet::resized(ctx, Ethernet::LEN + TOTAL).ok_or(Outcome::TunnelTooBig)?;
     let excerpt: Excerpt = frame.read(Ethernet::LEN + HEADERS).ok_or(Outcome::TunnelTooBig)?;
     let header = Ipv4Header {
         version_ihl: Ipv4Header::VERSION_IHL,

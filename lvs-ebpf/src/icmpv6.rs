@@ -1,0 +1,74 @@
+//! Who answers a ping to a virtual IPv6 address: this node under its lease, and otherwise nobody here.
+
+use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::Outcome;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{
+    checksum,
+    ipv6::{Header, Ipv6},
+    ndp,
+    packet::Packet,
+    parse::{Ethernet, Mac, TTL},
+    vip,
+};
+
+/// RFC 4443 2.1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+struct Icmp {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+}
+
+const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
+/// Both kinds of echo have an identifier and a sequence number.
+const ECHO_HEADER: usize = 8;
+
+#[inline(always)]
+pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome, Outcome> {
+    let icmp: Icmp = ip.payload.read(0).ok_or(Outcome::NotOurs)?;
+    match icmp.kind {
+        ndp::SOLICITATION => ndp::answer(ctx, ethernet, ip),
+        ECHO_REQUEST if ip.payload_len >= ECHO_HEADER => echo(ctx, frame, ethernet, ip, icmp),
+        _ => Err(Outcome::NotOurs),
+    }
+}
+
+#[inline(always)]
+fn echo(
+    ctx: &XdpContext,
+    frame: Packet,
+    ethernet: Ethernet,
+    ip: &Ipv6,
+    icmp: Icmp,
+) -> Result<Outcome, Outcome> {
+    let address = ip.header.destination;
+    let vip = vip::find_v6(address).ok_or(Outcome::NotOurs)?;
+    let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
+    let mac = Mac::from(vip.mac);
+    if on_its_interface && !ethernet.destination.is(mac) {
+        return Err(Outcome::OtherHost);
+    }
+    vip::check_lease_v6(ctx, address, &vip, Outcome::EchoWithoutLease)?;
+    // The master's kernel has the address too and answers what is not plain.
+    if !on_its_interface || !ip.is_plain || !ip.header.source_is_host() || ethernet.source.is_multicast() {
+        return Err(Outcome::NotOurs);
+    }
+    frame.write(Ethernet::LEN + Header::LEN, reply(icmp)).ok_or(Outcome::TruncatedHeader)?;
+    let header = Header { source: address, destination: ip.header.source, hop_limit: TTL, ..ip.header };
+    frame.write(Ethernet::LEN, header).ok_or(Outcome::TruncatedHeader)?;
+    let ethernet = Ethernet { destination: ethernet.source, source: mac, ..ethernet };
+    frame.write(0, ethernet).ok_or(Outcome::TruncatedHeader)?;
+    Ok(Outcome::EchoAnswered)
+}
+
+/// Swapping the addresses leaves the sum as it is, and all else in it stays.
+#[inline(always)]
+fn reply(request: Icmp) -> Icmp {
+    let word = |kind| u16::from_ne_bytes([kind, request.code]);
+    let checksum = checksum::update(request.checksum, word(request.kind), word(ECHO_REPLY));
+    Icmp { kind: ECHO_REPLY, checksum, ..request }
+}
