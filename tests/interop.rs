@@ -16,6 +16,16 @@ fn v2_with_password(priority: u8) -> Vrrp {
     Vrrp { password: Some("secret12"), ..Vrrp::v2(priority) }
 }
 
+fn v2_with_ah(priority: u8) -> Vrrp {
+    Vrrp { ah: true, ..v2_with_password(priority) }
+}
+
+/// lb1 has priority 150.
+fn v2_with_ah_by_unicast(priority: u8) -> Vrrp {
+    let [lb1, lb2] = [1, 2].map(|host| Ipv4Addr::new(10, 77, 0, host));
+    Vrrp { unicast: Some(if priority == 150 { [lb1, lb2] } else { [lb2, lb1] }), ..v2_with_ah(priority) }
+}
+
 fn v3(priority: u8) -> Vrrp {
     Vrrp::v3(priority, Duration::from_millis(100))
 }
@@ -38,6 +48,26 @@ fn lvsd_follows_keepalived_and_yields_to_it_v2_with_password() -> Result<()> {
 #[test]
 fn lvsd_follows_keepalived_and_yields_to_it_v3() -> Result<()> {
     keepalived_first(v3)
+}
+
+#[test]
+fn keepalived_follows_lvsd_and_yields_to_it_v2_with_ah() -> Result<()> {
+    lvsd_first(v2_with_ah)
+}
+
+#[test]
+fn keepalived_follows_lvsd_and_yields_to_it_v2_with_ah_by_unicast() -> Result<()> {
+    lvsd_first(v2_with_ah_by_unicast)
+}
+
+#[test]
+fn lvsd_follows_keepalived_and_yields_to_it_v2_with_ah() -> Result<()> {
+    keepalived_first(v2_with_ah)
+}
+
+#[test]
+fn lvsd_follows_keepalived_and_yields_to_it_v2_with_ah_by_unicast() -> Result<()> {
+    keepalived_first(v2_with_ah_by_unicast)
 }
 
 fn lvsd_first(vrrp: fn(u8) -> Vrrp) -> Result<()> {
@@ -83,6 +113,8 @@ fn keepalived_first(vrrp: fn(u8) -> Vrrp) -> Result<()> {
 /// Where lb1 is to be master, then lb2 because lb1 stops, then lb1 because it is back with its priority.
 struct Stage {
     watch: Capture,
+    /// At lb1, where unicast adverts pass too.
+    adverts: Capture,
     _probe: ArpProbe,
     scene: Scene,
 }
@@ -92,7 +124,8 @@ impl Stage {
         let scene = Scene::new()?;
         let watch = Capture::start(&scene.watcher, "eth0")?;
         let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), Duration::from_millis(5))?;
-        Ok(Self { watch, _probe: probe, scene })
+        let adverts = Capture::start(&scene.lb1, "eth0")?;
+        Ok(Self { watch, adverts, _probe: probe, scene })
     }
 
     fn service(&self) -> String {
@@ -100,7 +133,7 @@ impl Stage {
     }
 
     fn masters(&self) -> Vec<Ipv4Addr> {
-        let adverts = self.watch.adverts();
+        let adverts = self.adverts.adverts();
         turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
     }
 
@@ -121,7 +154,7 @@ impl Stage {
     fn judge(&self, vrrp: fn(u8) -> Vrrp) -> Result<()> {
         let (lb1, lb2) = (&self.scene.lb1, &self.scene.lb2);
         assert_eq!(self.masters(), [lb1, lb2, lb1].map(Node::address));
-        let adverts = self.watch.adverts();
+        let adverts = self.adverts.adverts();
         let first = find(&adverts, |_| true).context("no advert at all")?;
         let resigned = find(&adverts, |advert| advert.source == lb1.address() && advert.priority == 0)
             .context("no advert of priority 0")?;

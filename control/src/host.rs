@@ -427,6 +427,7 @@ mod tests {
             source,
             peers: Vec::new(),
             authentication: Authentication::None,
+            signing: None,
             preempt: Preempt::Immediate,
             addresses: vec![VirtualAddress {
                 address: VIP,

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, ops::Add, time::Duration};
 
+pub mod auth;
 pub mod board;
 pub mod driver;
 pub mod group;

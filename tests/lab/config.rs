@@ -1,6 +1,6 @@
 //! The configuration that the hosts of a lab run: one text for `lvsd` and keepalived alike.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, net::Ipv4Addr, time::Duration};
 
 use crate::{RealServer, VIP};
 
@@ -12,16 +12,28 @@ pub struct Vrrp {
     pub advert_interval: Duration,
     /// VRRPv2's clear text password, at most 8 characters.
     pub password: Option<&'static str>,
+    /// The password is the key of an IPsec authentication header instead.
+    pub ah: bool,
     pub preempt: bool,
+    /// Source and peer of unicast adverts.
+    pub unicast: Option<[Ipv4Addr; 2]>,
 }
 
 impl Vrrp {
     pub fn v2(priority: u8) -> Self {
-        Self { version: 2, priority, advert_interval: Duration::from_secs(1), password: None, preempt: true }
+        Self { version: 2, ..Self::v3(priority, Duration::from_secs(1)) }
     }
 
     pub fn v3(priority: u8, advert_interval: Duration) -> Self {
-        Self { version: 3, priority, advert_interval, password: None, preempt: true }
+        Self {
+            version: 3,
+            priority,
+            advert_interval,
+            password: None,
+            ah: false,
+            preempt: true,
+            unicast: None,
+        }
     }
 
     /// How long a master lives on without a further advert: three intervals. Its lease ends then.
@@ -43,20 +55,27 @@ impl Vrrp {
 
     /// The same with more lines in the instance.
     pub fn text_with(&self, lines: &str) -> String {
-        let Self { version, priority, advert_interval, password, preempt } = self;
+        let Self { version, priority, advert_interval, password, ah, preempt, unicast } = self;
         let nopreempt = if *preempt { "" } else { "    nopreempt\n" };
+        let kind = if *ah { "AH" } else { "PASS" };
         let authentication = match password {
             Some(password) => {
                 format!(
-                    "    authentication {{\n        auth_type PASS\n        auth_pass {password}\n    }}\n"
+                    "    authentication {{\n        auth_type {kind}\n        auth_pass {password}\n    }}\n"
                 )
+            }
+            None => String::new(),
+        };
+        let unicast = match unicast {
+            Some([source, peer]) => {
+                format!("    unicast_src_ip {source}\n    unicast_peer {{\n        {peer}\n    }}\n")
             }
             None => String::new(),
         };
         format!(
             "global_defs {{\n    vrrp_version {version}\n}}\n\
              vrrp_instance VI_1 {{\n    state BACKUP\n    interface eth0\n    virtual_router_id 51\n    \
-             priority {priority}\n    advert_int {interval}\n{nopreempt}{authentication}{lines}\n    \
+             priority {priority}\n    advert_int {interval}\n{nopreempt}{authentication}{unicast}{lines}\n    \
              virtual_ipaddress {{\n        {vip}/24\n    }}\n}}\n",
             interval = advert_interval.as_secs_f64(),
             vip = VIP.ip(),

@@ -37,11 +37,12 @@ pub struct Instance {
 }
 
 /// Counters that say that something is wrong, and what to say of them.
-const TROUBLE: [(Counter, &str); 4] = [
+const TROUBLE: [(Counter, &str); 5] = [
     (Counter::SendFailures, "adverts could not be sent"),
     (Counter::AnnouncementFailures, "gratuitous ARP frames could not be sent"),
     (Counter::AddressesDiffer, "adverts named other virtual addresses"),
     (Counter::OwnAddress, "adverts came from our own address"),
+    (Counter::Unsigned, "adverts were not signed, and accepted"),
 ];
 
 impl Instance {

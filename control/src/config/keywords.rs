@@ -374,7 +374,7 @@ const TABLE: &[Row] = &[
         .opens(Entries)
         .repeats(),
     not_yet(&[VrrpInstance], "no_virtual_ipaddress", ""),
-    not_yet(&[VrrpInstance], "auth_hmac", "adverts are not signed").opens(AuthHmac),
+    read(&[VrrpInstance], "auth_hmac").opens(AuthHmac),
     not_yet(
         &[VrrpInstance],
         "unicast_ttl unicast_fault_no_peer check_unicast_src old_unicast_checksum mcast_dst_ip track_src_ip \
@@ -413,8 +413,8 @@ const TABLE: &[Row] = &[
     ignored(&[VrrpInstance], "kernel_rx_buf_size", "lvsd sizes its own sockets"),
     ignored(&[VrrpInstance], "debug", "set the log level instead"),
     read(&[Authentication], "auth_type auth_pass"),
-    not_yet(&[AuthHmac], "key", "").repeats(),
-    not_yet(&[AuthHmac], "active_key time_window anti_replay mode", ""),
+    read(&[AuthHmac], "key").repeats(),
+    read(&[AuthHmac], "active_key time_window anti_replay mode"),
     //
     read(&[SyncGroup], "group").opens(Entries),
     read(&[SyncGroup], "sync_group_tracking_weight"),

@@ -196,6 +196,7 @@ pub struct VrrpInstance {
     /// `unicast_peer`; empty = multicast.
     pub peers: Vec<IpAddr>,
     pub authentication: Authentication,
+    pub signing: Option<Signing>,
     pub preempt: Preempt,
     /// `virtual_ipaddress`, in the order of the file: the order of the advert.
     pub addresses: Vec<VirtualAddress>,
@@ -271,6 +272,55 @@ pub enum Authentication {
     None,
     /// Zero padded, VRRPv2 only (RFC 2338 5.3.6).
     Pass([u8; 8]),
+    /// The key of an IPsec authentication header, zero padded, VRRPv2 only (RFC 2338 5.3.6.3).
+    Ah([u8; 8]),
+}
+
+/// `auth_hmac`: every advert is signed (draft-cassen-vrrp-auth-hmac).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signing {
+    pub keys: Vec<SigningKey>,
+    /// The one that signs; all of them verify.
+    pub active: u8,
+    /// How far the clocks of sender and receiver may be apart; none with `anti_replay monotonic`.
+    pub window: Option<Duration>,
+    pub mode: SigningMode,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SigningKey {
+    pub id: u8,
+    pub secret: Secret,
+}
+
+/// What no log shows.
+#[derive(Clone, PartialEq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SigningMode {
+    /// What is not signed is refused.
+    #[default]
+    Enforce,
+    /// What is not signed counts too; what is signed must be signed well.
+    Permissive,
+    /// The same, and what is sent is not signed.
+    ReceiveOnly,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -6,6 +6,7 @@ mod instance;
 mod method;
 mod script;
 mod service;
+mod signing;
 mod track;
 mod value;
 

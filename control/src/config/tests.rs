@@ -176,6 +176,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             source: None,
             peers: Vec::new(),
             authentication: Authentication::None,
+            signing: None,
             preempt: Preempt::Immediate,
             addresses: vec![VirtualAddress {
                 address: [192, 0, 2, 1].into(),
@@ -212,6 +213,31 @@ fn what_is_not_said_is_as_in_keepalived() {
     assert_eq!(real.checks.iter().map(|check| check.timing).collect::<Vec<_>>(), [timing(1), timing(3)]);
     let Some(CheckKind::Http(http)) = real.checks.last().map(|check| &check.kind) else { panic!("{real:?}") };
     assert_eq!(http.urls.first().map(|url| url.status.as_slice()), Some(&[(200, 299)][..]));
+}
+
+#[test]
+fn keys_of_adverts_are_read_in_all_their_forms() {
+    let signings: Vec<_> = sound("auth_hmac").instances.into_iter().filter_map(|it| it.signing).collect();
+    let key = |id, secret: &[u8]| SigningKey { id, secret: Secret::new(secret.to_vec()) };
+    let hex: Vec<_> = (0..32).collect();
+    assert_eq!(
+        signings,
+        [
+            Signing {
+                keys: vec![key(1, &hex), key(2, b"this is another key of 32 bytes.")],
+                active: 2,
+                window: Some(Duration::from_secs(12)),
+                mode: SigningMode::Permissive,
+            },
+            Signing {
+                keys: vec![key(7, b"thisisakeyof40byteswithoutanyblanksinit.")],
+                active: 7,
+                window: None,
+                mode: SigningMode::ReceiveOnly,
+            },
+        ]
+    );
+    assert!(!format!("{signings:?}").contains("32"), "no log shows a key");
 }
 
 #[test]
@@ -506,6 +532,7 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::SyncGroup => format!("vrrp_sync_group V {{\n{line}\n}}\n"),
         Block::VrrpScript => format!("vrrp_script V {{\n{line}\n}}\n"),
         Block::Authentication => format!("vrrp_instance V {{\nauthentication {{\n{line}\n}}\n}}\n"),
+        Block::AuthHmac => format!("vrrp_instance V {{\nauth_hmac {{\n{line}\n}}\n}}\n"),
         Block::VirtualServer => server(line),
         Block::RealServer => real(line),
         Block::TcpCheck => real(&format!("TCP_CHECK {{\n{line}\n}}")),

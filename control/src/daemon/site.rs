@@ -82,6 +82,7 @@ impl Site {
                 start_as_master: config.start_as_master,
                 peers: config.peers.clone(),
                 authentication: config.authentication,
+                signing: config.signing.clone(),
                 preempt: config.preempt,
                 addresses: local
                     .addresses

@@ -43,10 +43,12 @@ pub enum Counter {
     OwnAddress,
     /// v3 adverts whose checksum leaves out the pseudo header (RFC 9568).
     ChecksumOfMessage,
+    /// Adverts without the signature of `auth_hmac`, accepted because its mode is not `enforce`.
+    Unsigned,
 }
 
 impl Counter {
-    pub const ALL: [(Self, &'static str); 11] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::AdvertsSent, "adverts_sent"),
         (Self::AdvertsReceived, "adverts_received"),
         (Self::SendFailures, "send_failures"),
@@ -58,6 +60,7 @@ impl Counter {
         (Self::AddressesDiffer, "addresses_differ"),
         (Self::OwnAddress, "own_address"),
         (Self::ChecksumOfMessage, "checksum_of_message"),
+        (Self::Unsigned, "unsigned"),
     ];
 
     pub fn name(self) -> &'static str {

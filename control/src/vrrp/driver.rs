@@ -33,7 +33,7 @@ use super::{
     track::Standing,
 };
 use crate::{
-    config::model::{Authentication, Family, Garp, Preempt, Priority, Version, Vrid},
+    config::model::{Authentication, Family, Garp, Preempt, Priority, Signing, Version, Vrid},
     dataplane::lease::LeaseMap,
 };
 
@@ -55,6 +55,7 @@ pub struct Instance {
     /// Empty = multicast.
     pub peers: Vec<IpAddr>,
     pub authentication: Authentication,
+    pub signing: Option<Signing>,
     pub preempt: Preempt,
     pub addresses: Vec<Address>,
     pub garp: Garp,
@@ -199,6 +200,12 @@ pub fn clock() -> Monotonic {
     Monotonic::from_nanos(u64::try_from(now).unwrap_or(0))
 }
 
+/// The time since the Unix epoch, which sequence numbers are made of.
+fn wall_clock() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.num_nanoseconds());
+    Duration::from_nanos(u64::try_from(now).unwrap_or(0))
+}
+
 /// What both sides see.
 struct Shared {
     board: Board,
@@ -333,6 +340,7 @@ mod tests {
             start_as_master: false,
             peers: vec![],
             authentication: Authentication::None,
+            signing: None,
             preempt: Preempt::Immediate,
             addresses: vec![],
             garp: Garp::default(),

@@ -5,15 +5,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, BytesMut};
 
+use super::auth::{AH_PROTOCOL, AuthenticationHeader, Guard, Proof};
 use crate::config::model::{Authentication, Family, Version, Vrid};
 
 pub const PROTOCOL: u8 = 112;
 /// A receive buffer that holds the longest advert, behind the longest IP header.
-pub const MAX_DATAGRAM: usize = 60 + HEADER + 16 * 255 + AUTHENTICATION;
+pub const MAX_DATAGRAM: usize = 60 + HEADER + 16 * 255 + AUTHENTICATION + Guard::MOST;
 
-const IPV4_HEADER: usize = 20;
+pub(super) const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const HEADER: usize = 8;
 /// Always there in VRRPv2, zero where unused (RFC 3768 5.3.10).
@@ -103,11 +104,21 @@ pub enum Rejection {
     Destination { destination: IpAddr },
     #[error("the sender is not a unicast_peer")]
     UnknownPeer,
+    #[error("the integrity check value is absent or wrong: another password, or a forgery")]
+    Integrity,
+    #[error("the sequence number does not grow: an old advert was sent again, or the sender was restarted")]
+    Replay,
+    #[error("it is not signed, and auth_hmac insists")]
+    Unsigned,
+    #[error("it is signed with key {id}, which auth_hmac has not")]
+    UnknownKey { id: u8 },
+    #[error("it was signed at another time: an old advert was sent again, or clocks differ")]
+    Stale,
 }
 
 impl Rejection {
     /// Names of the kinds, in the order of [`Rejection::kind`].
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 15] = [
         "length",
         "ttl",
         "version",
@@ -118,6 +129,11 @@ impl Rejection {
         "checksum",
         "destination",
         "unknown_peer",
+        "integrity",
+        "replay",
+        "unsigned",
+        "unknown_key",
+        "stale",
     ];
 
     /// Index into [`Rejection::KINDS`].
@@ -133,6 +149,11 @@ impl Rejection {
             Self::Checksum { .. } => 7,
             Self::Destination { .. } => 8,
             Self::UnknownPeer => 9,
+            Self::Integrity => 10,
+            Self::Replay => 11,
+            Self::Unsigned => 12,
+            Self::UnknownKey { .. } => 13,
+            Self::Stale => 14,
         }
     }
 }
@@ -144,7 +165,8 @@ pub struct Datagram<'a> {
     pub destination: IpAddr,
     /// The hop limit of IPv6.
     pub ttl: u8,
-    /// Behind the IP header, as long as the IP header says.
+    pub proof: Proof<'a>,
+    /// Behind the headers, as long as the IP header says.
     pub message: &'a [u8],
 }
 
@@ -163,10 +185,19 @@ impl<'a> Datagram<'a> {
         let source = Ipv4Addr::from(header.get_u32()).into();
         let destination = Ipv4Addr::from(header.get_u32()).into();
         let length = usize::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || length < IPV4_HEADER || protocol != PROTOCOL {
+        if first >> 4 != 4 || length < IPV4_HEADER {
             return None;
         }
-        Some(Self { source, destination, ttl, message: bytes.get(length..total)? })
+        let payload = bytes.get(length..total)?;
+        let (proof, message) = match protocol {
+            PROTOCOL => (Proof::None, payload),
+            AH_PROTOCOL => {
+                let (ah, message) = AuthenticationHeader::split(bytes.get(..length)?, payload)?;
+                (Proof::Ah(ah), message)
+            }
+            _ => return None,
+        };
+        Some(Self { source, destination, ttl, proof, message })
     }
 
     /// The virtual router it is about; `None` where it is too short to say.
@@ -194,7 +225,7 @@ impl Format {
                 fields.put_u8(wire_authentication(self.authentication));
                 fields.put_u8(u8::try_from(self.interval.as_secs()).unwrap_or(u8::MAX));
                 match self.authentication {
-                    Authentication::None => Some([0; AUTHENTICATION]),
+                    Authentication::None | Authentication::Ah(_) => Some([0; AUTHENTICATION]),
                     Authentication::Pass(password) => Some(password),
                 }
             }
@@ -291,10 +322,16 @@ impl Format {
             return Err(Rejection::Type { got: version_and_type & 0x0f });
         }
         let sum = add(0, message);
+        let (sum, covered) = match datagram.proof {
+            Proof::Trailer(trailer) if self.family() == Family::V6 => {
+                (add(sum, trailer), got + trailer.len())
+            }
+            _ => (sum, got),
+        };
         let checksum = if self.family() == Family::V4 && fold(sum) == 0xffff {
             Checksum::Message
         } else if self.version == Version::V3
-            && fold(add_pseudo_header(sum, datagram.source, datagram.destination, got)) == 0xffff
+            && fold(add_pseudo_header(sum, datagram.source, datagram.destination, covered)) == 0xffff
         {
             Checksum::PseudoHeader
         } else {
@@ -330,7 +367,49 @@ where
                 && theirs.all(|theirs| ours.contains(&theirs))))
 }
 
-const fn wire_version(version: Version) -> u8 {
+/// How long an advert is by what it says itself.
+pub(super) fn length(message: &[u8], family: Family) -> Option<usize> {
+    let &[version_and_type, _, _, count, ..] = message else { return None };
+    let trailer = if version_and_type >> 4 == 2 { AUTHENTICATION } else { 0 };
+    Some(HEADER + address_len(family) * usize::from(count) + trailer)
+}
+
+/// The IP header and the message of an encoded advert.
+pub(super) fn parts(packet: &[u8], family: Family) -> Option<(&[u8], &[u8])> {
+    packet.split_at_checked(match family {
+        Family::V4 => IPV4_HEADER,
+        Family::V6 => IPV6_HEADER,
+    })
+}
+
+/// Appends to an encoded advert what its length leaves out, and its checksum over IPv4 too. Over IPv6 the checksum is the
+/// kernel's, which knows one length only.
+pub(super) fn append(packet: &mut BytesMut, format: &Format, trailer: &[u8]) {
+    packet.put_slice(trailer);
+    let total = packet.len();
+    match format.family() {
+        Family::V4 => {
+            if let Some(header) = packet.first_chunk_mut() {
+                readdress(header, PROTOCOL, total);
+            }
+        }
+        Family::V6 => {
+            let Some((header, message)) = packet.split_first_chunk_mut::<IPV6_HEADER>() else { return };
+            let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+            header[4..6].copy_from_slice(&length.to_be_bytes());
+            if let [_, _, _, _, _, _, high, low, ..] = message {
+                (*high, *low) = (0, 0);
+            }
+            // Both addresses stand behind each other at the end of the header.
+            let sum = add(add(0, &header[8..]), message) + u32::from(PROTOCOL) + u32::from(length);
+            if let [_, _, _, _, _, _, high, low, ..] = message {
+                [*high, *low] = (!fold(sum)).to_be_bytes();
+            }
+        }
+    }
+}
+
+pub(super) const fn wire_version(version: Version) -> u8 {
     match version {
         Version::V2 => 2,
         Version::V3 => 3,
@@ -341,6 +420,7 @@ const fn wire_authentication(authentication: Authentication) -> u8 {
     match authentication {
         Authentication::None => 0,
         Authentication::Pass(_) => 1,
+        Authentication::Ah(_) => 2,
     }
 }
 
@@ -380,17 +460,25 @@ fn ipv4_header(
     let mut out = header.as_mut_slice();
     out.put_u8(0x45);
     out.put_u8(0xc0); // internetwork control
-    out.put_u16(u16::try_from(IPV4_HEADER + payload).unwrap_or(u16::MAX));
+    out.put_u16(0); // total length
     out.put_u16(identification);
     out.put_u16(0); // not a fragment, may become one
     out.put_u8(255);
-    out.put_u8(PROTOCOL);
-    out.put_u16(0);
+    out.put_u8(0); // protocol
+    out.put_u16(0); // checksum
     out.put_slice(&source.octets());
     out.put_slice(&destination.octets());
-    let checksum = !fold(add(0, &header));
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    readdress(&mut header, PROTOCOL, IPV4_HEADER + payload);
     header
+}
+
+/// Writes protocol, total length and the checksum that comes of them.
+pub(super) fn readdress(header: &mut [u8; IPV4_HEADER], protocol: u8, total: usize) {
+    header[2..4].copy_from_slice(&u16::try_from(total).unwrap_or(u16::MAX).to_be_bytes());
+    header[9] = protocol;
+    header[10..12].fill(0);
+    let checksum = !fold(add(0, header));
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// RFC 8200 8.1, and the same for IPv4: addresses, length and protocol.

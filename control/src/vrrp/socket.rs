@@ -13,7 +13,10 @@ use nix::{
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 
-use super::packet::{Datagram, MAX_DATAGRAM, PROTOCOL};
+use super::{
+    auth::Proof,
+    packet::{Datagram, MAX_DATAGRAM},
+};
 use crate::config::model::Family;
 
 /// Holds what arrives in the longest pause the thread may be in for, so that one overlooked advert in a full
@@ -22,7 +25,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// TC_PRIO_CONTROL: adverts go before everything else that waits for the wire.
 const QUEUE_PRIORITY: u32 = 7;
 
-/// All adverts of one interface and family: one socket whatever the number of instances. (One for all interfaces
+/// All adverts of one interface, family and IP protocol: one socket whatever the number of instances. (One for all interfaces
 /// could join 20 groups only, net.ipv4.igmp_max_memberships.)
 pub struct AdvertSocket {
     socket: Socket,
@@ -46,12 +49,12 @@ impl Room {
 }
 
 impl AdvertSocket {
-    pub fn open(interface: &str, ifindex: u32, family: Family) -> io::Result<Self> {
+    pub fn open(interface: &str, ifindex: u32, family: Family, protocol: u8) -> io::Result<Self> {
         let domain = match family {
             Family::V4 => Domain::IPV4,
             Family::V6 => Domain::IPV6,
         };
-        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(PROTOCOL))))?;
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(i32::from(protocol))))?;
         socket.set_nonblocking(true)?;
         socket.bind_device(Some(interface.as_bytes()))?;
         match family {
@@ -136,7 +139,7 @@ impl AdvertSocket {
         }
         let header = || {
             let source = received.address?.ip().into();
-            Some(Datagram { source, destination: destination?, ttl: ttl?, message: &[] })
+            Some(Datagram { source, destination: destination?, ttl: ttl?, proof: Proof::None, message: &[] })
         };
         Ok((received.bytes, header()))
     }

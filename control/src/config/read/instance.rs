@@ -31,6 +31,8 @@ impl Reader<'_> {
         let priority = self.priority(&items, start_as_master);
         let advert_interval = self.advert_interval(&items, version);
         let authentication = self.authentication(&items, version);
+        let signing = self.signing(&items, advert_interval);
+        let authentication = if signing.is_some() { Authentication::None } else { authentication };
         let preempt = self.preempt(&items, item, start_as_master == Some(true), priority);
         let source = self.source(&items);
         let peers = self.peers(&items, source);
@@ -63,6 +65,7 @@ impl Reader<'_> {
             source,
             peers,
             authentication,
+            signing,
             preempt,
             addresses,
             garp,
@@ -128,11 +131,7 @@ impl Reader<'_> {
         let Some(item) = items.last("authentication") else { return Authentication::None };
         self.extra(item, &item.statement.arguments);
         let inner = self.items(Block::Authentication, item.body());
-        let kind = |word: &str| match value::choice(&[("PASS", true), ("AH", false)])(word)? {
-            true => Ok(()),
-            false => Err(Wrong::unsupported("AH is not supported yet")),
-        };
-        self.required(&inner, item, "auth_type", kind);
+        let is_ah = self.required(&inner, item, "auth_type", value::choice(&[("PASS", false), ("AH", true)]));
         let Some(password) = self.required(&inner, item, "auth_pass", |word| Ok(word.to_owned())) else {
             return Authentication::None;
         };
@@ -151,7 +150,11 @@ impl Reader<'_> {
         if password.is_empty() {
             self.error(Class::BadValue, inner.span("auth_pass").unwrap_or(span), "auth_pass: an empty value");
         }
-        Authentication::Pass(pass)
+        match is_ah {
+            Some(true) => Authentication::Ah(pass),
+            Some(false) => Authentication::Pass(pass),
+            None => Authentication::None,
+        }
     }
 
     fn preempt(&mut self, items: &Items<'_>, item: Item<'_>, master: bool, priority: Priority) -> Preempt {

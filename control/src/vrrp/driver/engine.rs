@@ -19,17 +19,20 @@ use nix::{
 use socket2::SockAddr;
 use tokio::sync::mpsc;
 
-use super::{Event, EventKind, Instance, Shared, StartError, clock, decode_fault, decode_standing};
+use super::{
+    Event, EventKind, Instance, Shared, StartError, clock, decode_fault, decode_standing, wall_clock,
+};
 use crate::{
     announce::{self, Frame},
-    config::model::{Family, Version},
+    config::model::{Authentication, Family, Version},
     dataplane::lease::LeaseMap,
     vrrp::{
         FaultCause, Monotonic, State,
+        auth::{AH_PROTOCOL, Guard, Proof},
         board::Counter,
         group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
-        packet::{self, Checksum, Datagram, Format, MAX_DATAGRAM, Rejection},
+        packet::{self, Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
         socket::{AdvertSocket, FrameSocket, Room, announced_on},
         track::Standing,
     },
@@ -66,7 +69,8 @@ pub(super) struct Engine {
 struct Link {
     ifindex: u32,
     family: Family,
-    socket: AdvertSocket,
+    /// For plain adverts, in both directions, and to hear those behind an authentication header.
+    sockets: Vec<AdvertSocket>,
     /// VRID to node.
     nodes: Box<[Option<usize>; 256]>,
 }
@@ -75,6 +79,7 @@ struct Link {
 struct Node {
     machine: Machine,
     format: Format,
+    guard: Guard,
     lease: u32,
     group: Option<usize>,
     link: usize,
@@ -84,7 +89,7 @@ struct Node {
     frames_left: usize,
     fault: Option<FaultCause>,
     /// What was told since the last transition, one bit for each kind of remark.
-    told: u16,
+    told: u32,
     /// It has handed over and not heard of the new master yet.
     resigned: bool,
 }
@@ -119,11 +124,17 @@ impl Engine {
             let link = match links.iter().position(|link| link.is_of(instance)) {
                 Some(link) => link,
                 None => {
-                    let link = Link::open(instance)?;
+                    let is_ah = |it: &Instance| matches!(it.authentication, Authentication::Ah(_));
+                    let mut link = Link::open(instance)?;
+                    if instances.iter().any(|other| is_ah(other) && link.is_of(other)) {
+                        link.add_socket(instance, AH_PROTOCOL)?;
+                    }
                     if instances.iter().any(|other| other.peers.is_empty() && link.is_of(other)) {
                         link.join(instance)?;
                     }
-                    epoll.add(&link.socket, readable(links.len() as u64)).map_err(io::Error::from)?;
+                    for socket in &link.sockets {
+                        epoll.add(socket, readable(links.len() as u64)).map_err(io::Error::from)?;
+                    }
                     links.push(link);
                     links.len() - 1
                 }
@@ -137,7 +148,7 @@ impl Engine {
         Ok(Self {
             deadlines: vec![NEVER; nodes.len()],
             announcing: VecDeque::with_capacity(nodes.len()),
-            ready: vec![EpollEvent::empty(); links.len() + 2],
+            ready: vec![EpollEvent::empty(); links.iter().map(|link| link.sockets.len()).sum::<usize>() + 2],
             groups: groups(instances),
             started: false,
             nodes,
@@ -224,23 +235,32 @@ impl Engine {
 
     fn receive(&mut self, link: usize) {
         let mut room = std::mem::take(&mut self.received);
-        for _ in 0..RECEIVE_BATCH {
-            let Some(datagram) = self.links[link].socket.receive(&mut room) else { break };
-            let node = datagram.and_then(|datagram| {
-                let vrid = datagram.vrid()?;
-                Some((self.links[link].nodes[usize::from(vrid)]?, datagram))
-            });
-            match node {
-                Some((index, datagram)) => self.hear(index, &datagram),
-                None => self.shared.board.count_stray(),
+        for socket in 0..self.links[link].sockets.len() {
+            for _ in 0..RECEIVE_BATCH {
+                let Some(datagram) = self.links[link].sockets[socket].receive(&mut room) else { break };
+                let node = datagram.and_then(|datagram| {
+                    let vrid = datagram.vrid()?;
+                    Some((self.links[link].nodes[usize::from(vrid)]?, datagram))
+                });
+                match node {
+                    Some((index, datagram)) => self.hear(index, datagram),
+                    None => self.shared.board.count_stray(),
+                }
             }
         }
         self.received = room;
     }
 
-    fn hear(&mut self, index: usize, datagram: &Datagram<'_>) {
+    fn hear(&mut self, index: usize, datagram: Datagram<'_>) {
         let (board, node, from) = (&self.shared.board, &mut self.nodes[index], datagram.source);
-        let received = match node.format.accept(datagram) {
+        let Node { format, guard, .. } = node;
+        let datagram = guard.open(datagram);
+        // The costly part last.
+        let received = format.accept(&datagram).and_then(|received| {
+            guard.check(format, &datagram, wall_clock())?;
+            Ok(received)
+        });
+        let received = match received {
             Ok(received) => received,
             Err(rejection) => {
                 board.count_rejection(index, rejection);
@@ -253,6 +273,9 @@ impl Engine {
             board.count(index, Counter::ResignationsReceived);
         } else {
             node.resigned = false;
+        }
+        if matches!((&node.guard, &datagram.proof), (Guard::Signature(_), Proof::None)) {
+            board.count(index, Counter::Unsigned);
         }
         if node.format.version == Version::V3 && received.checksum == Checksum::Message {
             board.count(index, Counter::ChecksumOfMessage);
@@ -408,7 +431,9 @@ impl Engine {
             node.identification = node.identification.checked_add(1).unwrap_or(1);
             self.packet.clear();
             node.format.encode(priority, destination, node.identification, &mut self.packet);
-            match self.links[node.link].socket.send(&self.packet, destination) {
+            node.guard.seal(&node.format, &mut self.packet, wall_clock());
+            let [socket, ..] = self.links[node.link].sockets.as_slice() else { continue };
+            match socket.send(&self.packet, destination) {
                 Ok(()) => {
                     sent = true;
                     self.shared.board.count(index, Counter::AdvertsSent);
@@ -475,9 +500,15 @@ impl Engine {
 impl Link {
     fn open(instance: &Instance) -> Result<Self, StartError> {
         let (ifindex, family) = (instance.ifindex, instance.family());
-        let socket = AdvertSocket::open(&instance.interface, ifindex, family)
-            .map_err(|source| StartError::Socket { interface: instance.interface.clone(), source })?;
-        Ok(Self { ifindex, family, socket, nodes: Box::new([None; 256]) })
+        let mut link = Self { ifindex, family, sockets: Vec::new(), nodes: Box::new([None; 256]) };
+        link.add_socket(instance, PROTOCOL)?;
+        Ok(link)
+    }
+
+    fn add_socket(&mut self, instance: &Instance, protocol: u8) -> Result<(), StartError> {
+        let socket = AdvertSocket::open(&instance.interface, self.ifindex, self.family, protocol);
+        self.sockets.push(socket.map_err(|source| Self::error(instance, source))?);
+        Ok(())
     }
 
     fn is_of(&self, instance: &Instance) -> bool {
@@ -485,9 +516,13 @@ impl Link {
     }
 
     fn join(&self, instance: &Instance) -> Result<(), StartError> {
-        self.socket
-            .join(packet::group(self.family))
-            .map_err(|source| StartError::Socket { interface: instance.interface.clone(), source })
+        let group = packet::group(self.family);
+        let joined = self.sockets.iter().try_for_each(|socket| socket.join(group));
+        joined.map_err(|source| Self::error(instance, source))
+    }
+
+    fn error(instance: &Instance, source: io::Error) -> StartError {
+        StartError::Socket { interface: instance.interface.clone(), source }
     }
 }
 
@@ -509,6 +544,21 @@ impl Node {
             let frame = announce::announcement(address.address, address.mac, address.router);
             announced_on(address.ifindex, instance.family()).map(|interface| (interface, frame))
         });
+        let format = Format {
+            vrid: instance.vrid,
+            version: instance.version,
+            interval: instance.advert_interval,
+            authentication: instance.authentication,
+            checksum: match (instance.family(), instance.version) {
+                (Family::V6, _) => Checksum::PseudoHeader,
+                (Family::V4, Version::V2) => Checksum::Message,
+                (Family::V4, Version::V3) if instance.checksum_of_message => Checksum::Message,
+                (Family::V4, Version::V3) => Checksum::PseudoHeader,
+            },
+            source: instance.source,
+            peers: instance.peers.clone(),
+            addresses: instance.addresses.iter().map(|address| address.address).collect(),
+        };
         Ok(Self {
             machine: Machine::new(Settings {
                 source: instance.source,
@@ -521,21 +571,8 @@ impl Node {
                 down_timer_adverts: instance.down_timer_adverts,
                 grouped: instance.group.is_some(),
             }),
-            format: Format {
-                vrid: instance.vrid,
-                version: instance.version,
-                interval: instance.advert_interval,
-                authentication: instance.authentication,
-                checksum: match (instance.family(), instance.version) {
-                    (Family::V6, _) => Checksum::PseudoHeader,
-                    (Family::V4, Version::V2) => Checksum::Message,
-                    (Family::V4, Version::V3) if instance.checksum_of_message => Checksum::Message,
-                    (Family::V4, Version::V3) => Checksum::PseudoHeader,
-                },
-                source: instance.source,
-                peers: instance.peers.clone(),
-                addresses: instance.addresses.iter().map(|address| address.address).collect(),
-            },
+            guard: Guard::new(&format, instance.signing.as_ref(), wall_clock()),
+            format,
             lease: instance.lease,
             group: instance.group,
             link,
