@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use lvs_tests::{
     Advert, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, require, turns, wait_for,
 };
@@ -146,6 +146,82 @@ fn lvsd_takes_over_from_keepalived_whose_script_fails_and_gives_back() -> Result
     check.succeed()?;
     stage.wait_for_masters(3)?;
     stage.judge(|advert| advert.priority > 100, &[150, 120, 150])
+}
+
+#[test]
+fn a_number_in_a_file_moves_the_role_to_keepalived_and_back_and_far_below_it_is_a_fault() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let file = stage.scene.lb1.dir().join("number");
+    let block = format!("track_file number {{\nfile {}\ninit_file -10\n}}\n", file.display());
+    let text = block + &fast(150).text_with("track_file {\nnumber weight 2\n}\n");
+    let lvsd = Director::start(&stage.scene.lb1, &text)?;
+    stage.wait_for_masters(1)?;
+    let _keepalived = Keepalived::start(&stage.scene.lb2, &fast(100).text())?;
+    let is = |priority, state| {
+        wait_for(&format!("{state} with priority {priority}"), PATIENCE, || {
+            let status = lvsd.status()?;
+            Ok((status.instances.iter().all(|it| it.priority == priority && it.state == state)).then_some(()))
+        })
+    };
+    is(130, "MASTER")?;
+    fs::write(&file, "-20\n")?;
+    is(110, "MASTER")?;
+    let replace = |text| {
+        fs::write(file.with_extension("new"), text)?;
+        fs::rename(file.with_extension("new"), &file)
+    };
+    replace("-50")?;
+    is(50, "BACKUP")?;
+    stage.wait_for_masters(2)?;
+    fs::remove_file(&file)?;
+    is(150, "MASTER")?;
+    fs::write(&file, "-127")?;
+    is(150, "FAULT")?;
+    let log = fs::read_to_string(lvsd.process().log())?;
+    assert!(log.contains("track_file number"), "the cause names the file:\n{log}");
+    fs::write(&file, "many")?;
+    stage.wait_for_masters(5)?;
+    let status = lvsd.status()?;
+    let trackers = status.instances.iter().flat_map(|instance| &instance.trackers);
+    assert_eq!(trackers.map(|tracker| tracker.state.as_str()).collect::<Vec<_>>(), ["0"]);
+    Ok(())
+}
+
+#[test]
+fn a_process_that_ends_costs_the_role_at_once_and_one_that_starts_brings_it_back() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    // No other process has these parameters.
+    let seconds = format!("{}.5", 1_000_000 + std::process::id());
+    let worker = || -> Result<_> {
+        let mut command = stage.scene.lb1.command("sleep");
+        command.arg(&seconds);
+        stage.scene.lb1.spawn("worker", command)
+    };
+    let mut running = worker()?;
+    let block = format!("vrrp_track_process worker {{\nprocess sleep {seconds}\n}}\n");
+    let text = block + &fast(150).text_with("track_process {\nworker\n}\n");
+    let lb1 = Director::start(&stage.scene.lb1, &text)?;
+    stage.wait_for_masters(1)?;
+    let lb2 = Director::start(&stage.scene.lb2, &fast(100).text())?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    let killed = Stamp::now();
+    running.kill()?;
+    stage.wait_for_masters(2)?;
+    let adverts = stage.watch.adverts();
+    let resigned = adverts.iter().find(|advert| advert.at > killed && advert.priority == 0);
+    let after = resigned.context("no resignation")?.at.since(killed);
+    println!("resigned {after:?} after the process had ended");
+    assert!(after < Duration::from_millis(300), "before /proc was read again: {after:?}");
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    let _running = worker()?;
+    stage.wait_for_masters(3)?;
+    stage.judge(|advert| advert.priority != 0, &[150, 100, 150])
 }
 
 #[test]

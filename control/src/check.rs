@@ -2,6 +2,7 @@
 
 mod connect;
 mod dns;
+mod file;
 mod http;
 mod machine;
 mod misc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use connect::ConnectError;
 pub use dns::DnsError;
+pub use file::FileError;
 pub use http::HttpError;
 pub use misc::MiscError;
 pub use ping::PingError;
@@ -42,6 +44,16 @@ pub enum CheckError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Misc(#[from] MiscError),
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// What a check makes of the weight of its real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// In the place of the configured one.
+    To(u16),
+    By(i64),
 }
 
 impl CheckError {
@@ -51,7 +63,9 @@ impl CheckError {
             Self::Connect(error) => error.is_local(),
             Self::Tls(error) => matches!(error, TlsError::Setup(_)),
             Self::Misc(error) => matches!(error, MiscError::NotRun(_)),
-            Self::Http(_) | Self::Smtp(_) | Self::Dns(_) | Self::Udp(_) | Self::Ping(_) => false,
+            Self::Http(_) | Self::Smtp(_) | Self::Dns(_) | Self::Udp(_) | Self::Ping(_) | Self::File(_) => {
+                false
+            }
         }
     }
 }

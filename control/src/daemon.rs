@@ -33,6 +33,7 @@ use crate::{
     config::{self, Config},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
     director::{Director, Orders, Told},
+    file_value::Files,
     host::{
         Host,
         addresses::{self, Place},
@@ -170,7 +171,9 @@ impl Daemon {
             running: watch::Sender::new(site.running.clone()),
         };
         let silence = CancellationToken::new();
-        let around = Surroundings { leases, roles, voices, tasks, cancel, silence };
+        let files = Files::open();
+        tasks.spawn(files.clone().run(cancel.clone()));
+        let around = Surroundings { leases, files: files.clone(), roles, voices, tasks, cancel, silence };
         let election = match Election::hold(&site, &indexes, None, &around) {
             Ok(election) => election,
             Err(error) => {
@@ -180,7 +183,7 @@ impl Daemon {
         };
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-        let mut checks = check::Runner::new(verdict_sender, isolated, around.cancel.clone());
+        let mut checks = check::Runner::new(verdict_sender, isolated, files, around.cancel.clone());
         checks.set(director.targets());
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);

@@ -58,13 +58,13 @@ impl Instance {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tracker {
-    /// track_script or track_interface.
+    /// track_script, track_interface or track_file.
     pub kind: String,
     pub name: String,
     /// 0 = the instance is in FAULT while it is down.
-    pub weight: i16,
+    pub weight: i32,
     pub reverse: bool,
-    /// up, down, or untried before the first result.
+    /// up, down, or untried before the first result; of a file its number.
     pub state: String,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use super::Weight;
 use crate::{config::model::MiscCheck, script::Ended};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum MiscError {
 }
 
 /// The weight is given by `misc_dynamic` alone. Whoever gives up waiting kills the program and all it started.
-pub async fn ask(check: &MiscCheck) -> Result<Option<u16>, MiscError> {
+pub async fn ask(check: &MiscCheck) -> Result<Option<Weight>, MiscError> {
     match check.script.run(&[], &[], check.timeout).await {
         Ok(Ended::ByItself(status)) => judge(status.code(), check.dynamic),
         Ok(Ended::TimedOut) => Err(MiscError::Timeout(check.timeout)),
@@ -26,10 +27,10 @@ pub async fn ask(check: &MiscCheck) -> Result<Option<u16>, MiscError> {
 }
 
 /// keepalived's rule: 2 to 255 stand for the weights 0 to 253.
-fn judge(code: Option<i32>, dynamic: bool) -> Result<Option<u16>, MiscError> {
+fn judge(code: Option<i32>, dynamic: bool) -> Result<Option<Weight>, MiscError> {
     match code {
         Some(0) => Ok(None),
-        Some(code @ 2..) if dynamic => Ok(u16::try_from(code - 2).ok()),
+        Some(code @ 2..) if dynamic => Ok(u16::try_from(code - 2).ok().map(Weight::To)),
         Some(code) => Err(MiscError::Exit(code)),
         None => Err(MiscError::Killed),
     }
@@ -50,7 +51,7 @@ mod tests {
         MiscCheck { script: Script::new(words, account).unwrap(), timeout, dynamic: false }
     }
 
-    async fn ends(text: &str, dynamic: bool) -> Result<Option<u16>, MiscError> {
+    async fn ends(text: &str, dynamic: bool) -> Result<Option<Weight>, MiscError> {
         ask(&MiscCheck { dynamic, ..program(text, LONG) }).await
     }
 
@@ -65,8 +66,8 @@ mod tests {
     async fn with_misc_dynamic_the_code_is_a_weight() {
         assert_eq!(ends("exit 0", true).await, Ok(None), "the weight stays");
         assert_eq!(ends("exit 1", true).await, Err(MiscError::Exit(1)));
-        assert_eq!(ends("exit 2", true).await, Ok(Some(0)));
-        assert_eq!(ends("exit 255", true).await, Ok(Some(253)));
+        assert_eq!(ends("exit 2", true).await, Ok(Some(Weight::To(0))));
+        assert_eq!(ends("exit 255", true).await, Ok(Some(Weight::To(253))));
     }
 
     #[tokio::test]

@@ -21,11 +21,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    CheckError, TlsError, connect, dns, http,
+    CheckError, TlsError, Weight, connect, dns, file, http,
     machine::{Change, Finding, Machine},
     misc, ping, smtp, tls, udp,
 };
-use crate::config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url};
+use crate::{
+    config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url},
+    file_value::Files,
+};
 
 /// All checkers of the configuration in force.
 pub struct Runner {
@@ -33,6 +36,7 @@ pub struct Runner {
     running: HashMap<usize, CancellationToken>,
     sockets: Arc<Slots>,
     programs: Arc<Slots>,
+    files: Files,
     verdicts: mpsc::Sender<Verdict>,
     isolated: watch::Receiver<HashSet<Ipv4Addr>>,
     cancel: CancellationToken,
@@ -52,8 +56,8 @@ pub struct Target {
 pub struct Verdict {
     pub id: usize,
     pub up: bool,
-    /// What a program last said that the weight shall be.
-    pub weight: Option<u16>,
+    /// What a program or a file last said of the weight.
+    pub weight: Option<Weight>,
     /// Why it is down.
     pub error: Option<CheckError>,
 }
@@ -67,6 +71,7 @@ impl Runner {
     pub fn new(
         verdicts: mpsc::Sender<Verdict>,
         isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+        files: Files,
         cancel: CancellationToken,
     ) -> Self {
         Self {
@@ -74,6 +79,7 @@ impl Runner {
             running: HashMap::new(),
             sockets: Arc::new(Slots::new(descriptors_for_checks(), "LimitNOFILE allows")),
             programs: Arc::new(Slots::new(PROGRAMS, "programs may run at once")),
+            files,
             verdicts,
             isolated,
             cancel,
@@ -93,11 +99,18 @@ impl Runner {
         for target in targets {
             if let Entry::Vacant(vacant) = self.running.entry(target.id) {
                 let cancel = vacant.insert(self.cancel.child_token()).clone();
+                let verdicts = self.verdicts.clone();
+                if let CheckKind::File(check) = target.check.kind {
+                    let file = self.files.follow(&check.path);
+                    self.tasks.spawn(async move {
+                        cancel.run_until_cancelled(file::follow(target.id, &check, file, &verdicts)).await
+                    });
+                    continue;
+                }
                 let slots = match target.check.kind {
                     CheckKind::Misc(_) => self.programs.clone(),
                     _ => self.sockets.clone(),
                 };
-                let verdicts = self.verdicts.clone();
                 let isolated = self.isolated.clone();
                 self.tasks.spawn(async move {
                     cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
@@ -187,7 +200,7 @@ impl<'a> Prober<'a> {
     }
 
     /// `url` counts where the check has some. The weight is one that a program gives its real server.
-    pub async fn probe(&self, url: usize) -> Result<Option<u16>, CheckError> {
+    pub async fn probe(&self, url: usize) -> Result<Option<Weight>, CheckError> {
         let check = self.check;
         let limit = check.timing.connect_timeout;
         match &check.kind {
@@ -204,6 +217,8 @@ impl<'a> Prober<'a> {
                 ping::ask(socket, fastrand::u64(..), limit).await?;
             }
             CheckKind::Misc(misc) => return Ok(misc::ask(misc).await?),
+            // It tells of itself.
+            CheckKind::File(_) => {}
         }
         Ok(None)
     }

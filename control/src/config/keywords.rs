@@ -234,7 +234,6 @@ const CONNECTING: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, U
 const CHECKS: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCheck, PingCheck, MiscCheck];
 const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
-const NOT_TRACKED: &str = "its failure changes neither state nor priority";
 const UNCHECKED: &str = "the real server is not checked by it";
 const NO_IPVS: &str = "packets go through XDP, there is no IPVS";
 const NO_FIREWALL: &str = "XDP sees packets before any firewall table";
@@ -249,8 +248,9 @@ const TABLE: &[Row] = &[
     read(&[Top], "virtual_server").opens(VirtualServer).repeats(),
     read(&[Top], "vrrp_sync_group").opens(SyncGroup).repeats(),
     read(&[Top], "vrrp_script").opens(VrrpScript).repeats(),
-    not_yet(&[Top], "vrrp_track_process", NOT_TRACKED).opens(TrackProcess).repeats(),
-    not_yet(&[Top], "track_file|vrrp_track_file", NOT_TRACKED).opens(TrackFile).repeats(),
+    read(&[Top], "vrrp_track_process").opens(TrackProcess).repeats(),
+    read(&[Top], "track_file").opens(TrackFile).repeats(),
+    Row::new(&[Top], "vrrp_track_file", Status::Deprecated("track_file")).opens(TrackFile).repeats(),
     not_yet(&[Top], "track_group", "").opens(TrackGroup).repeats(),
     not_yet(&[Top], "garp_group", "announcements are not paced").opens(GarpGroup).repeats(),
     not_yet(&[Top], "static_ipaddress static_routes static_rules", "set them with the system's own tools")
@@ -383,8 +383,10 @@ const TABLE: &[Row] = &[
         "the default applies",
     ),
     read(&[VrrpInstance], "down_timer_adverts v3_checksum_as_v2"),
-    read(&[VrrpInstance, SyncGroup], "track_interface track_script").opens(Entries).repeats(),
-    not_yet(&[VrrpInstance, SyncGroup], "track_file track_process track_bfd", NOT_TRACKED)
+    read(&[VrrpInstance, SyncGroup], "track_interface track_script track_file track_process")
+        .opens(Entries)
+        .repeats(),
+    not_yet(&[VrrpInstance, SyncGroup], "track_bfd", "its failure changes neither state nor priority")
         .opens(Entries)
         .repeats(),
     not_yet(&[VrrpInstance], "dont_track_primary", "a failed interface puts the instance into FAULT"),
@@ -421,12 +423,11 @@ const TABLE: &[Row] = &[
     not_yet(&[TrackGroup], "group", "").opens(Entries),
     not_yet(&[SyncGroup], "global_tracking", "write `sync_group_tracking_weight`"),
     read(&[VrrpScript], "script interval timeout weight rise fall user init_fail"),
-    not_yet(
+    read(
         &[TrackProcess],
         "process param_match weight quorum quorum_max delay terminate_delay fork_delay full_command",
-        "",
     ),
-    not_yet(&[TrackFile], "file weight init_file", ""),
+    read(&[TrackFile], "file weight init_file"),
     not_yet(&[GarpGroup], "garp_interval gna_interval interface", ""),
     not_yet(&[GarpGroup], "interfaces", "").opens(Entries),
     //
@@ -463,7 +464,7 @@ const TABLE: &[Row] = &[
     read(&[RealServer], "DNS_CHECK").opens(DnsCheck).repeats(),
     read(&[RealServer], "SMTP_CHECK").opens(SmtpCheck).repeats(),
     read(&[RealServer], "PING_CHECK").opens(PingCheck).repeats(),
-    not_yet(&[RealServer], "FILE_CHECK", UNCHECKED).opens(FileCheck).repeats(),
+    read(&[RealServer], "FILE_CHECK").opens(FileCheck).repeats(),
     not_yet(&[RealServer], "BFD_CHECK", UNCHECKED).opens(BfdCheck).repeats(),
     not_yet(&[RealServer], "uthreshold lthreshold", "the number of connections is not limited"),
     read(&[RealServer], "notify_up notify_down"),
@@ -489,7 +490,8 @@ const TABLE: &[Row] = &[
     read(&[DnsCheck], "type name"),
     read(&[MiscCheck], "misc_path misc_timeout misc_dynamic user"),
     read(&[UdpCheck], "payload require_reply min_reply_length max_reply_length"),
-    not_yet(&[FileCheck], "track_file weight", ""),
+    read(&[FileCheck], "track_file weight"),
+    ignored(&[FileCheck], "dynamic", "with a weight other than 0 it is so"),
     not_yet(&[BfdCheck], "name alpha", ""),
     read(&[Ssl], "ca"),
     not_yet(&[Ssl], "password certificate key", "checks show no certificate of their own"),

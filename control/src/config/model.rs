@@ -5,11 +5,15 @@ mod check;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
 
-use crate::script::{Account, Script};
+use crate::{
+    file_value::Initial,
+    script::{Account, Script},
+};
 
 pub use check::*;
 
@@ -224,6 +228,8 @@ pub enum Tracker {
     Script(TrackScript),
     /// An interface that has to be up, by its name.
     Interface(String),
+    File(TrackFile),
+    Process(TrackProcess),
 }
 
 impl Tracker {
@@ -231,6 +237,8 @@ impl Tracker {
         match self {
             Self::Script(script) => &script.name,
             Self::Interface(name) => name,
+            Self::File(file) => &file.name,
+            Self::Process(process) => &process.name,
         }
     }
 
@@ -239,6 +247,8 @@ impl Tracker {
         match self {
             Self::Script(_) => "track_script",
             Self::Interface(_) => "track_interface",
+            Self::File(_) => "track_file",
+            Self::Process(_) => "track_process",
         }
     }
 }
@@ -255,13 +265,47 @@ pub struct TrackScript {
     pub init_fail: bool,
 }
 
+/// `track_file`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrackFile {
+    pub name: String,
+    pub path: PathBuf,
+    /// `init_file`.
+    pub initial: Option<Initial>,
+}
+
+/// `vrrp_track_process`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrackProcess {
+    pub name: String,
+    /// What it is called; with `full_command` its first word.
+    pub process: String,
+    /// None: whatever they are.
+    pub parameters: Option<(Vec<String>, ParamMatch)>,
+    pub full_command: bool,
+    /// How many have to run.
+    pub quorum: RangeInclusive<u32>,
+    pub fork_delay: Duration,
+    pub terminate_delay: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamMatch {
+    Exact,
+    /// More may follow.
+    Partial,
+    /// The last one may go on.
+    Initial,
+}
+
 /// What a tracker means to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Track {
     /// Index into [`Config::trackers`].
     pub tracker: usize,
     /// Zero: the instance is in FAULT while it is down. Above: added while it is up. Below: while it is down.
-    pub weight: i16,
+    /// The number of a file is multiplied by it; with zero, 0 is up.
+    pub weight: i32,
     /// Up and down for zero, the sign for other weights, are the other way round.
     pub reverse: bool,
 }

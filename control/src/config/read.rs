@@ -52,6 +52,12 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
     for item in top.all("vrrp_script") {
         reader.track_script(item);
     }
+    for item in top.all("track_file") {
+        reader.track_file(item);
+    }
+    for item in top.all("vrrp_track_process") {
+        reader.track_process(item);
+    }
     let mut instances: Vec<_> =
         top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
     let groups = top.all("vrrp_sync_group");

@@ -11,10 +11,11 @@ mod checks;
 mod hostile;
 
 use super::{
-    keywords::{self, Block, Status},
+    keywords::{self, Block, Keyword, Status},
     model::*,
     *,
 };
+use crate::file_value::Initial;
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -383,6 +384,12 @@ fn trackers_are_shared_and_weights_are_each_instances_own() {
         ("track_script", "words"),
         ("track_script", "one"),
         ("track_script", "fatal"),
+        ("track_file", "drain"),
+        ("track_file", "load"),
+        ("track_file", "spare"),
+        ("track_file", "unused"),
+        ("track_process", "proxy"),
+        ("track_process", "worker"),
         ("track_interface", "eth1"),
         ("track_interface", "eth2"),
     ];
@@ -391,8 +398,59 @@ fn trackers_are_shared_and_weights_are_each_instances_own() {
         let tracks = config.instances.get(instance).unwrap().tracks.iter();
         tracks.map(|track| (track.tracker, track.weight, track.reverse)).collect()
     };
-    assert_eq!(tracks(0), [(0, -20, true), (1, -7, false), (2, 0, false), (3, 0, false), (4, 11, true)]);
-    assert_eq!(tracks(1), [(0, -20, true), (4, 0, false)]);
+    let scripts = [(0, -20, true), (1, -7, false), (2, 0, false)];
+    let others =
+        [(9, 0, false), (10, 11, true), (3, 1, false), (4, -3, true), (7, 0, false), (8, -254, true)];
+    assert_eq!(tracks(0), [&scripts[..], &others].concat());
+    assert_eq!(tracks(1), [(0, -20, true), (10, 0, false)]);
+    let files: Vec<_> = config
+        .trackers
+        .iter()
+        .filter_map(|tracker| match tracker {
+            Tracker::File(it) => Some((it.path.to_str().unwrap(), it.initial)),
+            _ => None,
+        })
+        .collect();
+    let initial = |value, overwrite| Some(Initial { value, overwrite });
+    let expected = [
+        ("/run/lvsd/drain", None),
+        ("/run/lvsd/load", initial(7, true)),
+        ("/run/lvsd/spare", initial(0, true)),
+        ("/run/lvsd/unused", initial(-2, false)),
+    ];
+    assert_eq!(files, expected);
+    let processes: Vec<_> = config
+        .trackers
+        .iter()
+        .filter_map(|tracker| match tracker {
+            Tracker::Process(it) => Some(it.clone()),
+            _ => None,
+        })
+        .collect();
+    let proxy = TrackProcess {
+        name: "proxy".to_owned(),
+        process: "haproxy".to_owned(),
+        parameters: Some((Vec::new(), ParamMatch::Exact)),
+        full_command: false,
+        quorum: 1..=u32::MAX,
+        fork_delay: Duration::ZERO,
+        terminate_delay: Duration::ZERO,
+    };
+    let worker = TrackProcess {
+        name: "worker".to_owned(),
+        process: "/opt/my worker".to_owned(),
+        parameters: Some((vec!["-f".to_owned(), "a b".to_owned()], ParamMatch::Initial)),
+        full_command: true,
+        quorum: 0..=0,
+        fork_delay: Duration::from_millis(500),
+        terminate_delay: Duration::from_secs(2),
+    };
+    assert_eq!(processes, [proxy, worker]);
+    let checks = &config.services[0].reals[0].checks;
+    let path = || "/run/lvsd/spare".into();
+    let expected = [(0, false), (-5, true)]
+        .map(|(weight, reverse)| CheckKind::File(FileCheck { path: path(), weight, reverse }));
+    assert_eq!(checks.iter().map(|check| check.kind.clone()).collect::<Vec<_>>(), expected);
     let scripts: Vec<_> = config
         .trackers
         .iter()
@@ -403,7 +461,7 @@ fn trackers_are_shared_and_weights_are_each_instances_own() {
                 it.timeout.as_millis(),
                 (it.rise, it.fall, it.init_fail),
             )),
-            Tracker::Interface(_) => None,
+            _ => None,
         })
         .collect();
     let expected = [
@@ -531,6 +589,8 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::VrrpInstance => vrrp,
         Block::SyncGroup => format!("vrrp_sync_group V {{\n{line}\n}}\n"),
         Block::VrrpScript => format!("vrrp_script V {{\n{line}\n}}\n"),
+        Block::TrackProcess => format!("vrrp_track_process V {{\n{line}\n}}\n"),
+        Block::TrackFile => format!("track_file V {{\n{line}\n}}\n"),
         Block::Authentication => format!("vrrp_instance V {{\nauthentication {{\n{line}\n}}\n}}\n"),
         Block::AuthHmac => format!("vrrp_instance V {{\nauth_hmac {{\n{line}\n}}\n}}\n"),
         Block::VirtualServer => server(line),
@@ -539,6 +599,7 @@ fn around(block: Block, line: &str) -> Option<String> {
         Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
         Block::SslGet => real(&format!("SSL_GET {{\n{line}\n}}")),
         Block::Ssl => format!("SSL {{\n{line}\n}}\n"),
+        Block::FileCheck => real(&format!("FILE_CHECK {{\n{line}\n}}")),
         Block::MiscCheck => real(&format!("MISC_CHECK {{\n{line}\n}}")),
         Block::SmtpCheck => real(&format!("SMTP_CHECK {{\n{line}\n}}")),
         Block::DnsCheck => real(&format!("DNS_CHECK {{\n{line}\n}}")),
@@ -551,7 +612,9 @@ fn around(block: Block, line: &str) -> Option<String> {
 
 #[test]
 fn every_word_that_is_called_supported_is_read() {
-    for keyword in keywords::keywords().filter(|keyword| keyword.status == Status::Supported) {
+    // A process may be called anything.
+    let told = |keyword: &Keyword| keyword.status == Status::Supported && keyword.word != "process";
+    for keyword in keywords::keywords().filter(told) {
         let line = match keyword.opens {
             None => format!("{} *not* *values*", keyword.word),
             Some(_) => format!("{} {{\n*neither* word\n}}", keyword.word),

@@ -13,8 +13,12 @@ use tokio_util::{
 
 use super::{Voices, site::Site};
 use crate::{
-    config::Config,
+    config::{
+        Config,
+        model::{TrackFile, Tracker},
+    },
     dataplane::lease::LeaseMap,
+    file_value::{self, Files},
     notify::Notifier,
     pool::Vrrp,
     vrrp::{State, driver, report::Reporter, track::watch::Watch},
@@ -31,6 +35,7 @@ pub struct Election {
 #[derive(Clone)]
 pub struct Surroundings {
     pub leases: LeaseMap,
+    pub files: Files,
     /// Counts changes of state.
     pub roles: watch::Sender<u64>,
     pub voices: Voices,
@@ -58,6 +63,7 @@ impl Election {
         let instances = site.vrrp(leases);
         let known = before.map(|before| &before.vrrp);
         let room = WAITING * instances.len().max(1);
+        initialise(&config, known.map(|known| &*known.config));
 
         let trackers = Watch::new(&config, voices.running.subscribe(), |tracker| {
             let before = known?;
@@ -79,7 +85,7 @@ impl Election {
 
         let (show, findings) = watch::channel(trackers.findings());
         let watching = around.cancel.child_token();
-        tasks.spawn(trackers.run(handle.clone(), show, watching.clone()));
+        tasks.spawn(trackers.run(handle.clone(), around.files.clone(), show, watching.clone()));
         let vrrp = Vrrp { handle, instances: instances.into(), config, findings };
         Ok(Self { vrrp, ended, _watching: watching.drop_guard() })
     }
@@ -91,6 +97,16 @@ impl Election {
             (global.fifos, trackers, instances, groups)
         };
         site.vrrp(leases) == *self.vrrp.instances && vrrp(&site.config) == vrrp(&self.vrrp.config)
+    }
+}
+
+/// Tracked files that no configuration had before are made if they shall be.
+fn initialise(config: &Config, before: Option<&Config>) {
+    let is_new = |tracker: &&Tracker| !before.is_some_and(|before| before.trackers.contains(tracker));
+    for tracker in config.trackers.iter().filter(is_new) {
+        if let Tracker::File(TrackFile { path, initial: Some(initial), .. }) = tracker {
+            file_value::initialise(path, *initial);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use lvs_ebpf_common::{Service, ServiceKey};
 
 use super::{course::Course, orders::Orders};
 use crate::{
+    check::Weight,
     config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
         plan::{DesiredReal, DesiredService, NextHop},
@@ -35,8 +36,8 @@ pub struct RealState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckState {
     pub up: bool,
-    /// What the check last said that the weight shall be.
-    pub weight: Option<u16>,
+    /// What the check last said of the weight.
+    pub weight: Option<Weight>,
     /// Why the last result was a failure.
     pub error: Option<String>,
     /// A result has come in since the start.
@@ -196,7 +197,11 @@ impl RealState {
         }
         let configured = i64::from(self.config.weight);
         let said = self.checks.iter().filter_map(|check| check.weight);
-        let sum = configured + said.map(|weight| i64::from(weight) - configured).sum::<i64>();
+        let change = |weight| match weight {
+            Weight::To(weight) => i64::from(weight) - configured,
+            Weight::By(change) => change,
+        };
+        let sum = said.map(change).fold(configured, i64::saturating_add);
         u16::try_from(sum.max(0)).unwrap_or(u16::MAX)
     }
 

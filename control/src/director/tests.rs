@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::check::Weight;
 use crate::config::model::{
     CheckKind, CheckSource, CheckTiming, Forwarding, Pace, Protocol, Quorum, Scheduler, Tunnel, UpDown,
     VirtualServer,
@@ -279,7 +280,7 @@ fn a_new_configuration_keeps_the_sorry_server_in_while_quorum_is_missing() {
 #[test]
 fn checks_that_say_a_weight_add_their_differences() {
     let mut director = direct(service(vec![real(1, 3), real(2, 0)]));
-    let says = |weight| CheckState { up: true, weight: Some(weight), error: None, ran: true };
+    let says = |weight| CheckState { up: true, weight: Some(Weight::To(weight)), error: None, ran: true };
     assert_eq!(director.on_verdict(0, says(5)), []);
     assert_eq!(weights(&director), [5, 3]);
     director.on_verdict(1, says(4));
@@ -291,6 +292,12 @@ fn checks_that_say_a_weight_add_their_differences() {
     director.on_verdict(0, says(u16::MAX));
     director.on_verdict(1, says(u16::MAX));
     assert_eq!(weights(&director), [u16::MAX, 3]);
+    for (change, weight) in [(i64::MIN, 0), (i64::MAX, u16::MAX), (-2, 1)] {
+        let says = CheckState { weight: Some(Weight::By(change)), ..says(0) };
+        director.on_verdict(1, says.clone());
+        director.on_verdict(0, CheckState { weight: None, ..says });
+        assert_eq!(weights(&director), [weight, 3], "{change}");
+    }
     down(&mut director, 2);
     assert_eq!(weights(&director), [0, 3]);
 }
@@ -317,7 +324,7 @@ fn scripts_are_told_of_real_servers_before_the_quorum_and_of_nothing_twice() {
         up(&mut director, id);
     }
     assert_eq!(look(&director), [news(Some(0), true), news(Some(2), true), news(None, true)]);
-    let says_0 = CheckState { up: true, weight: Some(0), error: None, ran: true };
+    let says_0 = CheckState { up: true, weight: Some(Weight::To(0)), error: None, ran: true };
     director.on_verdict(0, says_0);
     assert_eq!(look(&director), [], "weight 0 is not down");
 }
@@ -381,7 +388,7 @@ fn an_order_holds_over_checks_and_reloads_until_it_is_taken_back() {
         Ok(vec![Change::Real { service: 0, real: 0, from: Standing::Up, to: Standing::Draining }])
     );
     director.on_order(&weight("10.77.0.2:80", 9)).unwrap();
-    director.on_verdict(0, CheckState { up: true, weight: Some(5), error: None, ran: true });
+    director.on_verdict(0, CheckState { up: true, weight: Some(Weight::To(5)), error: None, ran: true });
     assert_eq!(weights(&director), [0, 9]);
     let mut director = director.succeed(&config, Vec::new());
     assert_eq!(weights(&director), [0, 9]);

@@ -13,7 +13,7 @@ use crate::{
         ConnectError,
         testing::{check_of, full_backlog},
     },
-    config::model::{HttpCheck, HttpProtocol, MiscCheck, Url},
+    config::model::{FileCheck, HttpCheck, HttpProtocol, MiscCheck, Url},
     script::{Account, Script},
 };
 
@@ -34,7 +34,7 @@ impl Bench {
         let (sender, verdicts) = mpsc::channel(capacity);
         let (isolated, receiver) = channel(HashSet::new());
         let cancel = CancellationToken::new();
-        let mut runner = Runner::new(sender, receiver, cancel.clone());
+        let mut runner = Runner::new(sender, receiver, Files::open(), cancel.clone());
         runner.set(targets);
         Self { isolated, runner, verdicts, cancel }
     }
@@ -152,7 +152,7 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     let (sender, mut full) = mpsc::channel(1);
     sender.send(Verdict { id: 7, up: true, weight: None, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
-    let mut blocked = Runner::new(sender, bench.isolated.subscribe(), bench.cancel.clone());
+    let mut blocked = Runner::new(sender, bench.isolated.subscribe(), Files::open(), bench.cancel.clone());
     blocked.set(vec![
         Target { id: 8, check: check_of(other_address), up: true },
         Target { id: 9, check: check_of(address), up: true },
@@ -234,7 +234,7 @@ async fn a_program_that_changes_the_weight_is_heard_without_a_change_of_state() 
     let misc = MiscCheck { script, timeout: LONG, dynamic: true };
     let (_server, address) = listener("127.0.0.1:0").await;
     let mut bench = Bench::start([Check { kind: CheckKind::Misc(misc), ..check_of(address) }], 8);
-    let says = |weight| Verdict { id: 0, up: true, weight: Some(weight), error: None };
+    let says = |weight| Verdict { id: 0, up: true, weight: Some(Weight::To(weight)), error: None };
     assert_eq!(bench.verdict().await, says(5));
     // In one step: a program may read at any time.
     let change = |code: &str| {
@@ -251,4 +251,25 @@ async fn a_program_that_changes_the_weight_is_heard_without_a_change_of_state() 
     let down = bench.verdict().await;
     assert_eq!((down.up, down.error.unwrap().to_string().as_str()), (false, "the program ended with 1"));
     std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_says_the_weight_and_the_end() {
+    let path = std::env::temp_dir().join(format!("lvsd-file-check-{}", std::process::id()));
+    std::fs::write(&path, "3").unwrap();
+    let kind = CheckKind::File(FileCheck { path: path.clone(), weight: 2, reverse: false });
+    let (_server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([Check { kind, ..check_of(address) }], 8);
+    let files = bench.runner.files.clone();
+    tokio::spawn(files.run(bench.cancel.clone()));
+    let says = |change| Verdict { id: 0, up: true, weight: Some(Weight::By(change)), error: None };
+    assert_eq!(bench.verdict().await, says(6));
+    std::fs::write(&path, "-32768").unwrap();
+    let down = bench.verdict().await;
+    assert_eq!(
+        (down.up, down.error.unwrap().to_string().as_str()),
+        (false, "the file takes 65536 from the weight")
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(bench.verdict().await, says(0));
 }

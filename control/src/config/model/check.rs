@@ -1,6 +1,6 @@
 //! What a checker shall ask, from where, and how often.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
@@ -59,6 +59,7 @@ pub enum CheckKind {
     Udp(UdpCheck),
     Ping,
     Misc(MiscCheck),
+    File(FileCheck),
 }
 
 impl CheckKind {
@@ -73,6 +74,7 @@ impl CheckKind {
             Self::Udp(_) => "UDP_CHECK",
             Self::Ping => "PING_CHECK",
             Self::Misc(_) => "MISC_CHECK",
+            Self::File(_) => "FILE_CHECK",
         }
     }
 }
@@ -180,4 +182,13 @@ pub struct MiscCheck {
     pub timeout: Duration,
     /// `misc_dynamic`: the exit code says the weight.
     pub dynamic: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileCheck {
+    pub path: PathBuf,
+    /// Times the number in the file it is added to the weight. Zero: the real server is up while the number is 0.
+    pub weight: i32,
+    /// The other sign; for zero, up while the number is not 0.
+    pub reverse: bool,
 }

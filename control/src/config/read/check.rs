@@ -48,6 +48,7 @@ impl Reader<'_> {
                 let patience = outer.delay_loop.unwrap_or(DELAY_LOOP);
                 self.misc(&items, item, patience).map(CheckKind::Misc)
             }
+            Block::FileCheck => self.file_check(&items, item).map(CheckKind::File),
             _ => None,
         };
         let timing = self.timing(&items, block, &inherited);

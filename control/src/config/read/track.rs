@@ -1,5 +1,8 @@
 //! What is tracked, and what it means to an instance.
 
+mod file;
+mod process;
+
 use std::{collections::HashMap, ops::RangeInclusive, time::Duration};
 
 use super::{Item, Items, Reader, value, value::Wrong};
@@ -18,8 +21,8 @@ use crate::{
 #[derive(Default)]
 pub struct Trackers {
     list: Vec<Tracker>,
-    /// By `vrrp_script` name; absent where the block cannot be used.
-    scripts: HashMap<String, (Span, Option<Named>)>,
+    /// By the word that tracks it and its name; absent where the block cannot be used.
+    named: HashMap<(&'static str, String), (Span, Option<Named>)>,
     interfaces: HashMap<String, usize>,
 }
 
@@ -33,7 +36,7 @@ struct Named {
 
 #[derive(Clone, Copy, Default)]
 struct Weight {
-    weight: i16,
+    weight: i32,
     reverse: bool,
 }
 
@@ -44,16 +47,7 @@ impl Reader<'_> {
     /// A `vrrp_script` block.
     pub(super) fn track_script(&mut self, item: Item<'_>) {
         let items = self.items(Block::VrrpScript, item.body());
-        let name = match item.statement.arguments.split_first() {
-            Some((name, extra)) => {
-                self.extra(item, extra);
-                self.word("vrrp_script", name, value::text).map(|text| (text, name.span))
-            }
-            None => {
-                self.error(Class::Missing, item.statement.span(), "vrrp_script without a name");
-                None
-            }
-        };
+        let name = self.tracker_name(item);
         let account = match items.last("user") {
             Some(user) => self.account(user, &user.statement.arguments),
             None => Some(self.script_account),
@@ -65,20 +59,15 @@ impl Reader<'_> {
         let interval = self.one(&items, "interval", value::seconds(Duration::from_millis(10)..=DAY));
         let timeout = self.one(&items, "timeout", value::seconds(Duration::ZERO..=DAY));
         let weight =
-            items.last("weight").map(|item| self.weight(item.keyword.word, &item.statement.arguments));
+            items.last("weight").map(|item| self.weight("weight", &item.statement.arguments, WEIGHTS));
         let rise = self.one(&items, "rise", value::number(1..=1_000_000));
         let fall = self.one(&items, "fall", value::number(1..=1_000_000));
         let init_fail = self.flag(&items, "init_fail");
         let Some((name, span)) = name else { return };
-        if let Some((first, _)) = self.trackers.scripts.get(&name) {
-            let message = format!("a second vrrp_script {}", quote(&name));
-            self.reports.push(Report::error(Class::Duplicate, span, message).first(*first));
-            return;
-        }
         let interval = interval.unwrap_or(Duration::from_secs(1));
         let timeout = timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(interval);
-        let named = script.map(|script| {
-            self.trackers.list.push(Tracker::Script(TrackScript {
+        let tracker = script.map(|script| {
+            Tracker::Script(TrackScript {
                 name: name.clone(),
                 script,
                 interval,
@@ -86,30 +75,70 @@ impl Reader<'_> {
                 rise: rise.unwrap_or(1),
                 fall: fall.unwrap_or(1),
                 init_fail,
-            }));
-            let tracker = self.trackers.list.len() - 1;
-            Named { tracker, weight: weight.unwrap_or_default(), used: false }
+            })
         });
-        self.trackers.scripts.insert(name, (span, named));
+        self.define(item, ("track_script", name, span), tracker, weight.unwrap_or_default());
     }
 
-    /// `track_script` and `track_interface` of an instance.
+    /// The name of a block that defines a tracker.
+    fn tracker_name(&mut self, item: Item<'_>) -> Option<(String, Span)> {
+        let Some((name, extra)) = item.statement.arguments.split_first() else {
+            let message = format!("{} without a name", item.keyword.word);
+            self.error(Class::Missing, item.statement.span(), message);
+            return None;
+        };
+        self.extra(item, extra);
+        self.word(item.keyword.word, name, value::text).map(|text| (text, name.span))
+    }
+
+    /// Without a tracker the name is known, and cannot be used.
+    fn define(
+        &mut self,
+        item: Item<'_>,
+        (kind, name, span): (&'static str, String, Span),
+        tracker: Option<Tracker>,
+        weight: Weight,
+    ) {
+        if let Some((first, _)) = self.trackers.named.get(&(kind, name.clone())) {
+            let message = format!("a second {} {}", item.keyword.word, quote(&name));
+            self.reports.push(Report::error(Class::Duplicate, span, message).first(*first));
+            return;
+        }
+        let named = tracker.map(|tracker| {
+            self.trackers.list.push(tracker);
+            Named { tracker: self.trackers.list.len() - 1, weight, used: false }
+        });
+        self.trackers.named.insert((kind, name), (span, named));
+    }
+
+    /// `track_script` and its like of an instance.
     pub(super) fn tracks(&mut self, items: &Items<'_>, priority: Priority) -> Vec<Track> {
         let mut tracks: Vec<Track> = Vec::new();
         let mut seen = HashMap::new();
-        for kind in ["track_script", "track_interface"] {
+        for kind in ["track_script", "track_interface", "track_file", "track_process"] {
             let blocks: Vec<_> = items.all(kind).collect();
             for entry in blocks.iter().flat_map(|item| item.body()) {
                 if entry.body.is_some() {
                     self.error(Class::Syntax, entry.word.span, "an entry takes no block");
                 }
                 let found = match kind {
-                    "track_script" => self.named_script(&entry.word),
-                    _ => self.interface(&entry.word),
+                    "track_interface" => self.interface(&entry.word),
+                    kind => self.named(kind, &entry.word),
                 };
-                let own = (!entry.arguments.is_empty()).then(|| self.track_weight(&entry.arguments));
+                let weights = match kind {
+                    "track_file" => file::WEIGHTS,
+                    "track_process" => process::WEIGHTS,
+                    _ => WEIGHTS,
+                };
+                let own = (!entry.arguments.is_empty())
+                    .then(|| self.track_weight(&entry.arguments, weights.clone()));
                 let Some(Named { tracker, weight, .. }) = found else { continue };
                 let Weight { weight, reverse } = own.unwrap_or(weight);
+                if !weights.contains(&weight.into()) {
+                    let (least, most) = (weights.start(), weights.end());
+                    let message = format!("{kind}: the weight {weight} is not in {least} to {most}");
+                    self.error(Class::BadValue, entry.word.span, message);
+                }
                 if let Some(first) = seen.insert(tracker, entry.word.span) {
                     let message =
                         format!("{kind}: {} is named twice: the first counts", quote(&entry.word.text));
@@ -127,18 +156,21 @@ impl Reader<'_> {
         tracks
     }
 
-    fn named_script(&mut self, word: &Word) -> Option<Named> {
+    /// What a block before or behind has defined.
+    fn named(&mut self, kind: &'static str, word: &Word) -> Option<Named> {
         if word.spoilt {
             return None;
         }
-        if let Some((_, named)) = self.trackers.scripts.get_mut(&word.text) {
+        if let Some((_, named)) = self.trackers.named.get_mut(&(kind, word.text.clone())) {
             let named = named.as_mut()?;
             named.used = true;
             return Some(*named);
         }
-        let near = nearest_of(self.trackers.scripts.keys().map(String::as_str), &word.text);
+        let names = self.trackers.named.keys().filter(|(other, _)| *other == kind);
+        let near = nearest_of(names.map(|(_, name)| name.as_str()), &word.text);
         let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
-        let message = format!("track_script: there is no vrrp_script {}{suggestion}", quote(&word.text));
+        let block = defined_by(kind);
+        let message = format!("{kind}: there is no {block} {}{suggestion}", quote(&word.text));
         self.error(Class::BadValue, word.span, message);
         None
     }
@@ -154,9 +186,9 @@ impl Reader<'_> {
     }
 
     /// `weight NUMBER [reverse|noreverse]` behind a name.
-    fn track_weight(&mut self, words: &[Word]) -> Weight {
+    fn track_weight(&mut self, words: &[Word], range: RangeInclusive<i64>) -> Weight {
         match words {
-            [word, rest @ ..] if word.text == "weight" => self.weight("weight", rest),
+            [word, rest @ ..] if word.text == "weight" => self.weight("weight", rest, range),
             [word, ..] => {
                 let message = format!("{} is not read: only `weight` may follow", quote(&word.text));
                 self.error(Class::UnknownWord, word.span, message);
@@ -167,12 +199,11 @@ impl Reader<'_> {
     }
 
     /// `NUMBER [reverse|noreverse]`.
-    fn weight(&mut self, what: &str, words: &[Word]) -> Weight {
+    fn weight(&mut self, what: &str, words: &[Word], range: RangeInclusive<i64>) -> Weight {
         let number = |word: &str| {
             let number = value::integer(word)?;
-            let outside =
-                || Wrong::new(format!("{number} is not in {} to {}", WEIGHTS.start(), WEIGHTS.end()));
-            i16::try_from(number).ok().filter(|_| WEIGHTS.contains(&number)).ok_or_else(outside)
+            let outside = || Wrong::new(format!("{number} is not in {} to {}", range.start(), range.end()));
+            i32::try_from(number).ok().filter(|_| range.contains(&number)).ok_or_else(outside)
         };
         let Some((first, rest)) = words.split_first() else { return Weight::default() };
         let weight = self.word(what, first, number).unwrap_or_default();
@@ -185,19 +216,28 @@ impl Reader<'_> {
         Weight { weight, reverse: reverse.unwrap_or_default() }
     }
 
-    /// Everything that an instance tracks. Nothing else is looked at.
+    /// Everything that the file has to track. What nobody does is not looked at.
     pub(super) fn used_trackers(&mut self) -> Vec<Tracker> {
-        let mut unused: Vec<_> = self
-            .trackers
-            .scripts
-            .iter()
-            .filter(|(_, (_, named))| named.is_some_and(|named| !named.used))
-            .map(|(name, (span, _))| (*span, format!("no instance tracks vrrp_script {}", quote(name))))
+        let unused = self.trackers.named.iter().filter(|(_, (_, named))| named.is_some_and(|it| !it.used));
+        let mut unused: Vec<_> = unused
+            .map(|((kind, name), (span, _))| {
+                let nobody = if *kind == "track_file" { "nobody" } else { "no instance" };
+                (*span, format!("{nobody} tracks {} {}", defined_by(kind), quote(name)))
+            })
             .collect();
         unused.sort();
         for (span, message) in unused {
             self.warn(Class::Ignored, span, message);
         }
         std::mem::take(&mut self.trackers.list)
+    }
+}
+
+/// The block that a tracker is defined in.
+fn defined_by(kind: &str) -> &str {
+    match kind {
+        "track_script" => "vrrp_script",
+        "track_process" => "vrrp_track_process",
+        kind => kind,
     }
 }

@@ -9,9 +9,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Finding, Standing, Streak, judge};
+use super::{Finding, Standing, Streak, judge, process};
 use crate::{
     config::model::{Config, Track, TrackScript, Tracker, VrrpInstance},
+    file_value::{Files, Follower},
     script::Ended,
     vrrp::driver,
 };
@@ -29,10 +30,10 @@ pub struct Watch {
 const RUNNING: usize = 128;
 const RESULTS: usize = 64;
 
-struct News {
-    tracker: usize,
-    finding: Finding,
-    cause: String,
+pub(super) struct News {
+    pub tracker: usize,
+    pub finding: Finding,
+    pub cause: String,
 }
 
 impl Watch {
@@ -66,19 +67,29 @@ impl Watch {
     pub async fn run(
         mut self,
         vrrp: driver::Handle,
+        files: Files,
         show: watch::Sender<Vec<Finding>>,
         cancel: CancellationToken,
     ) {
         let (sender, mut results) = mpsc::channel(RESULTS);
         let slots = Arc::new(Semaphore::new(RUNNING));
         // Dropped with this future, and with them what runs.
-        let mut scripts = JoinSet::new();
-        for (index, tracker) in self.trackers.iter().enumerate() {
-            if let Tracker::Script(script) = tracker
-                && self.is_tracked(index)
-            {
-                let known = self.findings.get(index).copied().unwrap_or_default();
-                scripts.spawn(repeat(index, script.clone(), known, slots.clone(), sender.clone()));
+        let mut watchers = JoinSet::new();
+        for (index, tracker) in self.trackers.iter().enumerate().filter(|(index, _)| self.is_tracked(*index))
+        {
+            let sender = sender.clone();
+            let known = self.findings.get(index).copied().unwrap_or_default();
+            match tracker {
+                Tracker::Script(script) => {
+                    watchers.spawn(repeat(index, script.clone(), known, slots.clone(), sender));
+                }
+                Tracker::File(file) => {
+                    watchers.spawn(follow(index, files.follow(&file.path), sender));
+                }
+                Tracker::Process(process) => {
+                    watchers.spawn(process::follow(index, process.clone(), known, sender));
+                }
+                Tracker::Interface(_) => {}
             }
         }
         loop {
@@ -123,7 +134,16 @@ impl Watch {
 fn first_finding(tracker: &Tracker) -> Finding {
     match tracker {
         Tracker::Script(script) if script.init_fail => Finding::Down,
-        Tracker::Script(_) | Tracker::Interface(_) => Finding::Untried,
+        _ => Finding::Untried,
+    }
+}
+
+async fn follow(tracker: usize, mut file: Follower, results: mpsc::Sender<News>) {
+    loop {
+        let finding = Finding::Number(file.next().await);
+        if results.send(News { tracker, finding, cause: "file".to_owned() }).await.is_err() {
+            return;
+        }
     }
 }
 
