@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::dataplane::Mode;
+use crate::{config, dataplane::Mode};
 
 /// Load balancer daemon: VRRP, health checks and XDP forwarding, configured by keepalived.conf.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ pub enum Command {
         /// Configuration in keepalived.conf's language.
         #[arg(long, value_name = "FILE", default_value = "/etc/lvsd/lvsd.conf")]
         config: PathBuf,
+        #[command(flatten)]
+        config_id: ConfigId,
         /// Holds the control socket and the pinned BPF objects.
         #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
         run_dir: PathBuf,
@@ -36,10 +38,15 @@ pub enum Command {
     ///
     /// Exit status: 0 usable (perhaps with warnings), 1 errors, 2 the file cannot be read.
     Check {
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
+        #[arg(value_name = "FILE", required_unless_present = "explain")]
+        file: Option<PathBuf>,
         #[arg(long, default_value = "text")]
         format: Format,
+        /// Say what a word of the language or a code such as E0012 means.
+        #[arg(long, value_name = "WORD|CODE", conflicts_with = "file")]
+        explain: Option<String>,
+        #[command(flatten)]
+        config_id: ConfigId,
     },
     /// Have a running director read its configuration again, as SIGHUP does, and say how that went.
     ///
@@ -99,6 +106,14 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
         run_dir: PathBuf,
     },
+}
+
+/// One file for several nodes: which lines of it are meant for this one.
+#[derive(Args)]
+pub struct ConfigId {
+    /// Lines that begin with `@ID` are for this ID; the host's name up to the first dot if it is not given.
+    #[arg(short = 'i', long, value_name = "ID", default_value_t = config::default_config_id())]
+    pub config_id: String,
 }
 
 const DEFAULT_RUN_DIR: &str = "/run/lvsd";

@@ -1,7 +1,9 @@
 //! Reading keepalived.conf: from a path to a [`Config`] and everything there is to say about the text.
 
+pub mod codes;
 mod diagnostic;
-mod include;
+mod expand;
+pub mod explain;
 mod keywords;
 mod lexer;
 pub mod model;
@@ -13,7 +15,8 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
-pub use diagnostic::{Class, Diagnostic, Severity};
+pub use codes::Class;
+pub use diagnostic::{Diagnostic, Severity};
 pub use model::Config;
 pub use source::ReadError;
 
@@ -43,21 +46,28 @@ pub struct LoadError {
     pub cause: ReadError,
 }
 
-/// Reads `path` and all it includes. Mistakes in the text are in [`Loaded::diagnostics`].
-pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+/// Reads `path` and all it includes, with the lines that are for `config_id`. Mistakes in the text are in
+/// [`Loaded::diagnostics`].
+pub fn load(path: &Path, config_id: &str) -> Result<Loaded, LoadError> {
     match source::read(path) {
-        Ok(text) => Ok(interpret(path, text)),
+        Ok(text) => Ok(interpret(path, text, config_id)),
         Err(cause) => Err(LoadError { path: path.to_owned(), cause }),
     }
 }
 
-fn interpret(path: &Path, text: String) -> Loaded {
+/// Whose `@ID` lines count where nobody says it: the host's name up to the first dot.
+pub fn default_config_id() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+fn interpret(path: &Path, text: String, config_id: &str) -> Loaded {
     let mut files = Files::default();
     let mut reports = Reports::default();
-    let tokens = include::flatten(path, text, &mut files, &mut reports);
-    let statements = tree::build(tokens, &mut reports);
+    let text = expand::expand(path, text, config_id, &mut files, &mut reports);
+    let statements = tree::build(text.as_str(), &mut reports);
     let config = read::config(&statements, &mut reports);
-    let Diagnostics { list, omitted, errors } = reports.resolve(&files);
+    let Diagnostics { list, omitted, errors } = reports.resolve(&files, &text);
     Loaded { config, diagnostics: list, omitted, files: files.into_paths(), errors }
 }
 

@@ -59,18 +59,17 @@ const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 const HOST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a director until a signal ends it.
-pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
+pub fn run(file: &File, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     precondition::is_root()?;
     precondition::kernel_is_recent()?;
-    let path = config;
-    let config = read(path)?;
+    let config = read(file)?;
     let lock = lock(run_dir)?;
     precondition::raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(async {
         let mut daemon = Daemon::start(config, run_dir, mode).await?;
         notify_systemd(sd_notify::NotifyState::Ready);
-        let end = daemon.serve(path).await?;
+        let end = daemon.serve(file).await?;
         notify_systemd(sd_notify::NotifyState::Stopping);
         daemon.end(end).await
     });
@@ -80,10 +79,18 @@ pub fn run(config: &Path, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     done
 }
 
-fn read(path: &Path) -> anyhow::Result<Config> {
-    let loaded = config::load(path)?;
+/// What a director is configured by.
+#[derive(Clone, Debug)]
+pub struct File {
+    pub path: PathBuf,
+    /// Whose `@ID` lines count.
+    pub config_id: String,
+}
+
+fn read(file: &File) -> anyhow::Result<Config> {
+    let loaded = config::load(&file.path, &file.config_id)?;
     let said = loaded.render_text();
-    ensure!(!loaded.has_errors(), "{} has errors, nothing was changed\n{said}", path.display());
+    ensure!(!loaded.has_errors(), "{} has errors, nothing was changed\n{said}", file.path.display());
     eprint!("{said}");
     Ok(loaded.config)
 }
@@ -229,7 +236,7 @@ impl Daemon {
     }
 
     /// Serves until a signal says how to end.
-    async fn serve(&mut self, config: &Path) -> anyhow::Result<End> {
+    async fn serve(&mut self, file: &File) -> anyhow::Result<End> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut leave = signal(SignalKind::user_defined2())?;
@@ -239,9 +246,9 @@ impl Daemon {
                 _ = terminate.recv() => return Ok(End::Stop),
                 _ = interrupt.recv() => return Ok(End::Stop),
                 _ = leave.recv() => return Ok(End::Leave),
-                _ = hangup.recv() => drop(self.reload_and_log(config).await),
+                _ = hangup.recv() => drop(self.reload_and_log(file).await),
                 Some(asker) = self.reloads.recv() => {
-                    let outcome = self.reload_and_log(config).await;
+                    let outcome = self.reload_and_log(file).await;
                     // Whoever asked may have hung up.
                     let _ = asker.send(outcome);
                 }
@@ -260,19 +267,19 @@ impl Daemon {
         }
     }
 
-    async fn reload_and_log(&mut self, config: &Path) -> Result<(), String> {
+    async fn reload_and_log(&mut self, file: &File) -> Result<(), String> {
         notify_systemd(sd_notify::NotifyState::Reloading);
-        let outcome = self.reload(config).await.map_err(|error| format!("{error:#}"));
+        let outcome = self.reload(file).await.map_err(|error| format!("{error:#}"));
         match &outcome {
-            Ok(()) => tracing::info!(config = %config.display(), "reloaded"),
+            Ok(()) => tracing::info!(config = %file.path.display(), "reloaded"),
             Err(error) => tracing::error!(%error, "reload failed, the old configuration stays in force"),
         }
         notify_systemd(sd_notify::NotifyState::Ready);
         outcome
     }
 
-    async fn reload(&mut self, path: &Path) -> anyhow::Result<()> {
-        let file = path.to_owned();
+    async fn reload(&mut self, file: &File) -> anyhow::Result<()> {
+        let file = file.clone();
         let config = tokio::task::spawn_blocking(move || read(&file)).await??;
         self.adopt(config).await
     }

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Parser as _;
 use control::{
     admin,
@@ -23,11 +23,15 @@ const UNREADABLE: u8 = 2;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run { config, run_dir, xdp_mode } => {
+        Command::Run { config, config_id, run_dir, xdp_mode } => {
             log_to_stderr();
-            daemon::run(&config, &run_dir, xdp_mode)
+            let file = daemon::File { path: config, config_id: config_id.config_id };
+            daemon::run(&file, &run_dir, xdp_mode)
         }
-        Command::Check { file, format } => return check(&file, format),
+        Command::Check { file: Some(file), config_id, format, .. } => {
+            return check(&file, &config_id.config_id, format);
+        }
+        Command::Check { explain, .. } => explain_word(&explain.unwrap_or_default()),
         Command::Reload { run_dir } => block_on(admin::reload(&run_dir)),
         Command::Drain { service, real, run_dir } => {
             order(&run_dir, Order::Weight { service, real, weight: 0 })
@@ -64,8 +68,8 @@ fn log_to_stderr() {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
 }
 
-fn check(file: &Path, format: Format) -> ExitCode {
-    let loaded = match config::load(file) {
+fn check(file: &Path, config_id: &str, format: Format) -> ExitCode {
+    let loaded = match config::load(file, config_id) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("lvsd: {error}");
@@ -84,6 +88,16 @@ fn check(file: &Path, format: Format) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn explain_word(what: &str) -> anyhow::Result<()> {
+    match config::explain::explain(what) {
+        Some(text) => Ok(say(&text)?),
+        None => match config::explain::nearest(what) {
+            Some(near) => bail!("{what} is neither a word nor a code; did you mean {near}?"),
+            None => bail!("{what} is neither a word nor a code"),
+        },
+    }
 }
 
 fn block_on<T>(answer: impl Future<Output = Result<T, admin::AdminError>>) -> anyhow::Result<T> {

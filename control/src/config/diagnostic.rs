@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::source::{Files, Location, Span};
+use super::source::{Files, Location, Place, Span, Text};
+
+pub use super::codes::Class;
 
 /// One finding, ready to print or to serialise.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,8 +20,20 @@ pub struct Diagnostic {
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
+    /// Where the text comes from that a reference stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     #[serde(skip)]
     excerpt: Excerpt,
+}
+
+/// What stands in the place of a reference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Source {
+    pub text: String,
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,33 +43,6 @@ pub enum Severity {
     Error,
     /// The file is used; the message says as what.
     Warning,
-}
-
-/// What kind of mistake it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// Braces, quotes, bytes.
-    Syntax,
-    /// A file that is included cannot be read.
-    Include,
-    UnknownWord,
-    /// A word of another block.
-    MisplacedWord,
-    /// A value is absent, unreadable or out of range.
-    BadValue,
-    /// A word without which the block means nothing.
-    Missing,
-    Duplicate,
-    /// Two statements that cannot both be meant.
-    Conflict,
-    /// keepalived can do it, lvsd not yet.
-    Unsupported,
-    /// Read, and without effect.
-    Ignored,
-    Deprecated,
-    /// Read as keepalived reads it, which is rarely what was meant.
-    Trap,
 }
 
 impl fmt::Display for Severity {
@@ -69,8 +56,8 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { severity, file, line, column, message, help, excerpt, .. } = self;
-        writeln!(f, "{file}:{line}:{column}: {severity}: {message}")?;
+        let Self { severity, code, file, line, column, message, help, source, excerpt } = self;
+        writeln!(f, "{file}:{line}:{column}: {severity}[{}]: {message}", code.code())?;
         writeln!(f, "{line:>5} | {}", excerpt.text)?;
         writeln!(
             f,
@@ -80,6 +67,9 @@ impl fmt::Display for Diagnostic {
             indent = excerpt.indent,
             carets = excerpt.carets
         )?;
+        if let Some(Source { text, file, line, column }) = source {
+            writeln!(f, "   here: {} from {file}:{line}:{column}", quote(text))?;
+        }
         match help {
             Some(help) => writeln!(f, "   help: {help}"),
             None => Ok(()),
@@ -93,6 +83,8 @@ pub struct Report {
     severity: Severity,
     class: Class,
     span: Span,
+    /// Where it stands if it is not in the text: comments, includes and definitions have gone from there.
+    place: Option<Place>,
     message: String,
     help: Option<String>,
     first: Option<Span>,
@@ -100,7 +92,15 @@ pub struct Report {
 
 impl Report {
     pub fn error(class: Class, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, class, span, message: message.into(), help: None, first: None }
+        Self {
+            severity: Severity::Error,
+            class,
+            span,
+            place: None,
+            message: message.into(),
+            help: None,
+            first: None,
+        }
     }
 
     pub fn warning(class: Class, span: Span, message: impl Into<String>) -> Self {
@@ -111,30 +111,52 @@ impl Report {
         Self { help: Some(help.into()), ..self }
     }
 
+    /// Points to a place in a file; the span says only before which text it is reported.
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
+    }
+
     /// Names the line that said it first.
     pub fn first(self, span: Span) -> Self {
         Self { first: Some(span), ..self }
     }
 
-    fn resolve(self, files: &Files) -> Diagnostic {
-        let place = files.locate(self.span);
-        let message = match self.first.map(|first| (first, files.locate(first))) {
-            None => self.message,
-            Some((first, at)) if first.file == self.span.file => {
-                format!("{} (first on line {})", self.message, at.line)
-            }
-            Some((_, at)) => format!("{} (first at {}:{})", self.message, printable_path(&at), at.line),
+    fn resolve(self, files: &Files, text: &Text) -> Diagnostic {
+        let (place, source) = match self.place {
+            Some(place) => (place, None),
+            None => text.resolve(self.span),
         };
-        let length = files.text(self.span.file).get(self.span.start as usize..self.span.end as usize);
+        let at = files.locate(place);
+        let message = match self.first.map(|first| text.resolve(first).0) {
+            None => self.message,
+            Some(first) if first.file == place.file => {
+                format!("{} (first on line {})", self.message, files.locate(first).line)
+            }
+            Some(first) => {
+                let first = files.locate(first);
+                format!("{} (first at {}:{})", self.message, printable_path(&first), first.line)
+            }
+        };
+        let source = source.map(|own| {
+            let at = files.locate(own);
+            let text = text.as_str().get(self.span.start as usize..self.span.end as usize);
+            Source {
+                text: text.unwrap_or("").to_owned(),
+                file: printable_path(&at),
+                line: at.line,
+                column: at.column,
+            }
+        });
         Diagnostic {
             severity: self.severity,
             code: self.class,
-            file: printable_path(&place),
-            line: place.line,
-            column: place.column,
+            file: printable_path(&at),
+            line: at.line,
+            column: at.column,
             message,
             help: self.help,
-            excerpt: Excerpt::new(&place, length.map_or(1, |text| text.chars().count())),
+            source,
+            excerpt: Excerpt::new(&at, files.slice(place).chars().count().max(1)),
         }
     }
 }
@@ -172,10 +194,10 @@ impl Reports {
         self.errors >= Self::KEPT
     }
 
-    pub fn resolve(mut self, files: &Files) -> Diagnostics {
-        self.kept.sort_by_key(|report| (report.span.file, report.span.start));
+    pub fn resolve(mut self, files: &Files, text: &Text) -> Diagnostics {
+        self.kept.sort_by_key(|report| report.span.start);
         let omitted = (self.errors + self.warnings).saturating_sub(self.kept.len());
-        let list = self.kept.into_iter().map(|report| report.resolve(files)).collect();
+        let list = self.kept.into_iter().map(|report| report.resolve(files, text)).collect();
         Diagnostics { list, omitted, errors: self.errors }
     }
 }

@@ -106,7 +106,7 @@ struct Reader<'a> {
 #[derive(Clone, Copy)]
 struct Item<'a> {
     keyword: &'static Keyword,
-    statement: &'a Statement,
+    statement: &'a Statement<'a>,
 }
 
 /// The supported statements of one block.
@@ -136,7 +136,7 @@ impl<'a> Items<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn body(&self) -> &'a [Statement] {
+    fn body(&self) -> &'a [Statement<'a>] {
         self.statement.body.as_deref().unwrap_or_default()
     }
 }
@@ -151,15 +151,19 @@ impl Reader<'_> {
     }
 
     /// Sorts the statements of a block: supported ones are returned, for all others it says what they are.
-    fn items<'t>(&mut self, block: Block, statements: impl IntoIterator<Item = &'t Statement>) -> Items<'t> {
+    fn items<'t>(
+        &mut self,
+        block: Block,
+        statements: impl IntoIterator<Item = &'t Statement<'t>>,
+    ) -> Items<'t> {
         let mut items = Items { list: Vec::new(), misspelt: Vec::new() };
-        let mut seen: HashMap<&'static str, &Statement> = HashMap::new();
+        let mut seen: HashMap<&'static str, &Statement<'_>> = HashMap::new();
         for statement in statements {
             let Statement { word, body, .. } = statement;
             if word.spoilt {
                 continue;
             }
-            let Some(keyword) = keywords::find(block, &word.text) else {
+            let Some(keyword) = keywords::find(block, word.text) else {
                 items.misspelt.extend(self.unknown(block, word));
                 continue;
             };
@@ -171,7 +175,9 @@ impl Reader<'_> {
                     continue;
                 }
                 Status::Ignored(reason) => {
-                    self.warn(Class::Ignored, word.span, format!("{} has no effect: {reason}", keyword.word));
+                    let dead = reason == keywords::DEAD;
+                    let class = if dead { Class::DeadWord } else { Class::Ignored };
+                    self.warn(class, word.span, format!("{} has no effect: {reason}", keyword.word));
                     continue;
                 }
                 Status::Deprecated(by) => {
@@ -207,20 +213,20 @@ impl Reader<'_> {
             self.error(Class::UnknownWord, word.span, "unknown word");
             return None;
         }
-        if let Some(homes) = keywords::homes(&word.text) {
+        if let Some(homes) = keywords::homes(word.text) {
             let message = format!("`{}` belongs {homes}, not {}", word.text, block.place());
             self.error(Class::MisplacedWord, word.span, message);
             return None;
         }
-        let near = keywords::nearest(block, &word.text);
+        let near = keywords::nearest(block, word.text);
         let suggestion = match near {
             Some(near) => format!("; did you mean {}?", quote(near.word)),
-            None => match keywords::nearest_anywhere(&word.text) {
+            None => match keywords::nearest_anywhere(word.text) {
                 Some(near) => format!("; {} would be known {}", quote(near.word), near.block.place()),
                 None => String::new(),
             },
         };
-        let message = format!("unknown word {} {}{suggestion}", quote(&word.text), block.place());
+        let message = format!("unknown word {} {}{suggestion}", quote(word.text), block.place());
         self.error(Class::UnknownWord, word.span, message);
         near.map(|near| near.canonical)
     }
@@ -228,11 +234,7 @@ impl Reader<'_> {
     fn duplicate(&mut self, first: &Statement, again: &Statement) {
         let same = first.body.is_none()
             && again.body.is_none()
-            && first
-                .arguments
-                .iter()
-                .map(|word| &word.text)
-                .eq(again.arguments.iter().map(|word| &word.text));
+            && first.arguments.iter().map(|word| word.text).eq(again.arguments.iter().map(|word| word.text));
         let report = if same {
             Report::warning(Class::Duplicate, again.span(), format!("{} is said twice", again.word.text))
         } else {
@@ -248,7 +250,7 @@ impl Reader<'_> {
         if word.spoilt {
             return None;
         }
-        match read(&word.text) {
+        match read(&word.unquoted()) {
             Ok(value) => Some(value),
             Err(Wrong { class, message, help }) => {
                 let report = Report::error(class, word.span, format!("{what}: {message}"));
@@ -317,15 +319,15 @@ impl Reader<'_> {
     /// Words after the last one that has a meaning.
     fn extra(&mut self, item: Item<'_>, words: &[Word]) {
         let Some(word) = words.iter().find(|word| !word.spoilt) else { return };
-        if keywords::find(item.keyword.block, &word.text).is_some() {
+        if keywords::find(item.keyword.block, word.text).is_some() {
             let message = format!(
                 "`{}` needs a line of its own: it is read as part of {}",
                 word.text, item.keyword.word
             );
             self.error(Class::Syntax, word.span, message);
         } else {
-            let message = format!("{} is not read: {} ends before it", quote(&word.text), item.keyword.word);
-            self.warn(Class::Ignored, word.span, message);
+            let message = format!("{} is not read: {} ends before it", quote(word.text), item.keyword.word);
+            self.warn(Class::ExtraWord, word.span, message);
         }
     }
 
@@ -335,6 +337,7 @@ impl Reader<'_> {
             self.extra(item, &item.statement.arguments);
         }
         let router_id = self.one(&items, "router_id", value::text);
+        self.directives(top, &items);
         self.log_all_failures = self.switch(&items, "checker_log_all_failures").unwrap_or(false);
         let version = self.one(&items, "vrrp_version", version).unwrap_or_default();
         let words = [
@@ -345,7 +348,7 @@ impl Reader<'_> {
         ];
         let garp = self.garp(&items, words, Garp::default());
         let first = top.all("vrrp_instance").next().map(|item| item.statement.word.span);
-        let is_late = |span: &Span| first.is_some_and(|first| first.file == span.file && first < *span);
+        let is_late = |span: &Span| first.is_some_and(|first| first < *span);
         if let Some(late) = words.into_iter().find_map(|word| items.span(word).filter(is_late)) {
             let message = "keepalived does not apply this to the instances above; lvsd does";
             self.warn(Class::Trap, late, message);
@@ -369,6 +372,17 @@ impl Reader<'_> {
             Global { router_id, timeouts, fifos, lvs_fifos, rs_init_notifies, admin_group },
             Defaults { version, garp, down_timer_adverts, checksum_of_message },
         )
+    }
+
+    /// Words that have done their work when the tree is read: here only their values are looked at.
+    fn directives(&mut self, top: &Items<'_>, items: &Items<'_>) {
+        self.one(top, "instance", value::text);
+        self.one(items, "random_seed", value::number(0..=u32::MAX));
+        let kinds = ["readable", "match", "wildcard_match", "brace_match"].map(|kind| (kind, ()));
+        for word in items.all("include_check").flat_map(|item| &item.statement.arguments) {
+            let kind = |word: &str| value::choice(&kinds)(word.trim_start_matches(['+', '-']));
+            self.word("include_check", word, kind);
+        }
     }
 
     /// `words`: delay, repeat, refresh, refresh_repeat.

@@ -1,4 +1,7 @@
-//! Which files a configuration consists of, and where in them a piece of text stands.
+//! Which files a configuration consists of, and where in them a piece of the text stands.
+//!
+//! The text that is read is one: every `include` replaced by the files it names, every `$NAME` by what it stands for.
+//! A [`Span`] points into that text, and [`Text::resolve`] finds the way back.
 
 use std::{
     fs::{File, Metadata, OpenOptions},
@@ -9,30 +12,58 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-/// A file of a thousand services with comments has 300 KB.
-pub const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Of one file and of all together. A thousand services of a hundred real servers have 25 MB.
+pub const MAX_BYTES: usize = 64 << 20;
 
-/// The files read so far. A [`Span`] points into them.
+/// A piece of the text, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    pub start: u32,
+    pub end: u32,
+}
+
+/// The text of a configuration, without comments, includes and references.
+#[derive(Debug, Default)]
+pub struct Text {
+    text: String,
+    pieces: Vec<Piece>,
+}
+
+/// The files read so far.
 #[derive(Debug, Default)]
 pub struct Files(Vec<SourceFile>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(u16);
 
 /// A piece of one file, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
     pub file: FileId,
     pub start: u32,
     pub end: u32,
+}
+
+/// Where text comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    pub file: FileId,
+    pub offset: u32,
+    /// The reference in whose place the text stands.
+    pub used: Option<Place>,
+}
+
+/// Text that continues in its file as it does here, up to the next piece.
+#[derive(Debug)]
+struct Piece {
+    at: u32,
+    origin: Origin,
 }
 
 #[derive(Debug)]
 struct SourceFile {
     path: PathBuf,
     text: String,
-    /// Offset at which each line starts.
-    lines: Vec<u32>,
 }
 
 /// One line of a file and a place in it.
@@ -50,7 +81,7 @@ pub enum ReadError {
     Io(#[from] io::Error),
     #[error("not a regular file")]
     NotRegular,
-    #[error("larger than {MAX_FILE_BYTES} bytes")]
+    #[error("larger than {MAX_BYTES} bytes")]
     TooLarge,
 }
 
@@ -59,14 +90,77 @@ impl Span {
     pub fn to(self, other: Self) -> Self {
         Self { end: other.end, ..self }
     }
+
+    /// Texts are bounded far below 4 GiB (`MAX_BYTES`, `expand::Expander::room`).
+    pub fn new(start: usize, end: usize) -> Self {
+        let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self { start: offset(start), end: offset(end) }
+    }
+}
+
+impl Place {
+    pub fn new(file: FileId, start: usize, length: usize) -> Self {
+        let Span { start, end } = Span::new(start, start + length);
+        Self { file, start, end }
+    }
+}
+
+impl Origin {
+    /// That of the text `bytes` behind.
+    pub fn behind(self, bytes: usize) -> Self {
+        Self { offset: self.offset.saturating_add(Span::new(bytes, 0).start), ..self }
+    }
+}
+
+impl Text {
+    pub fn push(&mut self, text: &str, origin: Origin) {
+        if text.is_empty() {
+            return;
+        }
+        let at = self.end().start;
+        let goes_on = self.pieces.last().is_some_and(|piece| {
+            let continued = Origin { offset: piece.origin.offset + (at - piece.at), ..piece.origin };
+            continued == origin
+        });
+        if !goes_on {
+            self.pieces.push(Piece { at, origin });
+        }
+        self.text.push_str(text);
+    }
+
+    pub fn end_line(&mut self) {
+        self.text.push('\n');
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Where the next text will stand.
+    pub fn end(&self) -> Span {
+        Span::new(self.text.len(), self.text.len())
+    }
+
+    /// Where to point at in a file, and, for text that stands in the place of a reference, where it comes from itself.
+    pub fn resolve(&self, span: Span) -> (Place, Option<Place>) {
+        let index = self.pieces.partition_point(|piece| piece.at <= span.start);
+        let Some(piece) = index.checked_sub(1).and_then(|index| self.pieces.get(index)) else {
+            return (Place::default(), None);
+        };
+        let end = self.pieces.get(index).map_or(span.end, |next| next.at.min(span.end));
+        let start = piece.origin.offset + (span.start - piece.at);
+        let own = Place { file: piece.origin.file, start, end: start + end.saturating_sub(span.start) };
+        match piece.origin.used {
+            Some(used) => (used, Some(own)),
+            None => (own, None),
+        }
+    }
 }
 
 impl Files {
     pub fn add(&mut self, path: PathBuf, text: String) -> Option<FileId> {
         let id = FileId(u16::try_from(self.0.len()).ok()?);
-        let ends = text.bytes().zip(1u32..).filter(|&(byte, _)| byte == b'\n').map(|(_, next)| next);
-        let lines = std::iter::once(0).chain(ends).collect();
-        self.0.push(SourceFile { path, text, lines });
+        self.0.push(SourceFile { path, text });
         Some(id)
     }
 
@@ -86,16 +180,20 @@ impl Files {
         self.0.iter().map(|file| file.text.len()).sum()
     }
 
-    pub fn locate(&self, span: Span) -> Location<'_> {
-        let path = self.path(span.file);
-        let text = self.text(span.file);
-        let lines = self.0.get(usize::from(span.file.0)).map_or(&[][..], |file| &file.lines);
-        let line = lines.partition_point(|&start| start <= span.start).max(1);
-        let start = lines.get(line - 1).map_or(0, |&start| start as usize);
-        let rest = text.get(start..).unwrap_or("");
-        let before = text.get(start..span.start as usize).unwrap_or("");
-        let text = rest.lines().next().unwrap_or("");
-        Location { path, line, column: before.chars().count() + 1, text }
+    /// Only for what is shown, which is not much: the lines are counted anew.
+    pub fn locate(&self, place: Place) -> Location<'_> {
+        let path = self.path(place.file);
+        let text = self.text(place.file);
+        let before = text.get(..place.start as usize).unwrap_or(text);
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.get(start..).unwrap_or("").chars().count() + 1;
+        let text = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or("");
+        Location { path, line, column, text }
+    }
+
+    pub fn slice(&self, place: Place) -> &str {
+        self.text(place.file).get(place.start as usize..place.end as usize).unwrap_or("")
     }
 
     pub fn into_paths(self) -> Vec<PathBuf> {
@@ -105,10 +203,11 @@ impl Files {
 
 /// Reads a whole file. Bytes that are not UTF-8 become U+FFFD, which the lexer refuses outside comments.
 pub fn read(path: &Path) -> Result<String, ReadError> {
-    let (file, _) = open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
+    let (file, metadata) = open(path)?;
+    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(MAX_BYTES);
+    let mut bytes = Vec::with_capacity(expected + 1);
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_BYTES {
         return Err(ReadError::TooLarge);
     }
     Ok(String::from_utf8(bytes).unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()))

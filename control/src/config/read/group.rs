@@ -23,7 +23,7 @@ impl Reader<'_> {
             if instance.tracks.len() < all {
                 let span = items.span("group").unwrap_or(item.statement.span());
                 let message = format!("weights that {} itself gives have no effect", quote(&instance.name));
-                let report = Report::warning(Class::Trap, span, message);
+                let report = Report::warning(Class::WeightInGroup, span, message);
                 self.reports.push(report.help("track in the group, or write sync_group_tracking_weight"));
             }
             let own: Vec<_> = instance.tracks.iter().map(|track| track.tracker).collect();
@@ -59,15 +59,15 @@ impl Reader<'_> {
                 continue;
             }
             let Some(index) = instances.iter().position(|instance| instance.name == word.text) else {
-                let near = nearest_of(instances.iter().map(|instance| instance.name.as_str()), &word.text);
+                let near = nearest_of(instances.iter().map(|instance| instance.name.as_str()), word.text);
                 let suggestion =
                     near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
-                let message = format!("group: there is no vrrp_instance {}{suggestion}", quote(&word.text));
+                let message = format!("group: there is no vrrp_instance {}{suggestion}", quote(word.text));
                 self.error(Class::BadValue, word.span, message);
                 continue;
             };
-            if let Some(first) = self.members.insert(word.text.clone(), word.span) {
-                let message = format!("{} is in a sync group already", quote(&word.text));
+            if let Some(first) = self.members.insert(word.text.to_owned(), word.span) {
+                let message = format!("{} is in a sync group already", quote(word.text));
                 self.reports.push(Report::error(Class::Duplicate, word.span, message).first(first));
                 continue;
             }

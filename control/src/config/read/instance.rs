@@ -96,7 +96,7 @@ impl Reader<'_> {
             (Some(priority), ..) => priority,
             (None, None, Some(state)) if master == Some(true) => {
                 let message = "state MASTER without priority means priority 255: the owner of the addresses";
-                let report = Report::warning(Class::Trap, state, message);
+                let report = Report::warning(Class::OwnerByDefault, state, message);
                 self.reports.push(report.help("write a priority; 255 if it is meant"));
                 Priority::OWNER
             }
@@ -112,17 +112,19 @@ impl Reader<'_> {
             }
         };
         let read = |word: &str| {
-            let time = value::seconds(Duration::ZERO..=Duration::from_secs(86_400))(word)?;
+            let time = value::seconds(Duration::ZERO..=Duration::from_secs(86_400))(word)
+                .map_err(|wrong| wrong.class(Class::AdvertInterval))?;
             if time.as_micros().is_multiple_of(step.as_micros()) && (least..=most).contains(&time) {
                 return Ok(time);
             }
-            Err(match version {
+            let wrong = match version {
                 Version::V2 => {
                     Wrong::new(format!("VRRP version 2 counts whole seconds, 1 to 255, not {word}"))
                         .help("write `version 3` on every node to go below a second")
                 }
                 Version::V3 => Wrong::new(format!("VRRP version 3 counts 0.01 to 40.95 by 0.01, not {word}")),
-            })
+            };
+            Err(wrong.class(Class::AdvertInterval))
         };
         self.one(items, "advert_int", read).unwrap_or(Duration::from_secs(1))
     }
@@ -138,14 +140,14 @@ impl Reader<'_> {
         let span = item.statement.word.span;
         if version == Version::V3 {
             let message = "VRRP version 3 has no authentication: adverts go without";
-            self.warn(Class::Trap, span, message);
+            self.warn(Class::CutPassword, span, message);
             return Authentication::None;
         }
         let mut pass = [0; 8];
         pass.iter_mut().zip(password.bytes()).for_each(|(to, from)| *to = from);
         if password.len() > pass.len() {
             let message = format!("auth_pass has {} bytes: the first 8 are used", password.len());
-            self.warn(Class::Trap, inner.span("auth_pass").unwrap_or(span), message);
+            self.warn(Class::CutPassword, inner.span("auth_pass").unwrap_or(span), message);
         }
         if password.is_empty() {
             self.error(Class::BadValue, inner.span("auth_pass").unwrap_or(span), "auth_pass: an empty value");
@@ -183,7 +185,7 @@ impl Reader<'_> {
         if !cause.is_empty() && setting != Preempt::Immediate {
             let span = items.span(word).unwrap_or(item.statement.span());
             let message = format!("{word} has no effect with {cause}, as in keepalived");
-            let report = Report::warning(Class::Trap, span, message);
+            let report = Report::warning(Class::PreemptIgnored, span, message);
             self.reports.push(report.help("write `state BACKUP` and a priority below 255 on every node"));
             return Preempt::Immediate;
         }
@@ -199,7 +201,7 @@ impl Reader<'_> {
         let multicast = self.one(items, "mcast_src_ip", value::address);
         if let (Some(span), None) = (items.span("unicast_src_ip"), items.last("unicast_peer")) {
             let message = "unicast_src_ip without unicast_peer: adverts go to the multicast group";
-            let report = Report::error(Class::Trap, span, message);
+            let report = Report::error(Class::MulticastAnyway, span, message);
             self.reports
                 .push(report.help("write unicast_peer { ADDRESS }, or mcast_src_ip if multicast is meant"));
         }
@@ -251,7 +253,7 @@ impl Reader<'_> {
 
     fn peer_options(&mut self, mut words: &[Word]) {
         while let [word, rest @ ..] = words {
-            words = match (word.text.as_str(), rest) {
+            words = match (word.text, rest) {
                 ("min_ttl" | "max_ttl", [_, rest @ ..]) => {
                     let message = format!("{} is not supported yet: every TTL is accepted", word.text);
                     self.warn(Class::Unsupported, word.span, message);
@@ -288,7 +290,7 @@ impl Reader<'_> {
         }
         if let Some((address, span)) = without_length {
             let message = format!("virtual_ipaddress: no prefix length means {address}/32");
-            let report = Report::warning(Class::Trap, span, message);
+            let report = Report::warning(Class::HostAddress, span, message);
             self.reports.push(report.help("write the length of the subnet, or /32 if it is meant"));
         }
         let empty = items.all("virtual_ipaddress").all(|block| block.body().is_empty());
@@ -303,7 +305,7 @@ impl Reader<'_> {
         }
         if addresses.len() > MAX_ADDRESSES {
             let message = format!("{} addresses, an advert holds {MAX_ADDRESSES}", addresses.len());
-            self.error(Class::BadValue, item.statement.span(), message);
+            self.error(Class::TooManyAddresses, item.statement.span(), message);
         }
         addresses
     }
@@ -336,7 +338,7 @@ impl Reader<'_> {
         };
         let mut words = entry.arguments.as_slice();
         while let [word, rest @ ..] = words {
-            let (value, rest) = match (word.text.as_str(), rest) {
+            let (value, rest) = match (word.text, rest) {
                 (
                     "dev" | "label" | "brd" | "broadcast" | "scope" | "peer" | "preferred_lft"
                     | "track_group",
@@ -352,7 +354,7 @@ impl Reader<'_> {
                 ) => (value, rest),
                 (_, rest) => (word, rest),
             };
-            match word.text.as_str() {
+            match word.text {
                 "dev" => read.device = self.word("dev", value, value::interface),
                 "label" => read.label = self.word("label", value, value::interface),
                 "brd" | "broadcast" => {
@@ -385,12 +387,12 @@ impl Reader<'_> {
             return;
         }
         let report = if word.text.contains('.') {
-            let message = format!("{} needs a line of its own", quote(&word.text));
+            let message = format!("{} needs a line of its own", quote(word.text));
             Report::error(Class::Syntax, word.span, message)
         } else {
-            let near = nearest_of(options.iter().copied(), &word.text);
+            let near = nearest_of(options.iter().copied(), word.text);
             let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
-            let message = format!("unknown word {} after an address{suggestion}", quote(&word.text));
+            let message = format!("unknown word {} after an address{suggestion}", quote(word.text));
             Report::error(Class::UnknownWord, word.span, message)
         };
         self.reports.push(report);

@@ -26,7 +26,7 @@ impl Reader<'_> {
         let (mut kind, mut port) = (Tunnel::Ipip, None);
         while let [option, rest @ ..] = options {
             options = rest;
-            match option.text.as_str() {
+            match option.text {
                 what @ ("type" | "port") => {
                     let [value, rest @ ..] = rest else {
                         let message = format!("{name}: {what} needs a value");

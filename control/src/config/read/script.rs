@@ -32,7 +32,7 @@ impl Reader<'_> {
         let item = items.last(word)?;
         let (command, user) = self.first(item)?;
         let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
-        self.word(word, command, |text| Ok(Script::new(words_of(text)?, account)?))
+        self.word(word, command, |_| runnable(words_of(command)?, account))
     }
 
     /// `WORD NAME [USER [GROUP]]`.
@@ -67,7 +67,7 @@ impl Reader<'_> {
             (None, [group, rest @ ..]) => {
                 self.extra(item, rest);
                 self.word(word, user, |name| find(name, None))?;
-                self.word(word, group, |group| find(&user.text, Some(group.trim_start_matches(':'))))
+                self.word(word, group, |group| find(user.text, Some(group.trim_start_matches(':'))))
             }
         }
     }
@@ -78,7 +78,7 @@ impl Reader<'_> {
         items: &Items<'t>,
         block: Item<'_>,
         word: &'static str,
-    ) -> Option<(&'t Word, VecDeque<String>)> {
+    ) -> Option<(&'t Word<'t>, VecDeque<String>)> {
         if items.lacks(word) {
             self.error(
                 Class::Missing,
@@ -88,12 +88,12 @@ impl Reader<'_> {
         }
         let item = items.last(word)?;
         let (first, rest) = self.first(item)?;
-        let words = self.word(word, first, words_of)?;
-        let all = || item.statement.arguments.iter().map(|word| word.text.clone()).collect();
+        let words = self.word(word, first, |_| words_of(first))?;
+        let all = || item.statement.arguments.iter().map(|word| word.unquoted().into_owned()).collect();
         Some((first, if rest.is_empty() { words } else { all() }))
     }
 
-    fn first<'t>(&mut self, item: Item<'t>) -> Option<(&'t Word, &'t [Word])> {
+    fn first<'t>(&mut self, item: Item<'t>) -> Option<(&'t Word<'t>, &'t [Word<'t>])> {
         let words = item.statement.arguments.split_first();
         if words.is_none() {
             let message = format!("{} needs a value", item.keyword.word);
@@ -103,10 +103,11 @@ impl Reader<'_> {
     }
 }
 
-/// The file's own quotes are `"`: what begins with `'` was meant to be more than this word.
-fn words_of(command: &str) -> value::Value<VecDeque<String>> {
-    if command.starts_with('\'') {
-        return Err(Wrong::new("single quotes are part of the value here").help("put the command into \""));
-    }
-    Ok(script::words(command)?)
+pub(super) fn runnable(words: VecDeque<String>, account: Account) -> value::Value<Script> {
+    Script::new(words, account).map_err(|error| Wrong::new(error.to_string()).class(Class::UnusableScript))
+}
+
+/// One word in quotes is a command with its arguments, which may have quotes of their own.
+fn words_of(command: &Word<'_>) -> value::Value<VecDeque<String>> {
+    Ok(script::words(&command.unquoted())?)
 }

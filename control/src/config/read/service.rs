@@ -122,7 +122,7 @@ impl Reader<'_> {
     fn protocol(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Protocol> {
         if items.lacks("protocol") {
             let message = "virtual_server without protocol: keepalived would take UDP";
-            let report = Report::error(Class::Missing, item.statement.span(), message);
+            let report = Report::error(Class::SilentDefault, item.statement.span(), message);
             self.reports.push(report.help("write `protocol TCP` or `protocol UDP`"));
         }
         let choices = [("TCP", Some(Protocol::Tcp)), ("UDP", Some(Protocol::Udp)), ("SCTP", None)];
@@ -187,10 +187,7 @@ impl Reader<'_> {
                 continue;
             }
             hash_port = true;
-            if items
-                .span("lvs_sched")
-                .is_some_and(|sched| sched.file == span.file && sched.start > span.start)
-            {
+            if items.span("lvs_sched").is_some_and(|sched| sched.start > span.start) {
                 let message = format!("keepalived does not read {word} before lvs_sched; lvsd does");
                 self.warn(Class::Trap, span, message);
             }
@@ -201,7 +198,7 @@ impl Reader<'_> {
     fn forwarding(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Forwarding> {
         if items.lacks("lvs_method") {
             let message = "virtual_server without lvs_method: keepalived's default NAT is not supported yet";
-            let report = Report::error(Class::Missing, item.statement.span(), message);
+            let report = Report::error(Class::SilentDefault, item.statement.span(), message);
             self.reports
                 .push(report.help("write `lvs_method DR` and give the real servers the address on lo"));
         }
@@ -213,7 +210,8 @@ impl Reader<'_> {
         let any = Duration::ZERO..=DAY;
         let retry = |word: &str| {
             let retry = value::number(0..=1_000_000)(word)?;
-            let wrong = || Wrong::new("0 is only read in a checker, keepalived takes 1 here");
+            let wrong =
+                || Wrong::new("0 is only read in a checker, keepalived takes 1 here").class(Class::RetryZero);
             if retry >= least_retry {
                 Ok(retry)
             } else {
@@ -278,14 +276,14 @@ impl Reader<'_> {
             && total > 0
         {
             let message = format!("quorum {weight} is read as {total}, the weight of all real servers");
-            self.warn(Class::Trap, span, message);
+            self.warn(Class::QuorumLowered, span, message);
             weight = total;
         }
         if let Some(span) = items.span("hysteresis") {
             if hysteresis >= weight {
                 let most = weight - 1;
                 self.warn(
-                    Class::Trap,
+                    Class::QuorumLowered,
                     span,
                     format!("hysteresis {hysteresis} is read as {most}, below quorum"),
                 );
@@ -296,7 +294,7 @@ impl Reader<'_> {
                     "quorum + hysteresis is {}, the real servers weigh {total}: the quorum is never gained",
                     weight + hysteresis
                 );
-                self.warn(Class::Trap, span, message);
+                self.warn(Class::QuorumLowered, span, message);
             }
         }
         Quorum { weight, hysteresis }
@@ -390,7 +388,7 @@ impl Reader<'_> {
         {
             let message =
                 format!("port {written} is not used: with DR and TUN a packet keeps its port, {service}");
-            let report = Report::warning(Class::Trap, span, message);
+            let report = Report::warning(Class::PortIgnored, span, message);
             self.reports.push(report.help("checks go to the same port unless connect_port says otherwise"));
         }
         Some((address?, service_port?))

@@ -5,16 +5,13 @@ mod process;
 
 use std::{collections::HashMap, ops::RangeInclusive, time::Duration};
 
-use super::{Item, Items, Reader, value, value::Wrong};
-use crate::{
-    config::{
-        diagnostic::{Class, Report, quote},
-        keywords::{Block, nearest_of},
-        lexer::Word,
-        model::{Priority, Track, TrackScript, Tracker},
-        source::Span,
-    },
-    script::Script,
+use super::{Item, Items, Reader, script::runnable, value, value::Wrong};
+use crate::config::{
+    diagnostic::{Class, Report, quote},
+    keywords::{Block, nearest_of},
+    lexer::Word,
+    model::{Priority, Track, TrackScript, Tracker},
+    source::Span,
 };
 
 /// What the file has to track so far.
@@ -54,7 +51,7 @@ impl Reader<'_> {
         };
         let command = self.program(&items, item, "script");
         let script = account.zip(command).and_then(|(account, (word, words))| {
-            self.word("script", word, |_| Ok(Script::new(words.clone(), account)?))
+            self.word("script", word, |_| runnable(words.clone(), account))
         });
         let interval = self.one(&items, "interval", value::seconds(Duration::from_millis(10)..=DAY));
         let timeout = self.one(&items, "timeout", value::seconds(Duration::ZERO..=DAY));
@@ -141,7 +138,7 @@ impl Reader<'_> {
                 }
                 if let Some(first) = seen.insert(tracker, entry.word.span) {
                     let message =
-                        format!("{kind}: {} is named twice: the first counts", quote(&entry.word.text));
+                        format!("{kind}: {} is named twice: the first counts", quote(entry.word.text));
                     let report = Report::warning(Class::Duplicate, entry.word.span, message);
                     self.reports.push(report.first(first));
                     continue;
@@ -161,16 +158,16 @@ impl Reader<'_> {
         if word.spoilt {
             return None;
         }
-        if let Some((_, named)) = self.trackers.named.get_mut(&(kind, word.text.clone())) {
+        if let Some((_, named)) = self.trackers.named.get_mut(&(kind, word.text.to_owned())) {
             let named = named.as_mut()?;
             named.used = true;
             return Some(*named);
         }
         let names = self.trackers.named.keys().filter(|(other, _)| *other == kind);
-        let near = nearest_of(names.map(|(_, name)| name.as_str()), &word.text);
+        let near = nearest_of(names.map(|(_, name)| name.as_str()), word.text);
         let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
         let block = defined_by(kind);
-        let message = format!("{kind}: there is no {block} {}{suggestion}", quote(&word.text));
+        let message = format!("{kind}: there is no {block} {}{suggestion}", quote(word.text));
         self.error(Class::BadValue, word.span, message);
         None
     }
@@ -190,7 +187,7 @@ impl Reader<'_> {
         match words {
             [word, rest @ ..] if word.text == "weight" => self.weight("weight", rest, range),
             [word, ..] => {
-                let message = format!("{} is not read: only `weight` may follow", quote(&word.text));
+                let message = format!("{} is not read: only `weight` may follow", quote(word.text));
                 self.error(Class::UnknownWord, word.span, message);
                 Weight::default()
             }
@@ -211,7 +208,7 @@ impl Reader<'_> {
             self.word(what, word, value::choice(&[("reverse", true), ("noreverse", false)]))
         });
         if let Some(word) = rest.get(1) {
-            self.error(Class::UnknownWord, word.span, format!("{} is not read", quote(&word.text)));
+            self.error(Class::UnknownWord, word.span, format!("{} is not read", quote(word.text)));
         }
         Weight { weight, reverse: reverse.unwrap_or_default() }
     }

@@ -31,6 +31,10 @@ impl Wrong {
         Self { class: Class::Unsupported, ..Self::new(message) }
     }
 
+    pub fn class(self, class: Class) -> Self {
+        Self { class, ..self }
+    }
+
     pub fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
@@ -169,9 +173,9 @@ pub fn text(word: &str) -> Value<String> {
     }
     if let Some(inside) = word.strip_prefix('\'') {
         let inside = inside.trim_end_matches('\'');
-        return Err(
-            Wrong::new("single quotes are part of the value here").help(format!("write \"{inside}\""))
-        );
+        return Err(Wrong::new("single quotes are part of the value here")
+            .class(Class::SingleQuotes)
+            .help(format!("write \"{inside}\"")));
     }
     Ok(word.to_owned())
 }

@@ -5,16 +5,16 @@ use proptest::prelude::*;
 use super::*;
 
 /// A directory that goes away again.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = env::temp_dir().join(format!("lvsd-config-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         path
@@ -33,7 +33,7 @@ fn includes_end_at_a_depth() {
     for number in 0..20 {
         folder.write(&format!("{number}.conf"), &format!("include {}.conf\n", number + 1));
     }
-    let loaded = load(&folder.0.join("0.conf")).unwrap();
+    let loaded = load(&folder.0.join("0.conf"), "node1").unwrap();
     assert_eq!((loaded.errors, loaded.files.len()), (1, 16));
     assert!(loaded.render_text().contains("nested deeper than 16"));
 }
@@ -43,20 +43,20 @@ fn includes_end_at_a_number_of_files() {
     let folder = Folder::new("number");
     folder.write("a.inc", "");
     let top = folder.write("top.conf", &"include a.inc\n".repeat(300));
-    let loaded = load(&top).unwrap();
+    let loaded = load(&top, "node1").unwrap();
     assert_eq!((loaded.errors, loaded.files.len()), (45, 256));
 }
 
 #[test]
 fn files_end_at_a_size() {
     let folder = Folder::new("size");
-    let size = source::MAX_FILE_BYTES as usize;
-    folder.write("a.inc", &"\n".repeat(size));
-    let top = folder.write("top.conf", &"include a.inc\n".repeat(5));
-    let loaded = load(&top).unwrap();
-    assert_eq!((loaded.errors, loaded.files.len()), (2, 4));
-    let large = folder.write("large.conf", &"\n".repeat(size + 1));
-    assert!(matches!(load(&large).unwrap_err().cause, ReadError::TooLarge));
+    folder.write("a.inc", &format!("#{}", " ".repeat(source::MAX_BYTES / 2)));
+    let top = folder.write("top.conf", &"include a.inc\n".repeat(2));
+    let loaded = load(&top, "node1").unwrap();
+    assert_eq!((loaded.errors, loaded.files.len()), (1, 2));
+    let large = folder.write("large.conf", "");
+    fs::File::options().write(true).open(&large).unwrap().set_len(source::MAX_BYTES as u64 + 1).unwrap();
+    assert!(matches!(load(&large, "node1").unwrap_err().cause, ReadError::TooLarge));
 }
 
 #[test]
@@ -68,14 +68,14 @@ fn scripts_beside_an_include_are_left_out() {
     fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(folder.0.join("c.inc")).unwrap();
     nix::unistd::mkfifo(&folder.0.join("d.inc"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let loaded = load(&folder.write("top.conf", "include *.inc\n")).unwrap();
+    let loaded = load(&folder.write("top.conf", "include *.inc\n"), "node1").unwrap();
     assert_eq!((loaded.errors, loaded.diagnostics.len(), loaded.files.len()), (0, 1, 2));
     assert_eq!(loaded.config.global.router_id.as_deref(), Some("a"));
 }
 
 #[test]
 fn what_cannot_be_read_is_no_configuration() {
-    let cause = |path: &str| load(Path::new(path)).unwrap_err().cause;
+    let cause = |path: &str| load(Path::new(path), "node1").unwrap_err().cause;
     assert!(matches!(cause("tests/config/none.conf"), ReadError::Io(_)));
     assert!(matches!(cause("tests/config"), ReadError::NotRegular));
     assert!(matches!(cause("/dev/zero"), ReadError::NotRegular));
@@ -91,16 +91,16 @@ fn a_line_that_is_too_long_is_shown_around_the_mistake() {
 }
 
 #[test]
-fn a_million_mistakes_are_counted_and_a_hundred_shown() {
-    let loaded = text(&"mistake\n".repeat(100_000));
-    assert_eq!((loaded.diagnostics.len(), loaded.omitted, loaded.errors), (100, 99_900, 100_000));
-    assert!(loaded.render_text().ends_with("... and 99900 more\n"));
+fn all_mistakes_are_counted_and_a_hundred_shown() {
+    let loaded = text(&"mistake\n".repeat(10_000));
+    assert_eq!((loaded.diagnostics.len(), loaded.omitted, loaded.errors), (100, 9_900, 10_000));
+    assert!(loaded.render_text().ends_with("... and 9900 more\n"));
 }
 
 /// Not a speed limit: what is quadratic here takes hours.
 #[test]
 fn a_megabyte_of_anything_is_read_to_its_end() {
-    let size = source::MAX_FILE_BYTES as usize;
+    let size = 1 << 20;
     let units = [
         "{",
         "}",

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::{Item, Items, Reader, value};
-use crate::{config::model::MiscCheck, script::Script};
+use super::super::{Item, Items, Reader, script::runnable, value};
+use crate::config::model::MiscCheck;
 
 impl Reader<'_> {
     /// `patience` is what holds where there is no misc_timeout.
@@ -22,7 +22,7 @@ impl Reader<'_> {
         let dynamic = self.flag(items, "misc_dynamic");
         let (word, words) = self.program(items, block, "misc_path")?;
         let account = account?;
-        let script = self.word("misc_path", word, |_| Ok(Script::new(words.clone(), account)?))?;
+        let script = self.word("misc_path", word, |_| runnable(words.clone(), account))?;
         Some(MiscCheck { script, timeout: timeout.unwrap_or(patience), dynamic })
     }
 }

@@ -62,7 +62,7 @@ impl Reader<'_> {
             "" => Err(value::Wrong::new("an empty value")),
             word => Ok(word.to_owned()),
         })?;
-        Some((process, parameters.iter().map(|word| word.text.clone()).collect()))
+        Some((process, parameters.iter().map(|word| word.text.to_owned()).collect()))
     }
 
     fn quorum_of_processes(&mut self, items: &Items<'_>) -> RangeInclusive<u32> {
