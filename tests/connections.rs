@@ -103,9 +103,7 @@ fn what_a_drain_has_left_ends_with_its_timeout_and_nothing_else_does() -> Result
     let config = site.config(&[1, 0, 1]).replace("lvs_method DR", "lvs_method DR\n    drain_timeout 3");
     site.lb1.reload(&config)?;
     site.wait_for_second("draining")?;
-    for (_, talk) in &mut talks {
-        talk.go_on()?;
-    }
+    talks.values_mut().try_for_each(Conversation::go_on)?;
     let on_second = |port: &u16| names.get(port).is_some_and(|name| name == "rs2");
     let (mut drained, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
         talks.into_iter().partition(|(port, _)| on_second(port));
