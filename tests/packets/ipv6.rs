@@ -71,9 +71,9 @@ fn extended(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
     let mut out = headers.to_vec();
     let next = |at: usize| *kinds.get(at).unwrap_or(&frame[20]);
     out[20] = next(0);
-    for at in 0..kinds.len() {
+    for (at, kind) in kinds.iter().enumerate() {
         out.extend([next(at + 1), 0, 1, 4, 0, 0, 0, 0]);
-        if kinds[at] == 44 {
+        if *kind == 44 {
             let last = out.len() - 6;
             out[last..].fill(0);
         }
