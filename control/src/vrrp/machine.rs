@@ -112,11 +112,22 @@ impl Machine {
         self.settings.priority
     }
 
+    /// A master's, once its next advert has left.
+    pub fn lease(&self) -> Option<Monotonic> {
+        match &self.role {
+            Role::Master(master) => Some(master.lease),
+            _ => None,
+        }
+    }
+
     /// When [`Machine::on_timer`] has something to do.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         match &self.role {
             Role::Init | Role::Fault | Role::Stopped => None,
-            Role::Backup(backup) => (!backup.wants_master).then_some(backup.takeover_at),
+            Role::Backup(backup) if backup.wants_master => {
+                Some(backup.doubted_at()? + Duration::from_nanos(1))
+            }
+            Role::Backup(backup) => Some(backup.takeover_at),
             // The lease is as a rule the last of these; it comes first where adverts cannot be sent.
             Role::Master(master) => [Some(master.advert_at), Some(master.lease), master.announcements.next()]
                 .into_iter()
@@ -171,7 +182,11 @@ impl Machine {
                     && let Some(lease) = backup.dead_lease(&self.settings, now)
                 {
                     backup.takeover_at = lease;
+                    backup.wants_master = false;
                 } else if now >= backup.takeover_at && self.settings.grouped {
+                    if backup.doubted_at().is_some_and(|at| now > at) {
+                        backup.preempted = None;
+                    }
                     backup.wants_master = true;
                 } else if now >= backup.takeover_at {
                     let cause = backup.cause;
@@ -189,16 +204,15 @@ impl Machine {
     }
 
     /// The advert of the last [`Effect::SendAdvert`] has left for nobody. A lease is only as long as peers know of
-    /// it: it falls back to what the advert before has earned.
+    /// it: it stays what the advert before has earned.
     pub fn on_advert_failed(&mut self, now: Monotonic, effects: &mut Effects) {
         let Role::Master(master) = &mut self.role else { return };
         if let Some(previous) = master.previous_lease {
             master.lease = previous;
-            effects.push_back(Effect::HoldLease { until: previous });
+            effects.retain(|effect| !matches!(effect, Effect::HoldLease { .. }));
         } else {
             // A takeover that nobody hears of does not take place. What was to follow the advert is void.
             effects.clear();
-            effects.push_back(Effect::ResignLease);
             self.role = Role::Backup(Backup::wait(now + self.settings.advert_interval));
         }
     }
@@ -214,8 +228,10 @@ impl Machine {
         }
     }
 
-    pub fn wants_master(&self) -> bool {
-        matches!(&self.role, Role::Backup(backup) if backup.wants_master)
+    /// Not while the lease may run of a master that died as it was about to be preempted.
+    pub fn wants_master(&self, now: Monotonic) -> bool {
+        let Role::Backup(backup) = &self.role else { return false };
+        backup.wants_master && backup.dead_lease(&self.settings, now).is_none()
     }
 
     /// What the sync group wants.
@@ -376,18 +392,24 @@ impl Backup {
     /// and its lease runs on: until when we have to wait for that.
     fn dead_lease(&self, settings: &Settings, now: Monotonic) -> Option<Monotonic> {
         let (heard, interval) = self.preempted?;
-        let silent = now > heard + interval + interval / 2;
+        let silent = now > self.doubted_at()?;
         let lease = heard + interval * settings.down_timer_adverts;
         (silent && now < lease).then_some(lease)
+    }
+
+    /// Until when the master that is about to be preempted is taken for alive: it has missed an advert then.
+    fn doubted_at(&self) -> Option<Monotonic> {
+        self.preempted.map(|(heard, interval)| heard + interval + interval / 2)
     }
 }
 
 impl Master {
+    /// The advert first: a daemon that is killed or stopped between the two must not hold what no peer knows of.
     fn renew(&mut self, settings: &Settings, now: Monotonic, effects: &mut Effects) {
         self.previous_lease = Some(self.lease);
         self.lease = now + settings.advert_interval * settings.down_timer_adverts;
-        effects.push_back(Effect::HoldLease { until: self.lease });
         effects.push_back(Effect::SendAdvert { priority: settings.priority.get() });
+        effects.push_back(Effect::HoldLease { until: self.lease });
     }
 }
 

@@ -364,7 +364,8 @@ impl Engine {
         let members = &self.groups[group];
         // More orders than members have states would be a circle; the thread must not turn in it.
         for _ in 0..8 * members.len() {
-            let members = self.groups[group].iter().map(|index| self.nodes[*index].member());
+            let now = clock();
+            let members = self.groups[group].iter().map(|index| self.nodes[*index].member(now));
             let Some((member, order)) = group::next(members) else { return };
             let index = self.groups[group][member];
             self.apply(index, |machine, now, effects| machine.obey(order, now, effects));
@@ -393,8 +394,8 @@ impl Engine {
                 node.frames_left = 0;
             }
             Effect::SendAdvert { priority } => {
-                // A thread that was stopped between the lease and here may be too late for it.
-                let in_time = priority == 0 || clock().nanos() < self.leases.until(node.lease);
+                // A thread that was stopped on its way here may be too late for the lease that this would earn.
+                let in_time = priority == 0 || node.machine.lease().is_some_and(|lease| clock() < lease);
                 if !in_time || !self.advertise(index, priority) {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }
@@ -527,10 +528,10 @@ impl Link {
 }
 
 impl Node {
-    fn member(&self) -> Member {
+    fn member(&self, now: Monotonic) -> Member {
         Member {
             state: self.machine.state(),
-            wants_master: self.machine.wants_master(),
+            wants_master: self.machine.wants_master(now),
             own: match self.fault {
                 None => Own::Ready,
                 Some(FaultCause::Untried) => Own::Waiting,

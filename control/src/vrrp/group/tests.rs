@@ -127,7 +127,7 @@ impl Node {
             assert!(round < 10 * self.machines.len(), "orders without an end: {:?}", self.states());
             let members = self.machines.iter().zip(&self.failed).map(|(machine, failed)| Member {
                 state: machine.state(),
-                wants_master: machine.wants_master(),
+                wants_master: machine.wants_master(self.now),
                 own: if *failed { Own::Failed } else { Own::Ready },
             });
             let Some((index, order)) = next(members) else { break };
@@ -181,6 +181,23 @@ fn a_member_that_hears_a_master_keeps_all_from_taking_over() {
     assert_eq!(node.states(), [State::Master; 2]);
     let masters = node.transitions.iter().filter(|(_, to, _)| *to == State::Master);
     assert_eq!(masters.map(|(_, _, cause)| *cause).collect::<Vec<_>>(), [Cause::MasterSilent; 2]);
+}
+
+#[test]
+fn a_member_that_would_preempt_a_master_waits_for_its_lease_when_that_one_has_died() {
+    let mut node = Node::started(100, 2);
+    for _ in 0..5 {
+        node.hear(0, 50);
+        node.hear(1, 150);
+        node.pass(SECOND);
+    }
+    // Nothing is heard any more but that the other member's master resigns.
+    node.pass(SECOND);
+    node.hear(1, 0);
+    node.pass(Duration::from_millis(700));
+    assert_eq!(node.states(), [State::Backup; 2]);
+    node.pass(Duration::from_millis(400));
+    assert_eq!(node.states(), [State::Master; 2]);
 }
 
 #[test]
