@@ -34,12 +34,13 @@ mod thread_of_vrrp;
 mod world;
 
 const SEEDS: u64 = 10_000;
-const OCCURRENCES: [&str; 24] = [
+const OCCURRENCES: [&str; 26] = [
     "crash",
     "freeze",
     "stop",
     "unplug",
     "reweigh",
+    "hand over",
     "cut",
     "suspend",
     "jump",
@@ -52,6 +53,7 @@ const OCCURRENCES: [&str; 24] = [
     "yielded",
     "owner",
     "group",
+    "handed over",
     "deaf",
     "preempts",
     "preempts one that has just died",

@@ -4,6 +4,7 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     time::Duration,
@@ -27,6 +28,8 @@ pub mod status;
 const REQUEST_BYTES: u64 = 4096;
 /// A client that is slower than this is hung up on.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What waits for another director takes longer: some of the longest intervals (40.95 s, in v2 255 s).
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(1100);
 /// Clients served at once; others wait in the listen queue.
 const CLIENTS: usize = 16;
 /// Longest answer that `ask` reads: far above the status of the largest configuration.
@@ -39,6 +42,17 @@ enum Command {
     Status,
     Reload,
     Order(Order),
+    Failover(Handover),
+    Failback(Handover),
+}
+
+/// Which instances are handed over or take part again.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    /// Or a sync group; all where absent.
+    pub instance: Option<String>,
+    /// Who is to be master.
+    pub to: Option<IpAddr>,
 }
 
 /// A request to the task that owns the state.
@@ -64,8 +78,19 @@ pub enum AdminError {
     Answer(#[from] serde_json::Error),
 }
 
-/// A client that wants the configuration read again, and to know how that went.
-pub type Reload = oneshot::Sender<Result<(), String>>;
+/// What a client wants of the daemon as a whole.
+pub struct Call {
+    pub what: What,
+    /// Is told how that went, in words.
+    pub asker: oneshot::Sender<Result<String, String>>,
+}
+
+pub enum What {
+    /// The configuration read again.
+    Reload,
+    HandOver(Handover),
+    TakePart(Handover),
+}
 
 pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("lvsd.sock")
@@ -100,7 +125,7 @@ pub fn admit(run_dir: &Path, group: Option<u32>) -> io::Result<()> {
 pub async fn serve(
     listener: UnixListener,
     requests: mpsc::Sender<Request>,
-    reloads: mpsc::Sender<Reload>,
+    calls: mpsc::Sender<Call>,
     cancel: CancellationToken,
 ) {
     let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
@@ -114,10 +139,10 @@ pub async fn serve(
             () = cancel.cancelled() => return,
             Some((accepted, place)) = client => match accepted {
                 Ok((stream, _)) => {
-                    let (requests, reloads) = (requests.clone(), reloads.clone());
+                    let (requests, calls) = (requests.clone(), calls.clone());
                     clients.spawn(async move {
                         // A client that hangs up or says nothing is its own loss.
-                        let _ = timeout(PATIENCE, answer(stream, requests, reloads)).await;
+                        let _ = answer(stream, requests, calls).await;
                         drop(place);
                     });
                 }
@@ -135,77 +160,112 @@ pub async fn serve(
 async fn answer(
     mut stream: UnixStream,
     requests: mpsc::Sender<Request>,
-    reloads: mpsc::Sender<Reload>,
+    calls: mpsc::Sender<Call>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
-    BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line).await?;
-    let reply = match serde_json::from_str(&line) {
+    timeout(PATIENCE, BufReader::new(read.take(REQUEST_BYTES)).read_line(&mut line)).await??;
+    let command = serde_json::from_str(&line);
+    let patience = match &command {
+        Ok(Command::Failover(_)) => HANDOVER_PATIENCE,
+        _ => PATIENCE,
+    };
+    let Some(reply) = timeout(patience, reply(command, requests, calls)).await?? else { return Ok(()) };
+    let written = async {
+        write.write_all(&reply).await?;
+        write.write_all(b"\n").await
+    };
+    timeout(PATIENCE, written).await?
+}
+
+/// Nothing where the daemon is about to end.
+async fn reply(
+    command: serde_json::Result<Command>,
+    requests: mpsc::Sender<Request>,
+    calls: mpsc::Sender<Call>,
+) -> io::Result<Option<Vec<u8>>> {
+    let what = match command {
         Ok(Command::Status) => {
             let (question, status) = oneshot::channel();
             let asked = requests.send(Request::Status(question)).await.is_ok();
-            match status.await {
-                Ok(status) if asked => serde_json::to_vec(&status)?,
-                _ => return Ok(()),
-            }
-        }
-        Ok(Command::Reload) => {
-            let (asker, outcome) = oneshot::channel();
-            let asked = reloads.send(asker).await.is_ok();
-            match outcome.await {
-                Ok(outcome) if asked => serde_json::to_vec(&Done::from(outcome))?,
-                _ => return Ok(()),
-            }
+            return match status.await {
+                Ok(status) if asked => Ok(Some(serde_json::to_vec(&status)?)),
+                _ => Ok(None),
+            };
         }
         Ok(Command::Order(order)) => {
             let (asker, outcome) = oneshot::channel();
             let asked = requests.send(Request::Order(order, asker)).await.is_ok();
-            match outcome.await {
-                Ok(outcome) if asked => serde_json::to_vec(&Done::from(outcome))?,
-                _ => return Ok(()),
-            }
+            return match outcome.await {
+                Ok(outcome) if asked => {
+                    Ok(Some(serde_json::to_vec(&Done::from(outcome.map(|()| String::new())))?))
+                }
+                _ => Ok(None),
+            };
         }
+        Ok(Command::Reload) => What::Reload,
+        Ok(Command::Failover(handover)) => What::HandOver(handover),
+        Ok(Command::Failback(handover)) => What::TakePart(handover),
         Err(error) => {
             let error = format!("not a request: {error}; the simplest one is {{\"command\":\"status\"}}");
-            serde_json::to_vec(&Done { error: Some(error) })?
+            return Ok(Some(serde_json::to_vec(&Done::from(Err(error)))?));
         }
     };
-    write.write_all(&reply).await?;
-    write.write_all(b"\n").await
+    let (asker, outcome) = oneshot::channel();
+    let asked = calls.send(Call { what, asker }).await.is_ok();
+    match outcome.await {
+        Ok(outcome) if asked => Ok(Some(serde_json::to_vec(&Done::from(outcome))?)),
+        _ => Ok(None),
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 struct Done {
+    #[serde(default)]
+    said: String,
     error: Option<String>,
 }
 
-impl From<Result<(), String>> for Done {
-    fn from(outcome: Result<(), String>) -> Self {
-        Self { error: outcome.err() }
+impl From<Result<String, String>> for Done {
+    fn from(outcome: Result<String, String>) -> Self {
+        match outcome {
+            Ok(said) => Self { said, error: None },
+            Err(error) => Self { said: String::new(), error: Some(error) },
+        }
     }
 }
 
 /// Asks a running daemon for its status.
 pub async fn status(run_dir: &Path) -> Result<Status, AdminError> {
-    Ok(serde_json::from_slice(&ask(run_dir, &Command::Status).await?)?)
+    Ok(serde_json::from_slice(&ask(run_dir, &Command::Status, PATIENCE).await?)?)
 }
 
 /// Has a running daemon read its configuration again.
 pub async fn reload(run_dir: &Path) -> Result<(), AdminError> {
-    have_done(run_dir, &Command::Reload).await
+    have_done(run_dir, &Command::Reload, PATIENCE).await.map(drop)
 }
 
 /// Gives a running daemon an order.
 pub async fn order(run_dir: &Path, order: Order) -> Result<(), AdminError> {
-    have_done(run_dir, &Command::Order(order)).await
+    have_done(run_dir, &Command::Order(order), PATIENCE).await.map(drop)
 }
 
-async fn have_done(run_dir: &Path, command: &Command) -> Result<(), AdminError> {
-    let done: Done = serde_json::from_slice(&ask(run_dir, command).await?)?;
-    done.error.map_or(Ok(()), |error| Err(AdminError::Refused(error)))
+/// Has instances of a running daemon handed over. Says how that went.
+pub async fn hand_over(run_dir: &Path, handover: Handover) -> Result<String, AdminError> {
+    have_done(run_dir, &Command::Failover(handover), HANDOVER_PATIENCE).await
 }
 
-async fn ask(run_dir: &Path, command: &Command) -> Result<Vec<u8>, AdminError> {
+/// Takes that back.
+pub async fn take_part(run_dir: &Path, instance: Option<String>) -> Result<String, AdminError> {
+    have_done(run_dir, &Command::Failback(Handover { instance, to: None }), PATIENCE).await
+}
+
+async fn have_done(run_dir: &Path, command: &Command, patience: Duration) -> Result<String, AdminError> {
+    let done: Done = serde_json::from_slice(&ask(run_dir, command, patience).await?)?;
+    done.error.map_or(Ok(done.said), |error| Err(AdminError::Refused(error)))
+}
+
+async fn ask(run_dir: &Path, command: &Command, patience: Duration) -> Result<Vec<u8>, AdminError> {
     let path = socket_path(run_dir);
     let mut request = serde_json::to_vec(command)?;
     request.push(b'\n');
@@ -216,7 +276,7 @@ async fn ask(run_dir: &Path, command: &Command) -> Result<Vec<u8>, AdminError> {
         stream.take(ANSWER_BYTES).read_to_end(&mut reply).await?;
         Ok(reply)
     };
-    match timeout(PATIENCE, talk).await {
+    match timeout(patience, talk).await {
         Ok(Ok(reply)) if !reply.is_empty() => Ok(reply),
         Ok(Err(source)) => Err(AdminError::NotRunning { path, source }),
         Ok(Ok(_)) | Err(_) => Err(AdminError::NoAnswer { path }),

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -89,6 +89,29 @@ pub enum Command {
     /// Take all orders for real servers back.
     Reset {
         /// Run directory of the daemon to tell.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Have other directors be master, for maintenance of this one. Nothing is lost: this one forwards on what still
+    /// reaches it.
+    ///
+    /// It stays backup while there is another master, until `lvsd failback` or a restart. Waits until others have taken
+    /// over; exit status 1 if nobody does.
+    Failover {
+        /// A vrrp_instance, or a vrrp_sync_group; its members move together. All where absent.
+        instance: Option<String>,
+        /// The address that this director's adverts come from; of several backups it is the one to take over.
+        #[arg(long, value_name = "PEER")]
+        to: Option<IpAddr>,
+        /// Run directory of the daemon to ask.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// End what `lvsd failover` began: the director is master again where its priority and preemption have it so.
+    Failback {
+        /// A vrrp_instance, or a vrrp_sync_group. All where absent.
+        instance: Option<String>,
+        /// Run directory of the daemon to ask.
         #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
         run_dir: PathBuf,
     },

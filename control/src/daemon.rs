@@ -1,6 +1,7 @@
 //! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start, reload and stop.
 
 mod election;
+mod handover;
 mod precondition;
 mod site;
 
@@ -28,7 +29,7 @@ use self::{
     site::Site,
 };
 use crate::{
-    admin::{self, Reload, Request},
+    admin::{self, Call, Handover, Request, What},
     check,
     config::{self, Config},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
@@ -109,7 +110,7 @@ struct Daemon {
     checks: check::Runner,
     pool: JoinHandle<Dataplane>,
     requests: mpsc::Sender<Request>,
-    reloads: mpsc::Receiver<Reload>,
+    calls: mpsc::Receiver<Call>,
     pool_cancel: CancellationToken,
     host: JoinHandle<Host>,
     host_cancel: CancellationToken,
@@ -194,8 +195,8 @@ impl Daemon {
         checks.set(director.targets());
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);
-        let (reload_sender, reloads) = mpsc::channel(REQUESTS);
-        around.tasks.spawn(admin::serve(listener, requests.clone(), reload_sender, around.cancel.clone()));
+        let (call_sender, calls) = mpsc::channel(REQUESTS);
+        around.tasks.spawn(admin::serve(listener, requests.clone(), call_sender, around.cancel.clone()));
 
         let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
         let (voice, told) = mpsc::channel(NOTICES);
@@ -227,7 +228,7 @@ impl Daemon {
             checks,
             pool,
             requests,
-            reloads,
+            calls,
             pool_cancel,
             host,
             host_cancel,
@@ -247,11 +248,19 @@ impl Daemon {
                 _ = interrupt.recv() => return Ok(End::Stop),
                 _ = leave.recv() => return Ok(End::Leave),
                 _ = hangup.recv() => drop(self.reload_and_log(file).await),
-                Some(asker) = self.reloads.recv() => {
-                    let outcome = self.reload_and_log(file).await;
-                    // Whoever asked may have hung up.
-                    let _ = asker.send(outcome);
-                }
+                // Whoever asked may have hung up.
+                Some(Call { what, asker }) = self.calls.recv() => match what {
+                    What::Reload => {
+                        let outcome = self.reload_and_log(file).await;
+                        let _ = asker.send(outcome.map(|()| String::new()));
+                    }
+                    What::HandOver(handover) => self.hand_over(handover, asker),
+                    What::TakePart(handover) => {
+                        let instances = handover::instances(&self.site.config, handover.instance.as_deref());
+                        let vrrp = &self.election.vrrp;
+                        let _ = asker.send(instances.and_then(|which| handover::take_part(vrrp, which)));
+                    }
+                },
                 Ok(()) = self.moved.changed() => {
                     tracing::warn!("an interface is another now, or has another MAC or source address");
                     if let Err(error) = self.adopt(self.site.config.clone()).await {
@@ -265,6 +274,18 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Others may take seconds to take over: whoever asked waits, the daemon does not.
+    fn hand_over(&self, handover: Handover, asker: oneshot::Sender<Result<String, String>>) {
+        let instances = handover::instances(&self.site.config, handover.instance.as_deref());
+        let (vrrp, cancel) = (self.election.vrrp.clone(), self.around.cancel.clone());
+        self.around.tasks.spawn(async move {
+            let handed_over = async { handover::hand_over(vrrp, instances?, handover.to).await };
+            if let Some(outcome) = cancel.run_until_cancelled(handed_over).await {
+                let _ = asker.send(outcome);
+            }
+        });
     }
 
     async fn reload_and_log(&mut self, file: &File) -> Result<(), String> {

@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             order(&run_dir, Order::Weight { service, real, weight })
         }
         Command::Reset { run_dir } => order(&run_dir, Order::Reset),
+        Command::Failover { instance, to, run_dir } => {
+            told(admin::hand_over(&run_dir, admin::Handover { instance, to }))
+        }
+        Command::Failback { instance, run_dir } => told(admin::take_part(&run_dir, instance)),
         Command::Status { json, run_dir } => status(&run_dir, json),
         Command::Unload { run_dir } => unload(&run_dir),
     };
@@ -107,6 +111,10 @@ fn block_on<T>(answer: impl Future<Output = Result<T, admin::AdminError>>) -> an
 
 fn order(run_dir: &Path, order: Order) -> anyhow::Result<()> {
     block_on(admin::order(run_dir, order))
+}
+
+fn told(answer: impl Future<Output = Result<String, admin::AdminError>>) -> anyhow::Result<()> {
+    Ok(say(&block_on(answer)?)?)
 }
 
 fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {

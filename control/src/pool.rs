@@ -259,6 +259,7 @@ impl Pool {
                 name: instance.name.clone(),
                 state: view.state.to_string(),
                 priority: view.priority,
+                handed_over: view.handed_over,
                 vrid: instance.vrid.get(),
                 interface: instance.interface.clone(),
                 vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),

@@ -92,6 +92,8 @@ pub enum Cause {
     Recovered,
     /// Another member of the sync group is not master.
     Group,
+    /// An operator asked for it.
+    HandedOver,
     Stopped,
 }
 
@@ -108,6 +110,7 @@ impl fmt::Display for Cause {
             Self::Fault(cause) => write!(f, "{cause}"),
             Self::Recovered => f.write_str("recovered"),
             Self::Group => f.write_str("the sync group is not master"),
+            Self::HandedOver => f.write_str("handed over"),
             Self::Stopped => f.write_str("stopped"),
         }
     }

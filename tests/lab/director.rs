@@ -28,6 +28,7 @@ pub struct Instance {
     pub name: String,
     pub state: String,
     pub priority: u8,
+    pub handed_over: bool,
     pub vrid: u8,
     pub interface: String,
     pub vips: Vec<String>,
@@ -162,11 +163,11 @@ impl Director {
         output(command).map(drop)
     }
 
-    /// `lvsd ARGUMENTS --run-dir DIR`, for the orders that it takes at run time.
-    pub fn order(&self, arguments: &[&str]) -> Result<()> {
+    /// `lvsd ARGUMENTS --run-dir DIR`, for the orders that it takes at run time. Returns what it printed.
+    pub fn order(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("timeout");
-        command.arg("5").arg(built_program("lvsd")).args(arguments).arg("--run-dir").arg(&self.run_dir);
-        output(command).map(drop)
+        command.arg("60").arg(built_program("lvsd")).args(arguments).arg("--run-dir").arg(&self.run_dir);
+        output(command)
     }
 
     /// Writes the configuration anew and has the daemon read it. The error is what `lvsd reload` said.

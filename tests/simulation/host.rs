@@ -23,6 +23,8 @@ const INBOX: usize = 500;
 pub struct Host {
     /// One instance on each LAN.
     pub settings: Vec<Settings>,
+    /// An operator has handed its roles over, to whom if that was said.
+    pub handed_over: Option<Option<usize>>,
     /// Its priority while trackers are content.
     pub nominal: Priority,
     pub clock: Clock,
@@ -59,6 +61,8 @@ pub struct Unfinished {
     pub effects: Effects,
     /// When the input came of which these are the effects.
     pub since: Monotonic,
+    /// As the input came. A lease that lapsed while the thread was stopped goes on as far as the advert has earned it.
+    pub was_master: bool,
 }
 
 /// An advert on its way.
@@ -79,6 +83,7 @@ impl Host {
     pub fn new(settings: Vec<Settings>, clock: Clock) -> Self {
         let lans = settings.len();
         Self {
+            handed_over: None,
             nominal: settings[0].priority,
             settings,
             clock,
@@ -116,6 +121,8 @@ impl Host {
 
     pub fn kill(&mut self) {
         self.daemon = None;
+        // The next daemon does not know of it.
+        self.handed_over = None;
         self.addresses.fill(false);
     }
 

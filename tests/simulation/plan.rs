@@ -33,6 +33,10 @@ pub enum Fault {
     Reweigh {
         priority: Priority,
     },
+    /// An operator wants another to be master, until it is repaired.
+    HandOver {
+        to: Option<usize>,
+    },
     /// Nothing passes this way, and nobody is told.
     Cut {
         to: usize,
@@ -53,6 +57,7 @@ impl Fault {
             Self::Stop => "stop",
             Self::Unplug { .. } => "unplug",
             Self::Reweigh { .. } => "reweigh",
+            Self::HandOver { .. } => "hand over",
             Self::Cut { .. } => "cut",
             Self::Suspend => "suspend",
             Self::Jump { .. } => "jump",
@@ -202,7 +207,7 @@ fn incident(
     mood: Mood,
 ) -> Incident {
     let (hosts, lans) = (settings.len(), settings[host].len());
-    let fault = match dice.roll(if mood == Mood::Wild { 9 } else { 5 }) {
+    let fault = match dice.roll(if mood == Mood::Wild { 10 } else { 5 }) {
         0 => Fault::Crash,
         1 => Fault::Freeze,
         2 => Fault::Stop,
@@ -212,6 +217,10 @@ fn incident(
         4 => Fault::Reweigh { priority: Priority::clamped(1 + 3 * host as i64) },
         5 | 6 => Fault::Cut { to: (host + 1 + dice.index(hosts - 1)) % hosts, lan: dice.index(lans) },
         7 => Fault::Suspend,
+        8 => {
+            let peer = (host + 1 + dice.index(hosts - 1)) % hosts;
+            Fault::HandOver { to: dice.chance(500).then_some(peer) }
+        }
         _ => Fault::Jump { by: dice.up_to(interval * 6) },
     };
     // Short enough to resume or adopt, or long enough to lose the lease.

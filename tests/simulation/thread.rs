@@ -87,8 +87,16 @@ impl World {
 
     fn read_mailbox(&mut self, host: usize, lan: usize) -> Verdict {
         let priority = self.hosts[host].settings[lan].priority;
-        if self.hosts[host].daemon.as_ref().is_some_and(|it| it.machines[lan].priority() != priority) {
+        if self.hosts[host].daemon.as_ref().is_some_and(|it| it.machines[lan].standing() != priority) {
             self.apply(host, lan, |machine, now, effects| machine.on_priority(priority, now, effects))?;
+        }
+        let wish = self.hosts[host].handed_over;
+        let done = |daemon: &Daemon| daemon.machines[lan].handed_over() == wish.is_some();
+        if !self.hosts[host].daemon.as_ref().is_none_or(done) {
+            self.apply(host, lan, |machine, now, effects| match wish {
+                Some(to) => machine.hand_over(to.map(address), now, effects),
+                None => machine.take_part(now, effects),
+            })?;
         }
         self.follow_cable(host, lan)
     }
@@ -164,16 +172,23 @@ impl World {
             return Ok(());
         }
         let since = self.hosts[host].clock.show(self.now);
+        let was_master = self.hosts[host].is_master(lan);
         let Some(daemon) = &mut self.hosts[host].daemon else { return Ok(()) };
         let mut effects = Effects::new();
         input(&mut daemon.machines[lan], since, &mut effects);
-        self.work(host, Unfinished { lan, effects, since })
+        self.work(host, Unfinished { lan, effects, since, was_master })
     }
 
     fn work(&mut self, host: usize, mut work: Unfinished) -> Verdict {
         while let Some(effect) = work.effects.pop_front() {
             self.carry_out(host, effect, &mut work)?;
-            if !work.effects.is_empty() && !self.healing && self.dice.chance(self.network.stall_per_mille) {
+            // All members of a sync group start as one, or none has yet.
+            let started = self.hosts[host].daemon.as_ref().is_some_and(|daemon| daemon.started);
+            if started
+                && !work.effects.is_empty()
+                && !self.healing
+                && self.dice.chance(self.network.stall_per_mille)
+            {
                 let lan = work.lan;
                 self.stall(host, work);
                 return self.check_earned(host, lan);
@@ -218,7 +233,9 @@ impl World {
                     return Err(format!("host {host} holds a lease for longer than a peer waits"));
                 }
                 if !self.hosts[host].holds(lan, self.now) && until > now {
-                    self.judge_takeover(host, lan, work.since)?;
+                    if !work.was_master {
+                        self.judge_takeover(host, lan, work.since)?;
+                    }
                     self.hosts[host].leases[lan] = until;
                     self.hosts[host].tenures[lan] += 1;
                     self.note_overlap(host, lan);
@@ -232,6 +249,12 @@ impl World {
                 if !in_time || !self.send(host, lan, priority) {
                     let Some(daemon) = &mut self.hosts[host].daemon else { return Ok(()) };
                     daemon.machines[lan].on_advert_failed(work.since, &mut work.effects);
+                }
+            }
+            Effect::Invite { peer } => {
+                let to = (0..self.hosts.len()).find(|other| address(*other) == peer);
+                if let Some(to) = to.filter(|_| self.hosts[host].cables[lan]) {
+                    self.write(host, to, lan, 0);
                 }
             }
             Effect::Announce { .. } => {
@@ -256,6 +279,7 @@ impl World {
                 Cause::BetterMaster { .. } => "yielded",
                 Cause::Owner => "owner",
                 Cause::Group => "group",
+                Cause::HandedOver => "handed over",
                 _ => "other",
             }),
         }
@@ -269,22 +293,26 @@ impl World {
         }
         let settings = &self.hosts[host].settings[lan];
         let lasts = settings.advert_interval * settings.down_timer_adverts;
-        let interval = settings.advert_interval;
         self.hosts[host].earned[lan] = self.hosts[host].clock.show(self.now) + lasts;
-        let tenure = self.hosts[host].tenures[lan];
         for to in (0..self.hosts.len()).filter(|to| *to != host) {
-            let letter = Letter { from: host, lan, priority, interval, tenure };
-            if let Some(arrives) = self.way(lan, host, to) {
-                self.at(arrives, Happening::Letter { to, letter: letter.clone() });
-            }
-            if !self.healing && self.dice.chance(self.network.double_per_mille) {
-                let later = self.dice.up_to(self.network.delay * 4);
-                if let Some(arrives) = self.way(lan, host, to) {
-                    self.at(arrives + nanos(later), Happening::Letter { to, letter });
-                }
-            }
+            self.write(host, to, lan, priority);
         }
         true
+    }
+
+    fn write(&mut self, host: usize, to: usize, lan: usize, priority: u8) {
+        let (interval, tenure) =
+            (self.hosts[host].settings[lan].advert_interval, self.hosts[host].tenures[lan]);
+        let letter = Letter { from: host, lan, priority, interval, tenure };
+        if let Some(arrives) = self.way(lan, host, to) {
+            self.at(arrives, Happening::Letter { to, letter: letter.clone() });
+        }
+        if !self.healing && self.dice.chance(self.network.double_per_mille) {
+            let later = self.dice.up_to(self.network.delay * 4);
+            if let Some(arrives) = self.way(lan, host, to) {
+                self.at(arrives + nanos(later), Happening::Letter { to, letter });
+            }
+        }
     }
 
     /// A lease begins, as was decided at `now`: if others run, there has to be a reason.

@@ -25,6 +25,8 @@ pub struct Instance {
     pub state: String,
     /// With the weights of its trackers.
     pub priority: u8,
+    /// `lvsd failover` wants another director to be master.
+    pub handed_over: bool,
     pub vrid: u8,
     pub interface: String,
     pub vips: Vec<String>,
@@ -148,6 +150,12 @@ impl fmt::Display for Status {
                 lease,
                 i.vips.join(" ")
             )?;
+            if i.handed_over {
+                writeln!(
+                    f,
+                    "  handed over: backup while another is master, until `lvsd failback` or a restart"
+                )?;
+            }
             for Tracker { kind, name, weight, state, .. } in &i.trackers {
                 writeln!(f, "  {kind} {name} {state} (weight {weight})")?;
             }
@@ -231,6 +239,7 @@ mod tests {
                 name: "VI_1".into(),
                 state: "MASTER".into(),
                 priority: 150,
+                handed_over: true,
                 vrid: 51,
                 interface: "eth0".into(),
                 vips: vec!["10.0.0.100".into()],

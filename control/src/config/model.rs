@@ -121,6 +121,8 @@ pub enum PriorityError {
 impl Priority {
     pub const OWNER: Self = Self(255);
     pub const DEFAULT: Self = Self(100);
+    /// Everybody else goes first.
+    pub const LAST: Self = Self(1);
 
     pub fn new(got: i64) -> Result<Self, PriorityError> {
         match u8::try_from(got) {

@@ -70,10 +70,19 @@ impl Election {
             let index = before.config.trackers.iter().position(|other| other == tracker)?;
             before.findings.borrow().get(index).copied()
         });
-        let standings: Vec<_> = trackers.standings().collect();
+        let handed_over = |name: &str| {
+            let before = known?;
+            let index = before.instances.iter().position(|it| it.name == name)?;
+            before.handle.board().view(index).map(|view| view.handed_over)
+        };
+        let starts = trackers.standings().zip(&instances).map(|(standing, it)| driver::Start {
+            standing,
+            handed_over: handed_over(&it.name).unwrap_or(false),
+        });
+        let starts: Vec<_> = starts.collect();
         let (event_sender, events) = mpsc::channel(room);
         let (handle, thread) =
-            driver::spawn(instances.clone(), &standings, around.leases.clone(), event_sender)?;
+            driver::spawn(instances.clone(), &starts, around.leases.clone(), event_sender)?;
         let ended = tokio::task::spawn_blocking(move || thread.join());
 
         let (notices, told) = mpsc::channel(room);

@@ -1,6 +1,6 @@
 //! What does the VRRP thread show of itself? Atomics that anybody reads and only it writes.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::{Monotonic, State, packet::Rejection};
 
@@ -17,6 +17,8 @@ pub struct View {
     pub state: State,
     /// With the weights of trackers.
     pub priority: u8,
+    /// An operator wants another to be master.
+    pub handed_over: bool,
     /// The end of its lease; in the past or zero where it holds none.
     pub lease: Monotonic,
     /// In the order of [`Counter::ALL`].
@@ -72,6 +74,7 @@ impl Counter {
 struct Row {
     state: AtomicU8,
     priority: AtomicU8,
+    handed_over: AtomicBool,
     lease: AtomicU64,
     counters: [AtomicU64; Counter::ALL.len()],
     rejected: [AtomicU64; Rejection::KINDS.len()],
@@ -96,6 +99,7 @@ impl Board {
                 _ => State::Init,
             },
             priority: row.priority.load(Ordering::Acquire),
+            handed_over: row.handed_over.load(Ordering::Acquire),
             lease: Monotonic::from_nanos(row.lease.load(Ordering::Acquire)),
             counters: row.counters.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
             rejected: row.rejected.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
@@ -125,6 +129,10 @@ impl Board {
 
     pub(super) fn set_priority(&self, instance: usize, priority: u8) {
         self.instances[instance].priority.store(priority, Ordering::Release);
+    }
+
+    pub(super) fn set_handed_over(&self, instance: usize, handed_over: bool) {
+        self.instances[instance].handed_over.store(handed_over, Ordering::Release);
     }
 
     pub(super) fn set_lease(&self, instance: usize, until: Monotonic) {

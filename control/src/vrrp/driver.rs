@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
     thread,
     time::Duration,
@@ -144,6 +145,29 @@ pub enum EventKind {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
+    wishes: SyncSender<Wish>,
+}
+
+/// What an operator wants of instances; those of a sync group are named together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To let a peer be master, this one if one is named, and to stay backup while there is any.
+    HandOver { instances: Vec<usize>, to: Option<IpAddr> },
+    /// To take that back.
+    TakePart { instances: Vec<usize> },
+}
+
+/// The thread has as many unread wishes as it takes.
+#[derive(Debug, thiserror::Error)]
+#[error("the VRRP thread does not answer")]
+pub struct Deaf;
+
+/// How an instance begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub standing: Standing,
+    /// Before this thread there was one that an operator had told to hand over.
+    pub handed_over: bool,
 }
 
 /// The running thread. To be waited for: it ends when told, or when the kernel takes its means away.
@@ -171,8 +195,14 @@ impl Handle {
         }
     }
 
-    /// Hands everything over to the peers. The thread ends when each instance that was master here has heard
-    /// its new master, or after `linger`: so long packets for the addresses may still come this way.
+    pub fn wish(&self, wish: Wish) -> Result<(), Deaf> {
+        self.wishes.try_send(wish).map_err(|_| Deaf)?;
+        self.shared.ring();
+        Ok(())
+    }
+
+    /// Hands everything over to the peers. The thread ends a moment after each instance that was master here has
+    /// heard its new master, or after `linger`: so long packets for the addresses may still come this way.
     pub fn stop(&self, linger: Duration) {
         // A second call changes nothing.
         let _ = self.shared.stop.set(linger);
@@ -264,11 +294,13 @@ fn decode_standing(code: u64) -> Standing {
     }
 }
 
-/// Opens all sockets, then starts the thread. Instances begin at once, where their trackers (`standings`, one for
+const WISHES: usize = 16;
+
+/// Opens all sockets, then starts the thread. Instances begin at once, where their trackers (`starts`, one for
 /// each) let them.
 pub fn spawn(
     instances: Vec<Instance>,
-    standings: &[Standing],
+    starts: &[Start],
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
 ) -> Result<(Handle, Thread), StartError> {
@@ -276,18 +308,19 @@ pub fn spawn(
     let shared = Arc::new(Shared {
         board: Board::new(instances.len()),
         faults: instances.iter().map(|_| AtomicU64::new(0)).collect(),
-        standings: standings.iter().map(|standing| AtomicU64::new(encode_standing(*standing))).collect(),
+        standings: starts.iter().map(|start| AtomicU64::new(encode_standing(start.standing))).collect(),
         stop: OnceLock::new(),
         leave: AtomicBool::new(false),
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,
     });
-    let mut engine = engine::Engine::new(&instances, standings, leases, events, shared.clone())?;
+    let (wishes, wished) = sync_channel(WISHES);
+    let mut engine = engine::Engine::new(&instances, starts, leases, events, shared.clone(), wished)?;
     realtime::lock_memory();
     let thread = thread::Builder::new().name("vrrp".to_owned()).stack_size(256 << 10).spawn(move || {
         realtime::enter();
         engine.run()
     })?;
-    Ok((Handle { shared }, Thread(thread)))
+    Ok((Handle { shared, wishes }, Thread(thread)))
 }
 
 /// What no socket would complain about.

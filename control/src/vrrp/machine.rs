@@ -14,7 +14,11 @@ use crate::{
 /// One virtual router. Every input takes the time and appends what is to be done, in order.
 #[derive(Debug)]
 pub struct Machine {
+    /// With the priority in force.
     settings: Settings,
+    /// What the priority would be, had it not handed over.
+    standing: Priority,
+    handed_over: bool,
     /// Of the last master that was obeyed (v3), our own before that. It outlives our own mastership: a
     /// machine that wakes up with a lapsed lease has to wait as long as that master's peers do.
     master_interval: Duration,
@@ -46,6 +50,10 @@ pub enum Effect {
     /// To every peer. Where it reaches none: [`Machine::on_advert_failed`].
     SendAdvert {
         priority: u8,
+    },
+    /// Priority 0 to this peer alone.
+    Invite {
+        peer: IpAddr,
     },
     /// Gratuitous ARP, so many frames for each address.
     Announce {
@@ -83,6 +91,8 @@ struct Backup {
     wants_master: bool,
     /// The last advert of a master of lower priority that is about to be preempted, and its interval.
     preempted: Option<(Monotonic, Duration)>,
+    /// The peer that was invited alone has not taken over: when all the others are.
+    invite_all_at: Option<Monotonic>,
 }
 
 #[derive(Debug)]
@@ -96,7 +106,13 @@ struct Master {
 
 impl Machine {
     pub fn new(settings: Settings) -> Self {
-        Self { master_interval: settings.advert_interval, settings, role: Role::Init }
+        Self {
+            master_interval: settings.advert_interval,
+            standing: settings.priority,
+            handed_over: false,
+            settings,
+            role: Role::Init,
+        }
     }
 
     pub fn state(&self) -> State {
@@ -108,6 +124,7 @@ impl Machine {
         }
     }
 
+    /// The one its adverts say.
     pub fn priority(&self) -> Priority {
         self.settings.priority
     }
@@ -120,14 +137,29 @@ impl Machine {
         }
     }
 
+    /// What trackers make of it.
+    pub fn standing(&self) -> Priority {
+        self.standing
+    }
+
+    pub fn handed_over(&self) -> bool {
+        self.handed_over
+    }
+
     /// When [`Machine::on_timer`] has something to do.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         match &self.role {
             Role::Init | Role::Fault | Role::Stopped => None,
-            Role::Backup(backup) if backup.wants_master => {
-                Some(backup.doubted_at()? + Duration::from_nanos(1))
+            Role::Backup(backup) => {
+                let takeover_at = match backup.wants_master {
+                    // A changed priority may have moved the takeover behind it.
+                    true => backup
+                        .doubted_at()
+                        .map(|doubted| (doubted + Duration::from_nanos(1)).max(backup.takeover_at)),
+                    false => Some(backup.takeover_at),
+                };
+                takeover_at.into_iter().chain(backup.invite_all_at).min()
             }
-            Role::Backup(backup) => Some(backup.takeover_at),
             // The lease is as a rule the last of these; it comes first where adverts cannot be sent.
             Role::Master(master) => [Some(master.advert_at), Some(master.lease), master.announcements.next()]
                 .into_iter()
@@ -178,6 +210,9 @@ impl Machine {
         match &mut self.role {
             Role::Init | Role::Fault | Role::Stopped => {}
             Role::Backup(backup) => {
+                if backup.invite_all_at.take_if(|at| now >= *at).is_some() {
+                    effects.push_back(Effect::SendAdvert { priority: 0 });
+                }
                 if now >= backup.takeover_at
                     && let Some(lease) = backup.dead_lease(&self.settings, now)
                 {
@@ -220,6 +255,43 @@ impl Machine {
     /// Trackers have changed it. A backup's wait changes by as much as its skew; a master's next advert says it.
     pub fn on_priority(&mut self, priority: Priority, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
+        self.standing = priority;
+        if !self.handed_over {
+            self.rank(priority);
+        }
+    }
+
+    /// An operator wants another to be master: `to` alone is invited, if that is given. From now on we are last in line,
+    /// which is still better than nobody.
+    pub fn hand_over(&mut self, to: Option<IpAddr>, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        self.handed_over = true;
+        self.rank(Priority::LAST);
+        if !matches!(self.role, Role::Master(_)) {
+            return;
+        }
+        // That is what the peers have learned.
+        self.master_interval = self.settings.advert_interval;
+        let mut backup = Backup::wait(now + self.settings.master_down(self.master_interval));
+        let farewell = match to {
+            Some(peer) => {
+                // By then its skew is over, whatever its priority: less than an interval, in v2 than the shortest one.
+                backup.invite_all_at = Some(now + self.master_interval + self.master_interval / 2);
+                Effect::Invite { peer }
+            }
+            None => Effect::SendAdvert { priority: 0 },
+        };
+        self.leave(Role::Backup(backup), Cause::HandedOver, farewell, effects);
+    }
+
+    /// Takes back [`Machine::hand_over`]: it may be master again as its priority has it.
+    pub fn take_part(&mut self, now: Monotonic, effects: &mut Effects) {
+        self.check_lease(now, effects);
+        self.handed_over = false;
+        self.rank(self.standing);
+    }
+
+    fn rank(&mut self, priority: Priority) {
         let before = self.settings.skew(self.master_interval);
         self.settings.priority = priority;
         if let Role::Backup(backup) = &mut self.role {
@@ -252,7 +324,7 @@ impl Machine {
     pub fn on_fault(&mut self, cause: FaultCause, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
         if !matches!(self.role, Role::Fault | Role::Stopped) {
-            self.leave(Role::Fault, Cause::Fault(cause), effects);
+            self.leave(Role::Fault, Cause::Fault(cause), Effect::SendAdvert { priority: 0 }, effects);
         }
     }
 
@@ -269,7 +341,7 @@ impl Machine {
     pub fn stop(&mut self, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
         if !matches!(self.role, Role::Stopped) {
-            self.leave(Role::Stopped, Cause::Stopped, effects);
+            self.leave(Role::Stopped, Cause::Stopped, Effect::SendAdvert { priority: 0 }, effects);
         }
     }
 
@@ -317,12 +389,12 @@ impl Machine {
         self.role = Role::Backup(Backup::wait(now + self.settings.master_down(self.master_interval)));
     }
 
-    /// To a state that takes no part: the lease first, so that no peer is invited while we may still answer.
-    fn leave(&mut self, role: Role, cause: Cause, effects: &mut Effects) {
+    /// Makes room for a peer: the lease first, so that none is invited while we may still answer.
+    fn leave(&mut self, role: Role, cause: Cause, farewell: Effect, effects: &mut Effects) {
         let from = self.state();
         if from == State::Master {
             effects.push_back(Effect::ResignLease);
-            effects.push_back(Effect::SendAdvert { priority: 0 });
+            effects.push_back(farewell);
             effects.push_back(Effect::AddressesDown);
         }
         self.role = role;
@@ -347,6 +419,7 @@ impl Backup {
             tolerant_until: None,
             wants_master: false,
             preempted: None,
+            invite_all_at: None,
         }
     }
 
@@ -364,6 +437,7 @@ impl Backup {
             self.preempted = None;
             return;
         }
+        self.invite_all_at = None;
         if advert.priority >= settings.priority.get() {
             self.tolerant_until = None;
         } else {

@@ -337,7 +337,9 @@ impl Format {
         } else {
             return Err(Rejection::Checksum { got: checksum });
         };
-        if datagram.destination.is_multicast() != self.peers.is_empty() {
+        // A master that hands over to one of many says its farewell to that one alone.
+        let invited = priority == 0 && self.peers.is_empty();
+        if datagram.destination.is_multicast() != self.peers.is_empty() && !invited {
             return Err(Rejection::Destination { destination: datagram.destination });
         }
         if !self.peers.is_empty() && !self.peers.contains(&datagram.source) {

@@ -3,7 +3,8 @@
 use std::{
     collections::VecDeque,
     io,
-    sync::{Arc, atomic::Ordering},
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering, mpsc::Receiver},
     time::Duration,
 };
 
@@ -20,7 +21,8 @@ use socket2::SockAddr;
 use tokio::sync::mpsc;
 
 use super::{
-    Event, EventKind, Instance, Shared, StartError, clock, decode_fault, decode_standing, wall_clock,
+    Event, EventKind, Instance, Shared, Start, StartError, Wish, clock, decode_fault, decode_standing,
+    wall_clock,
 };
 use crate::{
     announce::{self, Frame},
@@ -48,6 +50,7 @@ pub(super) struct Engine {
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
+    wishes: Receiver<Wish>,
     epoll: Epoll,
     /// Room for all descriptors: no timer may fire because an advert waits in a socket that found no room here.
     ready: Vec<EpollEvent>,
@@ -99,6 +102,10 @@ struct Node {
 const RECEIVE_BATCH: usize = 4096;
 const ANNOUNCE_BATCH: usize = 64;
 
+/// After a stop the program forwards on for so long when the new master was heard: its announcements follow its first
+/// advert, and packets may be on their way.
+const AFTERGLOW: Duration = Duration::from_millis(500);
+
 const TIMER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
@@ -106,10 +113,11 @@ const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 impl Engine {
     pub(super) fn new(
         instances: &[Instance],
-        standings: &[Standing],
+        starts: &[Start],
         leases: LeaseMap,
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
+        wishes: Receiver<Wish>,
     ) -> Result<Self, StartError> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
         let timer =
@@ -141,9 +149,15 @@ impl Engine {
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
             let untracked = Standing { priority: instance.priority, fault: None };
-            let standing = standings.get(index).copied().unwrap_or(untracked);
-            shared.board.set_priority(index, standing.priority.get());
-            nodes.push(Node::new(instance, standing, link)?);
+            let start = starts.get(index).copied();
+            let start = start.unwrap_or(Start { standing: untracked, handed_over: false });
+            let mut node = Node::new(instance, start.standing, link)?;
+            if start.handed_over {
+                node.machine.hand_over(None, clock(), &mut Effects::new());
+            }
+            shared.board.set_priority(index, node.machine.priority().get());
+            shared.board.set_handed_over(index, start.handed_over);
+            nodes.push(node);
         }
         Ok(Self {
             deadlines: vec![NEVER; nodes.len()],
@@ -157,6 +171,7 @@ impl Engine {
             leases,
             events,
             shared,
+            wishes,
             epoll,
             timer,
             effects: Effects::with_capacity(16),
@@ -215,7 +230,7 @@ impl Engine {
     fn set_timer(&self) -> io::Result<bool> {
         let mut next = self.deadlines.iter().copied().min().unwrap_or(NEVER);
         if let Some(stop_at) = self.stop_at {
-            if clock() >= stop_at || !self.nodes.iter().any(|node| node.resigned) {
+            if clock() >= stop_at {
                 return Ok(true);
             }
             next = next.min(stop_at);
@@ -272,8 +287,9 @@ impl Engine {
         if received.advert.priority == 0 {
             board.count(index, Counter::ResignationsReceived);
         } else {
-            node.resigned = false;
+            self.succeeded(index);
         }
+        let (board, node) = (&self.shared.board, &mut self.nodes[index]);
         if matches!((&node.guard, &datagram.proof), (Guard::Signature(_), Proof::None)) {
             board.count(index, Counter::Unsigned);
         }
@@ -299,10 +315,10 @@ impl Engine {
                 break;
             }
             let standing = decode_standing(standing.load(Ordering::Acquire));
-            if standing.priority != self.nodes[index].machine.priority() {
+            if standing.priority != self.nodes[index].machine.standing() {
                 let priority = standing.priority;
                 self.input(index, |machine, now, effects| machine.on_priority(priority, now, effects));
-                shared.board.set_priority(index, priority.get());
+                shared.board.set_priority(index, self.nodes[index].machine.priority().get());
             }
             let fault = decode_fault(fault.load(Ordering::Acquire)).or(standing.fault);
             if fault != self.nodes[index].fault {
@@ -310,14 +326,54 @@ impl Engine {
                 self.fault(index, fault);
             }
         }
+        while let Ok(wish) = self.wishes.try_recv() {
+            self.fulfil(&wish);
+        }
         if let Some(linger) = shared.stop.get()
             && self.stop_at.is_none()
         {
-            self.stop_at = Some(clock() + *linger);
+            let mut resigned = false;
             for index in 0..self.nodes.len() {
                 self.nodes[index].resigned = self.nodes[index].machine.state() == State::Master;
+                resigned |= self.nodes[index].resigned;
                 self.input(index, Machine::stop);
             }
+            self.stop_at = Some(if resigned { clock() + *linger } else { clock() });
+        }
+    }
+
+    /// A master was heard. When all are that took over from us, there is no more to wait for than that the
+    /// neighbours believe their announcements.
+    fn succeeded(&mut self, index: usize) {
+        if std::mem::take(&mut self.nodes[index].resigned)
+            && !self.nodes.iter().any(|node| node.resigned)
+            && let Some(stop_at) = &mut self.stop_at
+        {
+            *stop_at = (*stop_at).min(clock() + AFTERGLOW);
+        }
+    }
+
+    fn fulfil(&mut self, wish: &Wish) {
+        if self.stop_at.is_some() {
+            return;
+        }
+        let (Wish::HandOver { instances, .. } | Wish::TakePart { instances }) = wish;
+        let instances = || instances.iter().copied().filter(|index| *index < self.nodes.len());
+        let instances: Vec<_> = instances().collect();
+        // All members of a sync group, before it settles: each says its farewell.
+        for index in instances.iter().copied() {
+            match wish {
+                Wish::HandOver { to, .. } => {
+                    self.apply(index, |machine, now, effects| machine.hand_over(*to, now, effects));
+                }
+                Wish::TakePart { .. } => self.apply(index, Machine::take_part),
+            }
+            let machine = &self.nodes[index].machine;
+            self.shared.board.set_priority(index, machine.priority().get());
+            self.shared.board.set_handed_over(index, machine.handed_over());
+        }
+        for index in instances {
+            self.input(index, |_, _, _| {});
         }
     }
 
@@ -400,6 +456,11 @@ impl Engine {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }
             }
+            Effect::Invite { peer } => {
+                if self.advertise_to(index, 0, peer) {
+                    self.shared.board.count(index, Counter::ResignationsSent);
+                }
+            }
             Effect::Announce { repeat } => {
                 if !self.announcing.contains(&index) {
                     self.announcing.push_back(index);
@@ -425,31 +486,35 @@ impl Engine {
     fn advertise(&mut self, index: usize, priority: u8) -> bool {
         let mut sent = false;
         for receiver in 0..self.nodes[index].format.peers.len().max(1) {
-            let node = &mut self.nodes[index];
+            let node = &self.nodes[index];
             let destination = node.format.peers.get(receiver).copied();
             let destination = destination.unwrap_or(packet::group(node.format.family()));
-            // The kernel would choose one of its own in place of zero.
-            node.identification = node.identification.checked_add(1).unwrap_or(1);
-            self.packet.clear();
-            node.format.encode(priority, destination, node.identification, &mut self.packet);
-            node.guard.seal(&node.format, &mut self.packet, wall_clock());
-            let [socket, ..] = self.links[node.link].sockets.as_slice() else { continue };
-            match socket.send(&self.packet, destination) {
-                Ok(()) => {
-                    sent = true;
-                    self.shared.board.count(index, Counter::AdvertsSent);
-                }
-                Err(error) => {
-                    self.shared.board.count(index, Counter::SendFailures);
-                    let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-                    self.tell(index, EventKind::SendFailed { destination, error });
-                }
-            }
+            sent |= self.advertise_to(index, priority, destination);
         }
         if sent && priority == 0 {
             self.shared.board.count(index, Counter::ResignationsSent);
         }
         sent
+    }
+
+    fn advertise_to(&mut self, index: usize, priority: u8, destination: IpAddr) -> bool {
+        let node = &mut self.nodes[index];
+        // The kernel would choose one of its own in place of zero.
+        node.identification = node.identification.checked_add(1).unwrap_or(1);
+        self.packet.clear();
+        node.format.encode(priority, destination, node.identification, &mut self.packet);
+        node.guard.seal(&node.format, &mut self.packet, wall_clock());
+        let [socket, ..] = self.links[node.link].sockets.as_slice() else { return false };
+        match socket.send(&self.packet, destination) {
+            Ok(()) => self.shared.board.count(index, Counter::AdvertsSent),
+            Err(error) => {
+                self.shared.board.count(index, Counter::SendFailures);
+                let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+                self.tell(index, EventKind::SendFailed { destination, error });
+                return false;
+            }
+        }
+        true
     }
 
     /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them.

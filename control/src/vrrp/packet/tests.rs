@@ -150,6 +150,12 @@ fn unicast_and_multicast_do_not_mix() {
 }
 
 #[test]
+fn a_farewell_to_one_of_the_multicast_group_counts() {
+    let unicast = Format { peers: vec![PEER], ..v2() };
+    assert_eq!(answer(&v2(), &sent(&unicast, 0, 1)).unwrap().advert.priority, 0);
+}
+
+#[test]
 fn a_stranger_is_no_unicast_peer() {
     let format = Format { peers: vec![PEER], ..v2() };
     let stranger = Format { source: v4(9), ..format.clone() };
