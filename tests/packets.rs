@@ -5,7 +5,7 @@
 use std::{collections::HashSet, net::Ipv4Addr, thread, time::Duration};
 
 use etherparse::{ArpOperation, IpFragOffset, IpNumber, PacketBuilder};
-use lvs_ebpf_common::{Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip, maps};
+use lvs_ebpf_common::{Claim, Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
@@ -435,6 +435,34 @@ fn announcements_and_replies_of_others_reach_the_kernel() {
         ] {
             assert_eq!(director.run(&frame), verdict(Outcome::NotOurs, Action::Pass, frame.clone()));
         }
+    }
+}
+
+#[test]
+fn a_claim_of_our_address_by_another_mac_is_told_once_a_second_while_we_hold_the_lease() {
+    let Some(mut director) = director() else { return };
+    let claims = [
+        arp((OTHER_MAC, BROADCAST), ArpOperation::REQUEST, (OTHER_MAC, VIP), ([0; 6], VIP)),
+        arp((OTHER_MAC, BROADCAST), ArpOperation::REPLY, (OTHER_MAC, VIP), (BROADCAST, VIP)),
+        arp((OTHER_MAC, BROADCAST), ArpOperation::REQUEST, (OTHER_MAC, VIP), ([0; 6], CLIENT)),
+        is_at(VIP, OTHER_MAC),
+    ];
+    for until in [RESIGNED, LAPSED] {
+        director.lease(until);
+        claims.iter().for_each(|frame| drop(director.run(frame)));
+    }
+    director.lease(HELD);
+    director.run(&is_at(VIP, DIRECTOR_MAC));
+    director.run(&who_has(VIP));
+    assert_eq!(director.take_claims(), [], "nobody contradicts us");
+
+    let address = Claim::mapped(VIP.octets());
+    let told = Claim { address, lease: LEASE, ifindex: INGRESS, mac: OTHER_MAC, ..Claim::default() };
+    for frame in &claims {
+        director.run(frame);
+        director.run(frame);
+        assert_eq!(director.take_claims(), [told]);
+        thread::sleep(Duration::from_millis(1100));
     }
 }
 

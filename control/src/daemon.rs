@@ -1,5 +1,6 @@
 //! Composition root of `lvsd run`: the only place that spawns, wires channels and orders start, reload and stop.
 
+mod claims;
 mod election;
 mod handover;
 mod precondition;
@@ -199,6 +200,7 @@ impl Daemon {
         around.tasks.spawn(admin::serve(listener, requests.clone(), call_sender, around.cancel.clone()));
 
         let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
+        around.tasks.spawn(claims::run(dataplane.claims()?, vrrp_receiver.clone(), around.cancel.clone()));
         let (voice, told) = mpsc::channel(NOTICES);
         let notifier = pools::run(told, around.voices.settled.subscribe(), around.cancel.clone());
         let silence = around.silence.clone();

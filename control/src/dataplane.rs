@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHash, Map, MapData, MapError, PerCpuArray},
+    maps::{HashMap as BpfHash, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -169,6 +169,11 @@ impl Dataplane {
     pub fn leases(&self) -> Result<LeaseMap, DataplaneError> {
         LeaseMap::map(self.leases.fd())
             .map_err(|source| DataplaneError::Mapping { map: maps::LEASES, source })
+    }
+
+    /// What the program tells of hosts that claim virtual addresses. To be taken once.
+    pub fn claims(&mut self) -> Result<RingBuf<MapData>, DataplaneError> {
+        RingBuf::try_from(take(&mut self.ebpf, maps::CLAIMS)?).map_err(load_error)
     }
 
     /// For aya-log, which reads the program's log ring.

@@ -29,13 +29,22 @@ pub mod pools;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
     pub subject: Subject,
+    /// The state before.
     pub from: State,
-    /// INIT is a planned stop.
-    pub to: State,
+    pub what: What,
     pub priority: u8,
     pub cause: String,
     /// Scripts start when the host has acted on so many changes: a master's addresses are there then.
     pub change: u64,
+}
+
+/// What is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// INIT is a planned stop.
+    Became(State),
+    /// It is master, and another host says that an address of its is its own.
+    SplitBrain,
 }
 
 /// Whose state changed, by its place in the configuration.
@@ -157,7 +166,7 @@ impl Speaker {
         let Some(listener) = listener else { return };
         let after = self.lanes.ends(&listener.members);
         let arguments =
-            [kind, &listener.name, word(notice.to), &notice.priority.to_string()].map(str::to_owned);
+            [kind, &listener.name, word(notice.what), &notice.priority.to_string()].map(str::to_owned);
         let [kind, name, state, priority] = &arguments;
         self.write(&format!("{kind} \"{name}\" {state} {priority}\n"));
         let environment = vec![
@@ -169,11 +178,12 @@ impl Speaker {
             ("LVSD_CAUSE", notice.cause.clone()),
         ];
         let Notify { master, backup, fault, stop, any } = &listener.notify;
-        let of_state = match notice.to {
-            State::Master => master,
-            State::Backup => backup,
-            State::Fault => fault,
-            State::Init => stop,
+        let of_state = match notice.what {
+            What::Became(State::Master) => master,
+            What::Became(State::Backup) => backup,
+            What::Became(State::Fault) => fault,
+            What::Became(State::Init) => stop,
+            What::SplitBrain => &None,
         };
         let scripts = of_state.iter().map(|script| (script, Vec::new()));
         for (script, arguments) in scripts.chain(any.iter().map(|script| (script, arguments.to_vec()))) {
@@ -183,7 +193,7 @@ impl Speaker {
                 environment: environment.clone(),
                 change: notice.change,
             };
-            let job = Job { last: notice.to == State::Init, after: after.clone(), work: run };
+            let job = Job { last: notice.what == What::Became(State::Init), after: after.clone(), work: run };
             self.start(name, lane, job);
         }
     }
@@ -230,13 +240,14 @@ fn open(fifos: &[model::Fifo]) -> Vec<Fifo> {
     fifos.iter().filter_map(open).collect()
 }
 
-/// As keepalived names it.
-fn word(to: State) -> &'static str {
-    match to {
-        State::Master => "MASTER",
-        State::Backup => "BACKUP",
-        State::Fault => "FAULT",
-        State::Init => "STOP",
+/// As keepalived names it, where it knows it.
+fn word(what: What) -> &'static str {
+    match what {
+        What::Became(State::Master) => "MASTER",
+        What::Became(State::Backup) => "BACKUP",
+        What::Became(State::Fault) => "FAULT",
+        What::Became(State::Init) => "STOP",
+        What::SplitBrain => "SPLIT_BRAIN",
     }
 }
 

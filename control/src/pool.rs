@@ -23,7 +23,7 @@ use crate::{
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
     notify::pools::{self, Notice},
-    vrrp::{board::Counter, driver, packet::Rejection, track::Finding},
+    vrrp::{board::Counter, driver, packet::Rejection, report::mac_text, track::Finding},
 };
 
 /// How old the loads are at most that new flows are spread by.
@@ -264,6 +264,10 @@ impl Pool {
                 interface: instance.interface.clone(),
                 vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
                 trackers: config.tracks.iter().filter_map(|track| vrrp.tracker(track)).collect(),
+                claim: view.claim.map(|(mac, at)| status::Claim {
+                    mac: mac_text(mac),
+                    seconds_ago: now.nanos().saturating_sub(at.nanos()) / 1_000_000_000,
+                }),
                 counters: named(Counter::ALL.map(|(_, name)| name), view.counters),
                 rejected: named(Rejection::KINDS, view.rejected),
                 lease_remaining_ms: view.lease.nanos().saturating_sub(now.nanos()) / 1_000_000,

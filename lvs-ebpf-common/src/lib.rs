@@ -2,6 +2,7 @@
 //! values, the names and sizes of maps, the flow hash and the list of packet outcomes.
 #![no_std]
 
+pub mod claim;
 pub mod flow;
 pub mod flow_table;
 pub mod lease;
@@ -9,6 +10,7 @@ pub mod maps;
 pub mod outcome;
 pub mod service;
 
+pub use claim::Claim;
 pub use lease::{Lease, LeaseOwner, Vip};
 pub use outcome::Outcome;
 pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

@@ -39,6 +39,8 @@ pub const LEASES: &str = "LEASES";
 pub const VIPS: &str = "VIPS";
 /// Hash of IPv6 address (16 bytes) to [`crate::Vip`].
 pub const VIPS6: &str = "VIPS6";
+/// Ring of [`crate::Claim`]. Each load of the program has its own.
+pub const CLAIMS: &str = "CLAIMS";
 /// Per-CPU array of `u64`, indexed by [`crate::Outcome`].
 pub const OUTCOMES: &str = "OUTCOMES";
 

@@ -1,11 +1,13 @@
-//! Who answers an ARP request for a virtual address: this node under its lease, and otherwise nobody here.
+//! Who answers an ARP request for a virtual address: this node under its lease, and otherwise nobody here. And does
+//! anybody else claim one?
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::Outcome;
+use lvs_ebpf_common::{Claim, Outcome};
 use network_types::eth::EtherType;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
+    claim,
     packet::Packet,
     parse::{Ethernet, Mac},
     vip,
@@ -34,6 +36,13 @@ const REPLY: u16 = 2_u16.to_be();
 #[inline(always)]
 pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet) -> Result<Outcome, Outcome> {
     let arp: Arp = frame.read(Ethernet::LEN).ok_or(Outcome::TruncatedHeader)?;
+    if !arp.is_ipv4() {
+        return Err(Outcome::NotOurs);
+    }
+    let sender: u32 = zerocopy::transmute!(arp.sender);
+    if let Some(vip) = vip::find(sender) {
+        claim::heed(ctx, Claim::mapped(sender.to_ne_bytes()), &vip, arp.sender_mac);
+    }
     if !arp.is_question() {
         return Err(Outcome::NotOurs);
     }
@@ -55,14 +64,21 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet) -> Result<Out
 }
 
 impl Arp {
-    /// A request that wants an answer. One that asks for its own sender's address announces it
-    /// (RFC 5227 2.3): the kernel shall learn of it. A probe (RFC 5227 1.1), from 0.0.0.0, does want one.
+    /// Any kind tells its receivers where its sender's address is (RFC 826), if they know it already.
     #[inline(always)]
-    fn is_question(&self) -> bool {
+    fn is_ipv4(&self) -> bool {
         (self.hardware == ETHERNET || self.hardware == IEEE_802)
             && self.protocol == EtherType::Ipv4 as u16
             && self.lengths[0] == 6
             && self.lengths[1] == 4
+            && (self.operation == REQUEST || self.operation == REPLY)
+    }
+
+    /// A request that wants an answer. One that asks for its own sender's address announces it
+    /// (RFC 5227 2.3): the kernel shall learn of it. A probe (RFC 5227 1.1), from 0.0.0.0, does want one.
+    #[inline(always)]
+    fn is_question(&self) -> bool {
+        self.is_ipv4()
             && self.operation == REQUEST
             && (self.sender[0] != self.target[0] || self.sender[1] != self.target[1])
     }

@@ -5,6 +5,7 @@ pub mod pipeline;
 
 mod arp;
 mod checksum;
+mod claim;
 mod event;
 mod flow_table;
 mod forward;

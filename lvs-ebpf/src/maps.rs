@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
     Counter, Lease, Outcome, Real, Service, Turn, Vip,
@@ -35,6 +35,12 @@ pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 pub static VIPS6: HashMap<[u8; 16], Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 #[map]
 pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT, 0);
+/// Full, it loses claims: whoever makes them will make more.
+#[map]
+pub static CLAIMS: RingBuf = RingBuf::with_byte_size(1 << 14, 0);
+/// When a claim was last told, for each lease; of no use to userspace.
+#[map]
+pub static CLAIMED: Array<u64> = Array::with_max_entries(LEASE_SLOTS, 0);
 /// When each kind of event was last logged; of no use to userspace.
 #[map]
 pub static LOGGED: Array<u64> = Array::with_max_entries(crate::event::KINDS, 0);

@@ -34,8 +34,14 @@ pub struct Instance {
     pub vips: Vec<String>,
     pub lease_remaining_ms: Option<u64>,
     pub trackers: Vec<Tracker>,
+    pub claim: Option<Claim>,
     pub counters: BTreeMap<String, u64>,
     pub rejected: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Claim {
+    pub mac: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

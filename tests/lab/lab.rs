@@ -124,6 +124,28 @@ impl Lab {
         Ok(())
     }
 
+    /// Moves the cables of these hosts, link up all the time, to a second switch behind [`Lab::cut`] and [`Lab::mend`].
+    pub fn second_switch(&self, hosts: &[&Node]) -> Result<()> {
+        self.switch.run("ip link add br1 type bridge forward_delay 0 mcast_snooping 0")?;
+        self.switch.run("ip link add trunk0 type veth peer name trunk1")?;
+        for line in ["trunk0 master br0 up", "trunk1 master br1 up", "br1 up"] {
+            self.switch.run(&format!("ip link set {line}"))?;
+        }
+        for host in hosts {
+            self.switch.run(&format!("ip link set {} master br1", host.name))?;
+        }
+        Ok(())
+    }
+
+    /// Parts the two switches. No host's link goes down.
+    pub fn cut(&self) -> Result<()> {
+        self.switch.run("ip link set trunk0 down").map(drop)
+    }
+
+    pub fn mend(&self) -> Result<()> {
+        self.switch.run("ip link set trunk0 up").map(drop)
+    }
+
     fn print_logs(&self) {
         let mut command = Command::new("tail");
         // The shell expands nothing here: find names the files.

@@ -13,10 +13,11 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
+    Claim, Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
+use zerocopy::FromBytes as _;
 
 /// The interface that frames come in on, unless a context says otherwise: lo, which every namespace has.
 pub const INGRESS: u32 = 1;
@@ -146,6 +147,12 @@ impl Director {
     pub fn take_log(&mut self) -> usize {
         let mut ring = RingBuf::try_from(self.ebpf.map_mut("AYA_LOGS").unwrap()).unwrap();
         std::iter::from_fn(|| ring.next().map(drop)).count()
+    }
+
+    /// Claims of virtual addresses waiting to be read.
+    pub fn take_claims(&mut self) -> Vec<Claim> {
+        let mut ring = RingBuf::try_from(self.ebpf.map_mut(maps::CLAIMS).unwrap()).unwrap();
+        std::iter::from_fn(|| ring.next().map(|event| Claim::read_from_bytes(&event).unwrap())).collect()
     }
 
     /// Runs the program on one frame and finds the one counter that moved.

@@ -127,7 +127,7 @@ impl World {
             // Whoever takes no part asks nobody and waits when it returns.
             _ => self.memories[host][lan].forget(),
         }
-        if self.hosts[host].is_master(lan) && letter.priority > 0 {
+        if self.hosts[host].is_master(lan) {
             self.read_as_master.insert((lan, host, letter.from), self.now);
         }
         let advert = Advert { priority: letter.priority, interval: letter.interval };
@@ -251,7 +251,7 @@ impl World {
                     daemon.machines[lan].on_advert_failed(work.since, &mut work.effects);
                 }
             }
-            Effect::Invite { peer } => {
+            Effect::Farewell { peer } => {
                 let to = (0..self.hosts.len()).find(|other| address(*other) == peer);
                 if let Some(to) = to.filter(|_| self.hosts[host].cables[lan]) {
                     self.write(host, to, lan, 0);

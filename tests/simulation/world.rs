@@ -350,9 +350,9 @@ impl World {
         Ok(())
     }
 
-    /// Neighbours believe whoever announced itself last. Of two masters that meet the worse one yields in silence, so
-    /// the better one need not learn of it (keepalived's `vrrp_higher_prio_send_advert` is for that). What is promised is
-    /// that it announces itself when it does.
+    /// Neighbours believe whoever announced itself last. Of two masters that meet the worse one yields and says so to
+    /// the better one, which need not have heard of it before. That may be lost; what is promised is that the better one
+    /// announces itself when it has heard.
     fn check_neighbours(&self, lan: usize, master: usize) -> Verdict {
         let Some(believed) = self.neighbours[lan] else {
             return Err("nobody has announced itself".to_owned());

@@ -33,6 +33,8 @@ pub struct Instance {
     /// 0 = holds none.
     pub lease_remaining_ms: u64,
     pub trackers: Vec<Tracker>,
+    /// The last host that said an address of this master's is its own.
+    pub claim: Option<Claim>,
     pub counters: BTreeMap<String, u64>,
     /// Adverts that were refused, by reason.
     pub rejected: BTreeMap<String, u64>,
@@ -56,6 +58,12 @@ impl Instance {
         let rejected = self.rejected.iter().filter(|(_, count)| **count > 0);
         counters.chain(rejected.map(|(kind, count)| format!("{count} adverts refused: {kind}")))
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    pub mac: String,
+    pub seconds_ago: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,6 +164,13 @@ impl fmt::Display for Status {
                     "  handed over: backup while another is master, until `lvsd failback` or a restart"
                 )?;
             }
+            if let Some(Claim { mac, seconds_ago }) = &i.claim {
+                let count = i.counters.get(Counter::Claims.name()).copied().unwrap_or_default();
+                writeln!(
+                    f,
+                    "  split brain: {mac} claimed its addresses, last {seconds_ago} s ago ({count} times seen)"
+                )?;
+            }
             for Tracker { kind, name, weight, state, .. } in &i.trackers {
                 writeln!(f, "  {kind} {name} {state} (weight {weight})")?;
             }
@@ -251,6 +266,7 @@ mod tests {
                     reverse: false,
                     state: "down".into(),
                 }],
+                claim: Some(Claim { mac: "02:00:00:00:00:07".into(), seconds_ago: 3 }),
                 counters: [("adverts_sent", 9), ("send_failures", 3), ("own_address", 0)]
                     .map(|(name, count)| (name.to_owned(), count))
                     .into(),

@@ -8,7 +8,7 @@ use crate::{
     vrrp::{
         State,
         board::{Counter, View},
-        driver::{self, Wish},
+        driver::{self, Word},
     },
 };
 
@@ -45,8 +45,8 @@ pub async fn hand_over(vrrp: Vrrp, instances: Vec<usize>, to: Option<IpAddr>) ->
     let before = instances.iter().map(|index| heard(&view(&vrrp, *index)));
     let (before, was_master): (Vec<_>, Vec<_>) =
         before.zip(instances.iter().map(|index| view(&vrrp, *index).state == State::Master)).unzip();
-    let wish = Wish::HandOver { instances: instances.clone(), to };
-    vrrp.handle.wish(wish).map_err(|deaf| deaf.to_string())?;
+    let word = Word::HandOver { instances: instances.clone(), to };
+    vrrp.handle.say(word).map_err(|deaf| deaf.to_string())?;
 
     let (mut said, mut failed) = (String::new(), false);
     for ((index, before), was_master) in instances.into_iter().zip(before).zip(was_master) {
@@ -76,7 +76,7 @@ pub fn take_part(vrrp: &Vrrp, instances: Vec<usize>) -> Result<String, String> {
         format!("{}: takes part again{again}\n", instance.name)
     });
     let said = said.collect();
-    vrrp.handle.wish(Wish::TakePart { instances }).map_err(|deaf| deaf.to_string())?;
+    vrrp.handle.say(Word::TakePart { instances }).map_err(|deaf| deaf.to_string())?;
     Ok(said)
 }
 

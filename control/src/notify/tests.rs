@@ -32,7 +32,15 @@ impl Drop for Scratch {
 }
 
 fn notice(from: State, to: State) -> Notice {
-    Notice { subject: Subject::Instance(0), from, to, priority: 150, cause: "a cause".to_owned(), change: 0 }
+    let what = What::Became(to);
+    Notice {
+        subject: Subject::Instance(0),
+        from,
+        what,
+        priority: 150,
+        cause: "a cause".to_owned(),
+        change: 0,
+    }
 }
 
 fn notifier(notify: Notify, fifos: Vec<Fifo>) -> (Notifier, watch::Sender<u64>) {
@@ -54,7 +62,7 @@ async fn tell(notifier: Notifier, told: &[Notice]) {
     }
     drop(sender);
     let cancel = CancellationToken::new();
-    if told.last().is_some_and(|last| last.to == State::Init) {
+    if told.last().is_some_and(|last| last.what == What::Became(State::Init)) {
         cancel.cancel();
     }
     notifier.run(notices, cancel).await;

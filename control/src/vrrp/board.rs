@@ -21,6 +21,8 @@ pub struct View {
     pub handed_over: bool,
     /// The end of its lease; in the past or zero where it holds none.
     pub lease: Monotonic,
+    /// The last host that said an address of ours is its own, and when.
+    pub claim: Option<([u8; 6], Monotonic)>,
     /// In the order of [`Counter::ALL`].
     pub counters: [u64; Counter::ALL.len()],
     /// In the order of [`Rejection::KINDS`].
@@ -43,6 +45,8 @@ pub enum Counter {
     AddressesDiffer,
     /// Adverts with our own source address: a loop in the network, or an address in use twice.
     OwnAddress,
+    /// Another host said that an address of this master's is its own.
+    Claims,
     /// v3 adverts whose checksum leaves out the pseudo header (RFC 9568).
     ChecksumOfMessage,
     /// Adverts without the signature of `auth_hmac`, accepted because its mode is not `enforce`.
@@ -50,7 +54,7 @@ pub enum Counter {
 }
 
 impl Counter {
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::AdvertsSent, "adverts_sent"),
         (Self::AdvertsReceived, "adverts_received"),
         (Self::SendFailures, "send_failures"),
@@ -61,6 +65,7 @@ impl Counter {
         (Self::AnnouncementFailures, "announcement_failures"),
         (Self::AddressesDiffer, "addresses_differ"),
         (Self::OwnAddress, "own_address"),
+        (Self::Claims, "claims"),
         (Self::ChecksumOfMessage, "checksum_of_message"),
         (Self::Unsigned, "unsigned"),
     ];
@@ -76,6 +81,8 @@ struct Row {
     priority: AtomicU8,
     handed_over: AtomicBool,
     lease: AtomicU64,
+    claimant: AtomicU64,
+    claimed_at: AtomicU64,
     counters: [AtomicU64; Counter::ALL.len()],
     rejected: [AtomicU64; Rejection::KINDS.len()],
 }
@@ -101,6 +108,10 @@ impl Board {
             priority: row.priority.load(Ordering::Acquire),
             handed_over: row.handed_over.load(Ordering::Acquire),
             lease: Monotonic::from_nanos(row.lease.load(Ordering::Acquire)),
+            claim: Some(row.claimed_at.load(Ordering::Acquire)).filter(|at| *at > 0).map(|at| {
+                let [_, _, mac @ ..] = row.claimant.load(Ordering::Acquire).to_be_bytes();
+                (mac, Monotonic::from_nanos(at))
+            }),
             counters: row.counters.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
             rejected: row.rejected.each_ref().map(|counter| counter.load(Ordering::Relaxed)),
         })
@@ -133,6 +144,13 @@ impl Board {
 
     pub(super) fn set_handed_over(&self, instance: usize, handed_over: bool) {
         self.instances[instance].handed_over.store(handed_over, Ordering::Release);
+    }
+
+    pub(super) fn set_claim(&self, instance: usize, mac: [u8; 6], at: Monotonic) {
+        let [a, b, c, d, e, f] = mac;
+        let row = &self.instances[instance];
+        row.claimant.store(u64::from_be_bytes([0, 0, a, b, c, d, e, f]), Ordering::Release);
+        row.claimed_at.store(at.nanos(), Ordering::Release);
     }
 
     pub(super) fn set_lease(&self, instance: usize, until: Monotonic) {

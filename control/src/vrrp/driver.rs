@@ -113,7 +113,8 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// The last four are told once per kind until the state of the instance changes; the board counts them all.
+/// A claim is told once a minute, other remarks once per kind until the state of the instance changes; the board counts
+/// them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// With the priority that it has now.
@@ -135,6 +136,12 @@ pub enum EventKind {
     OwnAddress {
         from: IpAddr,
     },
+    /// Another host says that an address of ours is its own.
+    Claimed {
+        address: IpAddr,
+        mac: [u8; 6],
+        priority: u8,
+    },
     SendFailed {
         destination: IpAddr,
         error: Errno,
@@ -145,19 +152,21 @@ pub enum EventKind {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-    wishes: SyncSender<Wish>,
+    words: SyncSender<Word>,
 }
 
-/// What an operator wants of instances; those of a sync group are named together.
+/// What the thread is told in order. Instances of a sync group are named together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// To let a peer be master, this one if one is named, and to stay backup while there is any.
+pub enum Word {
+    /// An operator wants to let a peer be master, this one if one is named, and to stay backup while there is any.
     HandOver { instances: Vec<usize>, to: Option<IpAddr> },
-    /// To take that back.
+    /// An operator takes that back.
     TakePart { instances: Vec<usize> },
+    /// Another host says that an address of ours is at its MAC.
+    Claimed { instance: usize, address: IpAddr, mac: [u8; 6] },
 }
 
-/// The thread has as many unread wishes as it takes.
+/// The thread has as many unread words as it takes.
 #[derive(Debug, thiserror::Error)]
 #[error("the VRRP thread does not answer")]
 pub struct Deaf;
@@ -195,8 +204,8 @@ impl Handle {
         }
     }
 
-    pub fn wish(&self, wish: Wish) -> Result<(), Deaf> {
-        self.wishes.try_send(wish).map_err(|_| Deaf)?;
+    pub fn say(&self, word: Word) -> Result<(), Deaf> {
+        self.words.try_send(word).map_err(|_| Deaf)?;
         self.shared.ring();
         Ok(())
     }
@@ -294,7 +303,7 @@ fn decode_standing(code: u64) -> Standing {
     }
 }
 
-const WISHES: usize = 16;
+const WORDS: usize = 64;
 
 /// Opens all sockets, then starts the thread. Instances begin at once, where their trackers (`starts`, one for
 /// each) let them.
@@ -313,14 +322,14 @@ pub fn spawn(
         leave: AtomicBool::new(false),
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,
     });
-    let (wishes, wished) = sync_channel(WISHES);
-    let mut engine = engine::Engine::new(&instances, starts, leases, events, shared.clone(), wished)?;
+    let (words, unread) = sync_channel(WORDS);
+    let mut engine = engine::Engine::new(&instances, starts, leases, events, shared.clone(), unread)?;
     realtime::lock_memory();
     let thread = thread::Builder::new().name("vrrp".to_owned()).stack_size(256 << 10).spawn(move || {
         realtime::enter();
         engine.run()
     })?;
-    Ok((Handle { shared, wishes }, Thread(thread)))
+    Ok((Handle { shared, words }, Thread(thread)))
 }
 
 /// What no socket would complain about.

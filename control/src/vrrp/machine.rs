@@ -52,7 +52,7 @@ pub enum Effect {
         priority: u8,
     },
     /// Priority 0 to this peer alone.
-    Invite {
+    Farewell {
         peer: IpAddr,
     },
     /// Gratuitous ARP, so many frames for each address.
@@ -186,7 +186,9 @@ impl Machine {
             }
             Role::Master(master) if advert.priority == 0 => {
                 // RFC 9568 6.4.3: somebody else thought to be master; make ourselves heard before its peers time out.
+                // Neighbours may still believe that one.
                 master.renew(&self.settings, now, effects);
+                announce(master.announcements.provoke(now), effects);
             }
             Role::Master(master) => {
                 let ours = (self.settings.priority.get(), self.settings.source);
@@ -195,7 +197,9 @@ impl Machine {
                 if theirs > ours {
                     self.master_interval = advert.interval;
                     let cause = Cause::BetterMaster { address: from, priority: advert.priority };
-                    self.become_backup(cause, now, effects);
+                    let backup = Backup::wait(now + self.settings.master_down(self.master_interval));
+                    // Where both were cut off from each other, it does not know that there are neighbours who believe us.
+                    self.leave(Role::Backup(backup), cause, Effect::Farewell { peer: from }, effects);
                 } else if theirs < ours {
                     // RFC 9568 6.4.3: answer at once. The other one has announced the addresses, so do we.
                     master.renew(&self.settings, now, effects);
@@ -252,6 +256,14 @@ impl Machine {
         }
     }
 
+    /// Another host says that one of our addresses is its own. True if that contradicts us: then we say it again.
+    pub fn on_claim(&mut self, now: Monotonic, effects: &mut Effects) -> bool {
+        self.check_lease(now, effects);
+        let Role::Master(master) = &mut self.role else { return false };
+        announce(master.announcements.provoke(now), effects);
+        true
+    }
+
     /// Trackers have changed it. A backup's wait changes by as much as its skew; a master's next advert says it.
     pub fn on_priority(&mut self, priority: Priority, now: Monotonic, effects: &mut Effects) {
         self.check_lease(now, effects);
@@ -277,7 +289,7 @@ impl Machine {
             Some(peer) => {
                 // By then its skew is over, whatever its priority: less than an interval, in v2 than the shortest one.
                 backup.invite_all_at = Some(now + self.master_interval + self.master_interval / 2);
-                Effect::Invite { peer }
+                Effect::Farewell { peer }
             }
             None => Effect::SendAdvert { priority: 0 },
         };

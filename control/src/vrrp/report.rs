@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::model::Config,
-    notify::{Notice, Subject},
+    notify::{Notice, Subject, What},
 };
 
 pub struct Reporter {
@@ -86,7 +86,8 @@ impl Reporter {
                     return;
                 }
                 let subject = Subject::Instance(index);
-                self.notify(Notice { subject, from, to, priority, cause: cause.clone(), change });
+                let what = What::Became(to);
+                self.notify(Notice { subject, from, what, priority, cause: cause.clone(), change });
                 self.follow(index, to, cause, change);
             }
             EventKind::AddressesUp | EventKind::AddressesDown => {
@@ -100,6 +101,14 @@ impl Reporter {
             }
             EventKind::OwnAddress { from } => {
                 tracing::warn!(instance, %from, "adverts come from our own address");
+            }
+            EventKind::Claimed { address, mac, priority } => {
+                let mac = mac_text(mac);
+                tracing::error!(instance, %address, mac, "split brain: another host claims a virtual address of ours");
+                let (subject, from, change) =
+                    (Subject::Instance(index), State::Master, *self.changes.borrow());
+                let cause = format!("{address} is claimed by {mac}");
+                self.notify(Notice { subject, from, what: What::SplitBrain, priority, cause, change });
             }
             EventKind::SendFailed { destination, error } => {
                 tracing::warn!(instance, %destination, %error, "an advert could not be sent");
@@ -116,7 +125,8 @@ impl Reporter {
         let from = std::mem::replace(&mut group.state, to);
         tracing::info!(group = group.name, %from, %to, cause, "sync group changed");
         // keepalived has no priority for groups either.
-        self.notify(Notice { subject: Subject::Group(of), from, to, priority: 0, cause, change });
+        let what = What::Became(to);
+        self.notify(Notice { subject: Subject::Group(of), from, what, priority: 0, cause, change });
     }
 
     fn notify(&self, notice: Notice) {
@@ -142,9 +152,38 @@ impl Reporter {
     }
 }
 
+/// As `ip link` writes it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_claim_is_told_as_split_brain_with_the_mac_of_who_makes_it() {
+        let (notices, mut told) = mpsc::channel(4);
+        let known = Known { name: "A".to_owned(), state: State::Master };
+        let mut reporter = Reporter {
+            instances: vec![known],
+            groups: vec![],
+            group_of: vec![None],
+            trackers: vec![],
+            notices,
+            changes: watch::channel(3).0,
+        };
+        let claim =
+            EventKind::Claimed { address: [10, 0, 0, 100].into(), mac: [2, 0, 0, 0, 0, 0x1f], priority: 90 };
+        reporter.report(0, claim);
+        let told = told.try_recv().unwrap();
+        assert_eq!(
+            (told.subject, told.from, told.what),
+            (Subject::Instance(0), State::Master, What::SplitBrain)
+        );
+        assert_eq!((told.priority, told.change), (90, 3));
+        assert_eq!(told.cause, "10.0.0.100 is claimed by 02:00:00:00:00:1f");
+    }
 
     #[test]
     fn a_group_is_told_of_when_its_last_member_has_changed_and_after_it() {
@@ -172,7 +211,7 @@ mod tests {
         }
         let told: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
         let seen: Vec<_> =
-            told.iter().map(|it| (it.subject, it.from, it.to, it.change, it.cause.as_str())).collect();
+            told.iter().map(|it| (it.subject, it.from, it.what, it.change, it.cause.as_str())).collect();
         let [a, b, alone] = [0, 1, 2].map(Subject::Instance);
         let group = Subject::Group(0);
         assert_eq!(
@@ -189,6 +228,13 @@ mod tests {
                 (b, State::Fault, State::Init, 7, "stopped"),
                 (group, State::Fault, State::Init, 7, "stopped"),
             ]
+            .map(|(subject, from, to, change, cause)| (
+                subject,
+                from,
+                What::Became(to),
+                change,
+                cause
+            ))
         );
     }
 }

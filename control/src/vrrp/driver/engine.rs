@@ -21,7 +21,7 @@ use socket2::SockAddr;
 use tokio::sync::mpsc;
 
 use super::{
-    Event, EventKind, Instance, Shared, Start, StartError, Wish, clock, decode_fault, decode_standing,
+    Event, EventKind, Instance, Shared, Start, StartError, Word, clock, decode_fault, decode_standing,
     wall_clock,
 };
 use crate::{
@@ -50,7 +50,7 @@ pub(super) struct Engine {
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
-    wishes: Receiver<Wish>,
+    words: Receiver<Word>,
     epoll: Epoll,
     /// Room for all descriptors: no timer may fire because an advert waits in a socket that found no room here.
     ready: Vec<EpollEvent>,
@@ -93,6 +93,8 @@ struct Node {
     fault: Option<FaultCause>,
     /// What was told since the last transition, one bit for each kind of remark.
     told: u32,
+    /// When a claim was told last.
+    told_claim: Option<Monotonic>,
     /// It has handed over and not heard of the new master yet.
     resigned: bool,
 }
@@ -101,6 +103,9 @@ struct Node {
 /// this, so a timer never fires while an advert that would have stopped it lies unread.
 const RECEIVE_BATCH: usize = 4096;
 const ANNOUNCE_BATCH: usize = 64;
+
+/// A claim that goes on is told again after this.
+const CLAIM_PAUSE: Duration = Duration::from_secs(60);
 
 /// After a stop the program forwards on for so long when the new master was heard: its announcements follow its first
 /// advert, and packets may be on their way.
@@ -117,7 +122,7 @@ impl Engine {
         leases: LeaseMap,
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
-        wishes: Receiver<Wish>,
+        words: Receiver<Word>,
     ) -> Result<Self, StartError> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
         let timer =
@@ -171,7 +176,7 @@ impl Engine {
             leases,
             events,
             shared,
-            wishes,
+            words,
             epoll,
             timer,
             effects: Effects::with_capacity(16),
@@ -208,19 +213,22 @@ impl Engine {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // Adverts before timers: of two things that are due, the one that came in may cancel the other.
+            let mut rung = false;
+            // Adverts before timers and before what others say: of two things that are due, the one that came in may
+            // cancel the other.
             for index in 0..count {
                 match self.ready[index].data() {
                     TIMER => {}
-                    BELL => {
-                        let _ = self.shared.bell.read();
-                        if self.shared.leave.load(Ordering::Acquire) {
-                            return Ok(());
-                        }
-                        self.read_mailbox();
-                    }
+                    BELL => rung = true,
                     link => self.receive(link as usize),
                 }
+            }
+            if rung {
+                let _ = self.shared.bell.read();
+                if self.shared.leave.load(Ordering::Acquire) {
+                    return Ok(());
+                }
+                self.read_mailbox();
             }
             self.fire();
         }
@@ -326,8 +334,8 @@ impl Engine {
                 self.fault(index, fault);
             }
         }
-        while let Ok(wish) = self.wishes.try_recv() {
-            self.fulfil(&wish);
+        while let Ok(word) = self.words.try_recv() {
+            self.heed(&word);
         }
         if let Some(linger) = shared.stop.get()
             && self.stop_at.is_none()
@@ -353,27 +361,53 @@ impl Engine {
         }
     }
 
-    fn fulfil(&mut self, wish: &Wish) {
-        if self.stop_at.is_some() {
-            return;
-        }
-        let (Wish::HandOver { instances, .. } | Wish::TakePart { instances }) = wish;
-        let instances = || instances.iter().copied().filter(|index| *index < self.nodes.len());
-        let instances: Vec<_> = instances().collect();
-        // All members of a sync group, before it settles: each says its farewell.
-        for index in instances.iter().copied() {
-            match wish {
-                Wish::HandOver { to, .. } => {
-                    self.apply(index, |machine, now, effects| machine.hand_over(*to, now, effects));
-                }
-                Wish::TakePart { .. } => self.apply(index, Machine::take_part),
+    fn heed(&mut self, word: &Word) {
+        match word {
+            _ if self.stop_at.is_some() => {}
+            Word::HandOver { instances, to } => {
+                self.move_together(instances, |machine, now, effects| machine.hand_over(*to, now, effects));
             }
+            Word::TakePart { instances } => self.move_together(instances, Machine::take_part),
+            Word::Claimed { instance, address, mac } if *instance < self.nodes.len() => {
+                self.claimed(*instance, *address, *mac);
+            }
+            Word::Claimed { .. } => {}
+        }
+    }
+
+    /// All members of a sync group say their farewell before the group settles.
+    fn move_together(
+        &mut self,
+        instances: &[usize],
+        input: impl Fn(&mut Machine, Monotonic, &mut Effects) + Copy,
+    ) {
+        let count = self.nodes.len();
+        let instances = || instances.iter().copied().filter(|index| *index < count);
+        for index in instances() {
+            self.apply(index, input);
             let machine = &self.nodes[index].machine;
             self.shared.board.set_priority(index, machine.priority().get());
             self.shared.board.set_handed_over(index, machine.handed_over());
         }
-        for index in instances {
+        for index in instances() {
             self.input(index, |_, _, _| {});
+        }
+    }
+
+    fn claimed(&mut self, index: usize, address: IpAddr, mac: [u8; 6]) {
+        let mut contradicts = false;
+        self.input(index, |machine, now, effects| contradicts = machine.on_claim(now, effects));
+        if !contradicts {
+            return;
+        }
+        let now = clock();
+        self.shared.board.count(index, Counter::Claims);
+        self.shared.board.set_claim(index, mac, now);
+        let told = &mut self.nodes[index].told_claim;
+        if told.is_none_or(|at| now >= at + CLAIM_PAUSE) {
+            *told = Some(now);
+            let priority = self.nodes[index].machine.priority().get();
+            self.tell(index, EventKind::Claimed { address, mac, priority });
         }
     }
 
@@ -456,7 +490,7 @@ impl Engine {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }
             }
-            Effect::Invite { peer } => {
+            Effect::Farewell { peer } => {
                 if self.advertise_to(index, 0, peer) {
                     self.shared.board.count(index, Counter::ResignationsSent);
                 }
@@ -544,7 +578,10 @@ impl Engine {
     /// Transitions always, remarks once until the next transition.
     fn tell(&mut self, index: usize, kind: EventKind) {
         let remark = match kind {
-            EventKind::Transition { .. } | EventKind::AddressesUp | EventKind::AddressesDown => None,
+            EventKind::Transition { .. }
+            | EventKind::AddressesUp
+            | EventKind::AddressesDown
+            | EventKind::Claimed { .. } => None,
             EventKind::Rejected { rejection, .. } => Some(rejection.kind()),
             EventKind::AddressesDiffer { .. } => Some(Rejection::KINDS.len()),
             EventKind::OwnAddress { .. } => Some(Rejection::KINDS.len() + 1),
@@ -648,6 +685,7 @@ impl Node {
             frames_left: 0,
             fault: standing.fault,
             told: 0,
+            told_claim: None,
             resigned: false,
         })
     }

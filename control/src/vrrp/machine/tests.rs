@@ -196,7 +196,7 @@ fn trackers_do_not_end_what_an_operator_wanted() {
 fn one_peer_is_invited_alone_and_all_of_them_if_it_does_not_come() {
     let mut bench = Bench::master(settings(200));
     let done = hand_over(&mut bench, Some(LOWER));
-    assert_eq!(done[..2], [Effect::ResignLease, Effect::Invite { peer: LOWER }]);
+    assert_eq!(done[..2], [Effect::ResignLease, Effect::Farewell { peer: LOWER }]);
     assert_eq!(bench.patience(), ms(1500));
     assert_eq!(bench.fire(), [advert(0)]);
     assert_eq!(bench.fire().last(), Some(&transition(State::Backup, State::Master, Cause::MasterSilent)));
@@ -422,12 +422,17 @@ fn a_higher_master_in_between_restarts_the_preempt_delay() {
 // --- MASTER
 
 #[test]
-fn a_better_master_is_yielded_to_without_a_farewell() {
+fn a_better_master_is_yielded_to_lease_first_and_told_so() {
     let mut bench = Bench::master(settings(100));
     let cause = Cause::BetterMaster { address: LOWER, priority: 101 };
     assert_eq!(
         bench.hear_interval(LOWER, 101, ms(200)),
-        [Effect::ResignLease, Effect::AddressesDown, transition(State::Master, State::Backup, cause)]
+        [
+            Effect::ResignLease,
+            Effect::Farewell { peer: LOWER },
+            Effect::AddressesDown,
+            transition(State::Master, State::Backup, cause)
+        ]
     );
     assert_eq!(bench.patience(), Duration::from_micros(721_875), "waits by the interval of the new master");
 }
@@ -489,7 +494,30 @@ fn a_stream_of_lower_adverts_makes_no_stream_of_announcements() {
 fn priority_zero_from_another_is_answered_at_once() {
     let mut bench = Bench::master(settings(100));
     bench.pass(ms(300));
-    assert_eq!(bench.hear(HIGHER, 0), [advert(100), bench.lease(3 * SECOND)]);
+    assert_eq!(
+        bench.hear(HIGHER, 0),
+        [advert(100), bench.lease(3 * SECOND), Effect::Announce { repeat: 5 }],
+        "neighbours may believe the other one"
+    );
+}
+
+#[test]
+fn a_claim_is_contradicted_by_a_master_only_and_not_without_end() {
+    let claim = |bench: &mut Bench| {
+        let mut contradicts = false;
+        let effects = bench.input(|machine, now, effects| contradicts = machine.on_claim(now, effects));
+        (contradicts, effects)
+    };
+    let mut bench = Bench::backup(settings(100));
+    assert_eq!(claim(&mut bench), (false, vec![]));
+    bench.fire();
+    bench.pass(ms(500));
+    assert_eq!(claim(&mut bench), (true, vec![Effect::Announce { repeat: 5 }]));
+    assert_eq!(claim(bench.pass(ms(50))), (true, vec![]), "a pause is kept");
+    bench.pass(ms(50));
+    assert_eq!(bench.wake(), [Effect::Announce { repeat: 5 }], "and then the last word is ours");
+    bench.pass(3 * SECOND);
+    assert!(!claim(&mut bench).0, "the lease has lapsed: the other one is right");
 }
 
 #[test]
