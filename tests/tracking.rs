@@ -225,6 +225,70 @@ fn a_process_that_ends_costs_the_role_at_once_and_one_that_starts_brings_it_back
 }
 
 #[test]
+fn an_instance_without_an_interface_waits_for_it_while_the_others_work() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let lb1 = &stage.scene.lb1;
+    let other = |interface: &str| {
+        format!(
+            "vrrp_instance VI_2 {{\ninterface {interface}\nvirtual_router_id 52\nversion 3\nadvert_int 0.1\n\
+             virtual_ipaddress {{\n10.78.0.100/24\n}}\n}}\n"
+        )
+    };
+    let director = Director::start(lb1, &(fast(150).text() + &other("eth1")))?;
+    let are = |states: [&str; 2]| {
+        wait_for(&format!("{states:?}"), PATIENCE, || {
+            let status = director.status()?;
+            Ok(status.instances.iter().map(|it| it.state.as_str()).eq(states).then_some(()))
+        })
+    };
+    are(["MASTER", "FAULT"])?;
+    let add = || {
+        lb1.run("ip link add eth1 type veth peer name eth1p")?;
+        lb1.run("ip link set eth1p up")?;
+        lb1.run("ip link set eth1 up")?;
+        // Before it has an address there is nothing to send adverts from.
+        are(["MASTER", "FAULT"])?;
+        lb1.run("ip address add 10.78.0.1/24 dev eth1")?;
+        are(["MASTER", "MASTER"])
+    };
+    add()?;
+    let refused = director.reload(&(fast(150).text() + &other("eth9"))).unwrap_err();
+    assert!(refused.to_string().contains("VI_2 would lose its place"), "{refused:#}");
+    lb1.run("ip link delete eth1")?;
+    are(["MASTER", "FAULT"])?;
+    // A reload for another reason is none for a complaint.
+    director.reload(&(fast(150).text_with("garp_master_repeat 3") + &other("eth1")))?;
+    are(["MASTER", "FAULT"])?;
+    add()?;
+    stage.judge(|_| true, &[150])
+}
+
+#[test]
+fn a_link_that_is_back_before_its_delay_costs_no_role() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let stage = Stage::new()?;
+    let text = fast(150).text_with("down_timer_adverts 50") + "interface_up_down_delays {\neth0 2 0\n}\n";
+    let lb1 = Director::start(&stage.scene.lb1, &text)?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    stage.scene.lab.unplug(&stage.scene.lb1)?;
+    thread::sleep(Duration::from_millis(500));
+    stage.scene.lab.plug_in(&stage.scene.lb1)?;
+    thread::sleep(Duration::from_secs(3));
+    let log = fs::read_to_string(lb1.process().log())?;
+    assert!(!log.contains("link down"), "{log}");
+    let down = Stamp::now();
+    stage.scene.lab.unplug(&stage.scene.lb1)?;
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    assert!(down.elapsed() >= Duration::from_secs(2), "{:?}", down.elapsed());
+    Ok(())
+}
+
+#[test]
 fn a_sync_group_moves_together_when_one_members_link_goes_down() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

@@ -318,6 +318,10 @@ impl Daemon {
             "the program was loaded for interfaces without veth devices: restart lvsd (SIGUSR2, then start)"
         );
 
+        if let Some(instance) = site.misplaced(&self.site) {
+            bail!("vrrp_instance {instance} would lose its place on this host (see the log)");
+        }
+
         // Leases of both, until the old instances are gone.
         let (old, new) = (self.site.owners(), site.owners());
         let both: Vec<_> =

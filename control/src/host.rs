@@ -17,7 +17,10 @@ use crate::{
     config::model::{Config, Family, VirtualAddress, VirtualServer, VrrpInstance},
     dataplane::plan::NextHop,
     netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
-    vrrp::{FaultCause, State, driver},
+    vrrp::{
+        FaultCause, Monotonic, State, driver,
+        track::{Debounce, Finding},
+    },
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,10 @@ pub struct LocalInstance {
     pub link: Link,
     pub source: IpAddr,
     pub addresses: Vec<LocalAddress>,
+    /// The link of its own interface may be down: not with `dont_track_primary`.
+    needs_link: bool,
+    /// Why it has no place on this host yet.
+    pub absent: Option<FaultCause>,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +65,18 @@ pub struct LocalAddress {
 }
 
 impl LocalInstance {
+    /// One that waits in FAULT for what it lacks.
+    pub fn nowhere(place: usize, instance: &VrrpInstance, lacks: FaultCause) -> Self {
+        // No interface has such a number, which is negative for the kernel.
+        let ifindex = u32::MAX - u32::try_from(place).unwrap_or_default();
+        let source = match instance.family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        };
+        let link = Link { ifindex, name: instance.interface.clone(), ..Link::default() };
+        Self { link, source, addresses: Vec::new(), needs_link: true, absent: Some(lacks) }
+    }
+
     /// Whether sockets, announcements and tables made for `other` are right for this one.
     fn is_as(&self, other: &Self) -> bool {
         let place = |local: &Self| {
@@ -68,8 +87,18 @@ impl LocalInstance {
     }
 }
 
+impl HostError {
+    /// What an instance lacks.
+    pub fn fault(&self) -> FaultCause {
+        match self {
+            Self::NoSource { .. } | Self::SourceNotHere { .. } => FaultCause::SourceMissing,
+            _ => FaultCause::InterfaceMissing,
+        }
+    }
+}
+
 /// Finds every instance's interface and source address.
-pub fn locate(config: &Config, snapshot: &Snapshot) -> Result<Vec<LocalInstance>, HostError> {
+pub fn locate(config: &Config, snapshot: &Snapshot) -> Vec<Result<LocalInstance, HostError>> {
     let virtual_addresses = virtual_addresses(config);
     config.instances.iter().map(|instance| locate_one(instance, &virtual_addresses, snapshot)).collect()
 }
@@ -134,7 +163,7 @@ fn locate_one(
             })
         })
         .collect::<Result<_, HostError>>()?;
-    Ok(LocalInstance { link, source, addresses })
+    Ok(LocalInstance { link, source, addresses, needs_link: instance.track_primary, absent: None })
 }
 
 /// RFC 9568 5.1.2.1: over IPv6 adverts come from a link-local address.
@@ -224,15 +253,18 @@ pub fn next_hops(
 
 /// Why an instance cannot take part, as the host is now.
 fn fault(instance: &LocalInstance, snapshot: &Snapshot) -> Option<FaultCause> {
-    let ifindex = instance.link.ifindex;
+    if instance.absent.is_some() {
+        return instance.absent;
+    }
+    let own = instance.link.ifindex;
     // keepalived tracks the interface and those that addresses are put on with `dev`.
-    let interfaces = instance.addresses.iter().map(|address| address.ifindex).chain([ifindex]);
+    let interfaces = instance.addresses.iter().map(|address| address.ifindex).chain([own]);
     let links = interfaces.map(|ifindex| match snapshot.link_at(ifindex) {
         None => Some(FaultCause::InterfaceMissing),
-        Some(link) if !link.running => Some(FaultCause::LinkDown),
+        Some(link) if !link.running && (ifindex != own || instance.needs_link) => Some(FaultCause::LinkDown),
         Some(_) => None,
     });
-    let source = || (!snapshot.has_address(ifindex, instance.source)).then_some(FaultCause::SourceMissing);
+    let source = || (!snapshot.has_address(own, instance.source)).then_some(FaultCause::SourceMissing);
     links.flatten().next().or_else(source)
 }
 
@@ -249,6 +281,20 @@ fn isolated(
         .map(|(instance, _)| instance.link.ifindex)
         .collect();
     routes.iter().filter(|(_, route)| cut.contains(&route.ifindex)).map(|(real, _)| *real).collect()
+}
+
+/// Makes of what is seen what counts; returns when the next change may.
+fn debounce(
+    links: &mut HashMap<String, Debounce>,
+    snapshot: &mut Snapshot,
+    now: Monotonic,
+) -> Option<Duration> {
+    for link in &mut snapshot.links {
+        if let Some(debounce) = links.get_mut(&link.name) {
+            link.running = debounce.on_look(link.running, now) == Finding::Up;
+        }
+    }
+    links.values().filter_map(|debounce| debounce.left(now)).min()
 }
 
 fn send_if_new<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
@@ -292,6 +338,9 @@ impl Host {
         let mut ticks = 0u32;
         // Unknown: what an earlier task reported may be over.
         let mut faults = vec![None; self.instances.len()];
+        let mut links = self.debounced_links();
+        // Until a link's change may count.
+        let mut patience = None;
         loop {
             let mut topology = false;
             let mut probe = false;
@@ -299,6 +348,7 @@ impl Host {
                 () = cancel.cancelled() => return,
                 changed = self.netlink.changed() => topology = changed,
                 Ok(()) = roles.changed() => {}
+                () = time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
                 _ = tick.tick() => {
                     probe = true;
                     ticks = ticks.wrapping_add(1);
@@ -307,7 +357,7 @@ impl Host {
                 }
             }
             let roles_seen = *roles.borrow_and_update();
-            let snapshot = match self.look().await {
+            let mut snapshot = match self.look().await {
                 Ok(snapshot) => snapshot,
                 Err(error) => {
                     tracing::error!(%error, "cannot look at the host, opening netlink anew");
@@ -323,15 +373,17 @@ impl Host {
                 0 => {}
                 lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
             }
+            patience = debounce(&mut links, &mut snapshot, driver::clock());
             send_if_new(&self.running, snapshot.running());
             self.report_faults(&snapshot, &mut faults);
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
             self.settle_addresses(&snapshot).await;
             self.settled.send_replace(roles_seen);
-            if let Ok(located) = locate(&self.config, &snapshot)
-                && !located.iter().zip(&self.instances).all(|(now, then)| now.is_as(then))
-            {
+            let located = locate(&self.config, &snapshot);
+            let mut places = located.iter().zip(&self.instances);
+            // One that has lost its place keeps what was made for it, in FAULT.
+            if places.any(|(now, then)| now.as_ref().is_ok_and(|now| !now.is_as(then))) {
                 // Told again with every look until it is done.
                 self.moved.send_modify(|count| *count = count.wrapping_add(1));
             }
@@ -361,6 +413,16 @@ impl Host {
             )
         };
         if self.instances.iter().any(is_absent) { self.netlink.snapshot().await } else { Ok(snapshot) }
+    }
+
+    /// Links whose changes count later. Where they stood is known from the task before this one.
+    fn debounced_links(&self) -> HashMap<String, Debounce> {
+        let running = self.running.borrow();
+        let debounced = self.config.link_delays.iter().map(|delays| {
+            let finding = if running.contains(&delays.interface) { Finding::Up } else { Finding::Down };
+            (delays.interface.clone(), Debounce::new(delays.up, delays.down, finding))
+        });
+        debounced.collect()
     }
 
     fn report_faults(&self, snapshot: &Snapshot, known: &mut [Option<Option<FaultCause>>]) {
@@ -440,6 +502,7 @@ mod tests {
             garp: Garp::default(),
             notify: Notify::default(),
             tracks: Vec::new(),
+            track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,
         };
@@ -465,25 +528,32 @@ mod tests {
         }
     }
 
+    fn located(snapshot: &Snapshot) -> LocalInstance {
+        locate(&config(None), snapshot).pop().unwrap().unwrap()
+    }
+
+    fn lack(source: Option<IpAddr>, snapshot: &Snapshot) -> HostError {
+        locate(&config(source), snapshot).pop().unwrap().unwrap_err()
+    }
+
     #[test]
     fn a_virtual_address_left_by_a_killed_daemon_is_not_taken_for_the_source() {
-        let located = locate(&config(None), &snapshot(&[VIP, OWN], true)).unwrap();
-        assert_eq!(located[0].source, OWN);
+        assert_eq!(located(&snapshot(&[VIP, OWN], true)).source, OWN);
     }
 
     #[test]
     fn what_the_host_lacks_is_said_by_name() {
-        let no_interface = locate(&config(None), &Snapshot::default()).unwrap_err().to_string();
+        let no_interface = lack(None, &Snapshot::default()).to_string();
         assert!(no_interface.contains("\"eth0\""), "{no_interface}");
-        let no_source = locate(&config(None), &snapshot(&[VIP], true)).unwrap_err().to_string();
+        let no_source = lack(None, &snapshot(&[VIP], true)).to_string();
         assert!(no_source.contains("no IPv4 address"), "{no_source}");
-        let elsewhere = locate(&config(Some(OWN)), &snapshot(&[VIP], true)).unwrap_err().to_string();
+        let elsewhere = lack(Some(OWN), &snapshot(&[VIP], true)).to_string();
         assert!(elsewhere.contains("10.77.0.1 is not on eth0"), "{elsewhere}");
     }
 
     #[test]
     fn masters_get_their_addresses_and_all_others_lose_them() {
-        let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
+        let instances = [located(&snapshot(&[OWN], true))];
         let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN], true));
         assert_eq!((add.len(), remove.len()), (1, 0));
         let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
@@ -494,17 +564,52 @@ mod tests {
 
     #[test]
     fn a_fault_names_what_is_missing() {
-        let instance = &locate(&config(None), &snapshot(&[OWN], true)).unwrap()[0];
+        let instance = &located(&snapshot(&[OWN], true));
         assert_eq!(fault(instance, &snapshot(&[OWN], true)), None);
         assert_eq!(fault(instance, &snapshot(&[OWN], false)), Some(FaultCause::LinkDown));
         assert_eq!(fault(instance, &snapshot(&[VIP], true)), Some(FaultCause::SourceMissing));
         assert_eq!(fault(instance, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+        let careless = &LocalInstance { needs_link: false, ..instance.clone() };
+        assert_eq!(fault(careless, &snapshot(&[OWN], false)), None, "dont_track_primary");
+        assert_eq!(fault(careless, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+    }
+
+    #[test]
+    fn an_instance_without_a_place_waits_for_one_and_no_other_is_like_it() {
+        let config = config(None);
+        let [first, second] = [0, 1].map(|place| {
+            let lacks = lack(None, &Snapshot::default()).fault();
+            LocalInstance::nowhere(place, &config.instances[0], lacks)
+        });
+        assert_ne!(first.link.ifindex, second.link.ifindex);
+        let there = snapshot(&[OWN], true);
+        assert_eq!(fault(&first, &there), Some(FaultCause::InterfaceMissing));
+        assert!(!located(&there).is_as(&first), "its coming is noticed");
+        assert_eq!(lack(None, &snapshot(&[], true)).fault(), FaultCause::SourceMissing);
+    }
+
+    #[test]
+    fn a_link_with_a_delay_counts_as_it_was_until_then() {
+        let at = |seconds| Monotonic::default() + Duration::from_secs(seconds);
+        let (second, two) = (Duration::from_secs(1), Duration::from_secs(2));
+        let mut links = HashMap::from([("eth0".to_owned(), Debounce::new(two, second, Finding::Up))]);
+        let mut look = |running, now| {
+            let mut seen = snapshot(&[OWN], running);
+            let left = debounce(&mut links, &mut seen, at(now));
+            (seen.links[0].running, left)
+        };
+        assert_eq!(look(false, 10), (true, Some(second)));
+        assert_eq!(look(false, 11), (false, None));
+        assert_eq!(look(true, 20), (false, Some(two)));
+        assert_eq!(look(false, 21), (false, None));
+        assert_eq!(look(true, 30), (false, Some(two)));
+        assert_eq!(look(true, 32), (true, None));
     }
 
     #[test]
     fn an_interface_that_came_back_as_another_is_noticed_and_a_link_that_went_down_is_not() {
-        let before = &locate(&config(None), &snapshot(&[OWN], true)).unwrap()[0];
-        let now = |snapshot: Snapshot| locate(&config(None), &snapshot).unwrap()[0].is_as(before);
+        let before = &located(&snapshot(&[OWN], true));
+        let now = |snapshot: Snapshot| located(&snapshot).is_as(before);
         assert!(now(snapshot(&[OWN], false)) && now(snapshot(&[OWN, VIP], true)));
         let mut other_mac = snapshot(&[OWN], true);
         other_mac.links[0].mac = [2, 0, 0, 0, 0, 7];
@@ -514,7 +619,7 @@ mod tests {
 
     #[test]
     fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
-        let instances = locate(&config(None), &snapshot(&[OWN], true)).unwrap();
+        let instances = [located(&snapshot(&[OWN], true))];
         let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
         let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false, source: None, mtu: None };
         let routes = [(near, route(3, near)), (far, route(4, far))].into();

@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub neighbours: HashMap<(u32, Ipv4Addr), [u8; 6]>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Link {
     pub ifindex: u32,
     pub name: String,

@@ -24,6 +24,7 @@ pub struct Config {
     pub trackers: Vec<Tracker>,
     pub instances: Vec<VrrpInstance>,
     pub groups: Vec<SyncGroup>,
+    pub link_delays: Vec<LinkDelays>,
     pub services: Vec<VirtualServer>,
 }
 
@@ -36,6 +37,8 @@ pub struct Global {
     pub fifos: Vec<Fifo>,
     /// `notify_fifo` and `lvs_notify_fifo`.
     pub lvs_fifos: Vec<Fifo>,
+    /// Interfaces may come after the start and go: nothing to complain of.
+    pub dynamic_interfaces: bool,
     /// Where a real server stands at the start is told too.
     pub rs_init_notifies: bool,
     /// Whose members may use the control socket, by its number; root alone where absent.
@@ -209,6 +212,8 @@ pub struct VrrpInstance {
     pub garp: Garp,
     pub notify: Notify,
     pub tracks: Vec<Track>,
+    /// Without `dont_track_primary`: the link of its own interface has to be up.
+    pub track_primary: bool,
     /// So many adverts have to be missing before a master is down, 2..=100.
     pub down_timer_adverts: u32,
     /// `v3_checksum_as_v2`: as RFC 9568 has it, without a pseudo header.
@@ -222,6 +227,14 @@ pub struct SyncGroup {
     /// Indexes into [`Config::instances`]; an instance is in at most one group.
     pub members: Vec<usize>,
     pub notify: Notify,
+}
+
+/// A line of `interface_up_down_delays`: how long a link has to be down, or up, until it counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkDelays {
+    pub interface: String,
+    pub down: Duration,
+    pub up: Duration,
 }
 
 /// Something outside of VRRP that instances depend on.

@@ -60,6 +60,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
     }
     let mut instances: Vec<_> =
         top.all("vrrp_instance").filter_map(|item| reader.instance(item, &defaults)).collect();
+    let link_delays = reader.link_delays(&top, &instances);
     let groups = top.all("vrrp_sync_group");
     let groups = groups.filter_map(|item| reader.group(item, &mut instances)).collect();
     let services: Vec<_> = top.all("virtual_server").filter_map(|item| reader.service(item)).collect();
@@ -70,6 +71,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         trackers,
         instances,
         groups,
+        link_delays,
         services: services.into_iter().map(|(_, service)| service).collect(),
     }
 }
@@ -367,9 +369,18 @@ impl Reader<'_> {
         let mut with_common = |word| common.iter().cloned().chain(self.fifo(&items, word)).collect();
         let (fifos, lvs_fifos) = (with_common("vrrp_notify_fifo"), with_common("lvs_notify_fifo"));
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
+        let dynamic_interfaces = self.dynamic_interfaces(&items);
         let admin_group = self.one(&items, "admin_group", |group| Ok(crate::script::group(group)?));
         (
-            Global { router_id, timeouts, fifos, lvs_fifos, rs_init_notifies, admin_group },
+            Global {
+                router_id,
+                timeouts,
+                fifos,
+                lvs_fifos,
+                dynamic_interfaces,
+                rs_init_notifies,
+                admin_group,
+            },
             Defaults { version, garp, down_timer_adverts, checksum_of_message },
         )
     }
@@ -383,6 +394,16 @@ impl Reader<'_> {
             let kind = |word: &str| value::choice(&kinds)(word.trim_start_matches(['+', '-']));
             self.word("include_check", word, kind);
         }
+    }
+
+    /// Which interface it is that comes back makes no difference here.
+    fn dynamic_interfaces(&mut self, items: &Items<'_>) -> bool {
+        let Some(item) = items.last("dynamic_interfaces") else { return false };
+        if let [word, extra @ ..] = item.statement.arguments.as_slice() {
+            self.word("dynamic_interfaces", word, value::choice(&[("allow_if_changes", ())]));
+            self.extra(item, extra);
+        }
+        true
     }
 
     /// `words`: delay, repeat, refresh, refresh_repeat.

@@ -177,6 +177,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             },
             notify: Notify::default(),
             tracks: Vec::new(),
+            track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,
         }]
@@ -492,6 +493,23 @@ fn priority_255_without_a_state_is_master_at_once() {
         text(&file).config.instances.first().unwrap().start_as_master
     };
     assert!(instance("") && instance("state MASTER") && !instance("state BACKUP"));
+}
+
+#[test]
+fn a_link_counts_as_late_as_its_delays_say() {
+    let loaded = text(
+        "global_defs {\ndynamic_interfaces\n}\nvrrp_instance V {\ninterface a\nvirtual_router_id 1\n\
+         dont_track_primary\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n\
+         interface_up_down_delays {\na 1.5\nb 0 0.000010\n}\n",
+    );
+    assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+    let delays = |interface: &str, down, up| LinkDelays {
+        interface: interface.to_owned(),
+        down: Duration::from_micros(down),
+        up: Duration::from_micros(up),
+    };
+    assert_eq!(loaded.config.link_delays, [delays("a", 1_500_000, 1_500_000), delays("b", 0, 10)]);
+    assert!(loaded.config.global.dynamic_interfaces && !loaded.config.instances[0].track_primary);
 }
 
 #[test]

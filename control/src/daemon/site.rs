@@ -9,7 +9,10 @@ use lvs_ebpf_common::{LeaseOwner, Vip};
 use nix::libc;
 
 use crate::{
-    config::{Config, model::Family},
+    config::{
+        Config,
+        model::{Family, VrrpInstance},
+    },
     dataplane::plan::NextHop,
     host::{self, HostError, LocalInstance},
     netlink::{Netlink, Route},
@@ -34,7 +37,17 @@ impl Site {
     /// Looks at the host, changes nothing.
     pub async fn survey(config: Config, netlink: &Netlink) -> Result<Self, HostError> {
         let snapshot = netlink.snapshot().await?;
-        let instances = host::locate(&config, &snapshot)?;
+        let located = config.instances.iter().zip(host::locate(&config, &snapshot)).enumerate();
+        let instances = located.map(|(place, (instance, local))| {
+            local.unwrap_or_else(|lacks| {
+                match config.global.dynamic_interfaces {
+                    true => tracing::info!("{lacks}: it waits in FAULT"),
+                    false => tracing::error!("{lacks}: it waits in FAULT"),
+                }
+                LocalInstance::nowhere(place, instance, lacks.fault())
+            })
+        });
+        let instances: Vec<_> = instances.collect();
         let routes = host::routes(&config, netlink).await?;
         for (real, route) in routes.iter().filter(|(real, route)| **real != route.next_hop) {
             tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
@@ -45,6 +58,22 @@ impl Site {
         let has_veth = interfaces.keys().any(is_veth);
         let running = snapshot.running();
         Ok(Self { config, instances, routes, interfaces, next_hops, running, has_veth })
+    }
+
+    /// An instance that has its place in `before` and would lose it by a change of the file.
+    pub fn misplaced(&self, before: &Self) -> Option<&str> {
+        if self.config.global.dynamic_interfaces {
+            return None;
+        }
+        let mut absent =
+            self.config.instances.iter().zip(&self.instances).filter(|(_, local)| local.absent.is_some());
+        let was_there = |instance: &&VrrpInstance| {
+            before.config.instances.iter().zip(&before.instances).any(|(config, local)| {
+                let same = (&config.interface, config.source) == (&instance.interface, instance.source);
+                config.name == instance.name && local.absent.is_none() && !same
+            })
+        };
+        absent.find(|(instance, _)| was_there(instance)).map(|(instance, _)| instance.name.as_str())
     }
 
     pub fn owners(&self) -> Vec<LeaseOwner> {
@@ -75,6 +104,7 @@ impl Site {
                 interface: config.interface.clone(),
                 ifindex: local.link.ifindex,
                 source: local.source,
+                absent: local.absent,
                 vrid: config.vrid,
                 priority: config.priority,
                 version: config.version,

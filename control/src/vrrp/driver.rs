@@ -46,6 +46,8 @@ pub struct Instance {
     pub name: String,
     pub interface: String,
     pub ifindex: u32,
+    /// Why there is no such interface, or nothing to send from: it waits in FAULT for its successor.
+    pub absent: Option<FaultCause>,
     /// Its family is that of the instance.
     pub source: IpAddr,
     pub vrid: Vrid,
@@ -316,8 +318,8 @@ pub fn spawn(
     check(&instances)?;
     let shared = Arc::new(Shared {
         board: Board::new(instances.len()),
-        faults: instances.iter().map(|_| AtomicU64::new(0)).collect(),
         standings: starts.iter().map(|start| AtomicU64::new(encode_standing(start.standing))).collect(),
+        faults: instances.iter().map(|it| AtomicU64::new(encode_fault(it.absent))).collect(),
         stop: OnceLock::new(),
         leave: AtomicBool::new(false),
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,
@@ -374,6 +376,7 @@ mod tests {
             name: name.to_owned(),
             interface: "eth0".to_owned(),
             ifindex: 2,
+            absent: None,
             source: [10, 0, 0, 1].into(),
             vrid: Vrid::new(vrid).unwrap(),
             priority: Priority::DEFAULT,

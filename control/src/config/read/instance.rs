@@ -42,6 +42,7 @@ impl Reader<'_> {
         let garp = self.garp(&items, words, defaults.garp);
         let notify = self.notify(&items);
         let tracks = self.tracks(&items, priority);
+        let track_primary = !self.flag(&items, "dont_track_primary");
         let down_timer_adverts =
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
         let checksum_of_message =
@@ -71,6 +72,7 @@ impl Reader<'_> {
             garp,
             notify,
             tracks,
+            track_primary,
             down_timer_adverts,
             checksum_of_message,
         })

@@ -1,6 +1,7 @@
 //! What is tracked, and what it means to an instance.
 
 mod file;
+mod link;
 mod process;
 
 use std::{collections::HashMap, ops::RangeInclusive, time::Duration};

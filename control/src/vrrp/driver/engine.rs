@@ -72,7 +72,8 @@ pub(super) struct Engine {
 struct Link {
     ifindex: u32,
     family: Family,
-    /// For plain adverts, in both directions, and to hear those behind an authentication header.
+    /// For plain adverts, in both directions, and to hear those behind an authentication header. None where there is
+    /// no such interface: then the instance is in FAULT.
     sockets: Vec<AdvertSocket>,
     /// VRID to node.
     nodes: Box<[Option<usize>; 256]>,
@@ -609,6 +610,9 @@ impl Link {
     }
 
     fn add_socket(&mut self, instance: &Instance, protocol: u8) -> Result<(), StartError> {
+        if instance.absent.is_some() {
+            return Ok(());
+        }
         let socket = AdvertSocket::open(&instance.interface, self.ifindex, self.family, protocol);
         self.sockets.push(socket.map_err(|source| Self::error(instance, source))?);
         Ok(())
@@ -683,7 +687,7 @@ impl Node {
             frames: frames.collect::<io::Result<_>>()?,
             next_frame: 0,
             frames_left: 0,
-            fault: standing.fault,
+            fault: instance.absent.or(standing.fault),
             told: 0,
             told_claim: None,
             resigned: false,
