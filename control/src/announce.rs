@@ -19,7 +19,8 @@ pub struct Schedule {
     garp: Garp,
     last_burst: Monotonic,
     provoked_at: Option<Monotonic>,
-    again_at: Option<Monotonic>,
+    /// The second burst, and how many frames it has.
+    again: Option<(Monotonic, u32)>,
     refresh_at: Option<Monotonic>,
 }
 
@@ -27,16 +28,19 @@ impl Schedule {
     /// The new master's first burst, and what follows it.
     pub fn start(garp: Garp, now: Monotonic) -> (Self, u32) {
         let refresh_at = (!garp.refresh.is_zero()).then(|| now + garp.refresh);
-        let mut schedule = Self { garp, last_burst: now, provoked_at: None, again_at: None, refresh_at };
-        let frames = schedule.burst(now);
+        let mut schedule = Self { garp, last_burst: now, provoked_at: None, again: None, refresh_at };
+        let frames = schedule.burst(garp.repeat, garp.delay, now);
         (schedule, frames)
     }
 
     /// Somebody else may have announced the addresses: one more burst, and a second one later.
     pub fn provoke(&mut self, now: Monotonic) -> u32 {
         let at = self.last_burst + PAUSE;
+        if self.garp.lower_prio_repeat == 0 {
+            return 0;
+        }
         if now >= at {
-            return self.burst(now);
+            return self.answer(now);
         }
         self.provoked_at = Some(at);
         0
@@ -46,12 +50,11 @@ impl Schedule {
     pub fn due(&mut self, now: Monotonic) -> u32 {
         let mut frames = 0;
         if self.provoked_at.is_some_and(|at| now >= at) {
-            frames = self.burst(now);
+            frames = self.answer(now);
         }
-        if self.again_at.is_some_and(|at| now >= at) {
-            self.again_at = None;
+        if let Some((_, repeat)) = self.again.take_if(|(at, _)| now >= *at) {
             self.last_burst = now;
-            frames = self.garp.repeat;
+            frames = repeat;
         }
         if let Some(at) = self.refresh_at.filter(|at| now >= *at) {
             self.refresh_at = Some(at.next_after(self.garp.refresh, now));
@@ -61,14 +64,19 @@ impl Schedule {
     }
 
     pub fn next(&self) -> Option<Monotonic> {
-        self.provoked_at.into_iter().chain(self.again_at).chain(self.refresh_at).min()
+        let again = self.again.map(|(at, _)| at);
+        self.provoked_at.into_iter().chain(again).chain(self.refresh_at).min()
     }
 
-    fn burst(&mut self, now: Monotonic) -> u32 {
+    fn answer(&mut self, now: Monotonic) -> u32 {
+        self.burst(self.garp.lower_prio_repeat, self.garp.lower_prio_delay, now)
+    }
+
+    fn burst(&mut self, repeat: u32, delay: Duration, now: Monotonic) -> u32 {
         self.last_burst = now;
         self.provoked_at = None;
-        self.again_at = (!self.garp.delay.is_zero()).then(|| now + self.garp.delay);
-        self.garp.repeat
+        self.again = (!delay.is_zero()).then(|| (now + delay, repeat));
+        repeat
     }
 }
 
@@ -166,6 +174,20 @@ mod tests {
         let (mut schedule, _) = Schedule::start(Garp::default(), at(0));
         assert_eq!(schedule.provoke(at(3)), 5);
         assert_eq!(schedule.next(), Some(at(8)));
+    }
+
+    #[test]
+    fn a_provoked_burst_has_a_size_and_a_delay_of_its_own() {
+        let garp = Garp { lower_prio_repeat: 2, lower_prio_delay: Duration::from_secs(1), ..Garp::default() };
+        let (mut schedule, _) = Schedule::start(garp, at(0));
+        assert_eq!((schedule.provoke(at(3)), schedule.next()), (2, Some(at(4))));
+        assert_eq!((schedule.due(at(4)), schedule.next()), (2, None));
+    }
+
+    #[test]
+    fn where_no_burst_answers_a_provocation_the_second_one_stays() {
+        let (mut schedule, _) = Schedule::start(Garp { lower_prio_repeat: 0, ..Garp::default() }, at(0));
+        assert_eq!((schedule.provoke(at(3)), schedule.next()), (0, Some(at(5))));
     }
 
     #[test]

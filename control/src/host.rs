@@ -48,6 +48,8 @@ pub enum HostError {
 pub struct LocalInstance {
     pub link: Link,
     pub source: IpAddr,
+    /// While master the host has the addresses. XDP answers for them and forwards with and without.
+    pub accept: bool,
     pub addresses: Vec<LocalAddress>,
     /// The link of its own interface may be down: not with `dont_track_primary`.
     needs_link: bool,
@@ -74,7 +76,7 @@ impl LocalInstance {
             Family::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
         };
         let link = Link { ifindex, name: instance.interface.clone(), ..Link::default() };
-        Self { link, source, addresses: Vec::new(), needs_link: true, absent: Some(lacks) }
+        Self { link, source, accept: true, addresses: Vec::new(), needs_link: true, absent: Some(lacks) }
     }
 
     /// Whether sockets, announcements and tables made for `other` are right for this one.
@@ -163,7 +165,14 @@ fn locate_one(
             })
         })
         .collect::<Result<_, HostError>>()?;
-    Ok(LocalInstance { link, source, addresses, needs_link: instance.track_primary, absent: None })
+    Ok(LocalInstance {
+        link,
+        source,
+        accept: instance.accept,
+        addresses,
+        needs_link: instance.track_primary,
+        absent: None,
+    })
 }
 
 /// RFC 9568 5.1.2.1: over IPv6 adverts come from a link-local address.
@@ -468,7 +477,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Version, Vrid};
+    use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Rules, Version, Vrid};
     use crate::netlink::Address;
 
     const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
@@ -500,6 +509,8 @@ mod tests {
                 scope: 0,
             }],
             garp: Garp::default(),
+            rules: Rules::default(),
+            accept: true,
             notify: Notify::default(),
             tracks: Vec::new(),
             track_primary: true,
@@ -560,6 +571,16 @@ mod tests {
         assert_eq!((add.len(), remove.len()), (0, 0));
         let (add, remove) = addresses::work(&instances, |_| false, &snapshot(&[OWN, VIP], true));
         assert_eq!((add.len(), remove.iter().map(|a| a.address).collect::<Vec<_>>()), (0, vec![VIP]));
+    }
+
+    #[test]
+    fn a_master_by_no_accept_has_no_addresses() {
+        let mut config = config(None);
+        config.instances[0].accept = false;
+        let found = snapshot(&[OWN], true);
+        let instances: Vec<_> = locate(&config, &found).into_iter().map(Result::unwrap).collect();
+        let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
+        assert_eq!((add.len(), remove.len()), (0, 1));
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub enum Cause {
         address: IpAddr,
         priority: u8,
     },
+    /// Ours is priority 255 too, and it does not yield to our higher address.
+    OtherOwner {
+        address: IpAddr,
+    },
     /// The daemon, or its adverts, came to a halt for so long that a peer may have taken over.
     LeaseLapsed,
     Fault(FaultCause),
@@ -106,6 +110,7 @@ impl fmt::Display for Cause {
             Self::MasterSilent => f.write_str("the master is silent"),
             Self::MasterResigned => f.write_str("the master resigned"),
             Self::BetterMaster { address, priority } => write!(f, "master {address} has priority {priority}"),
+            Self::OtherOwner { address } => write!(f, "{address} owns the addresses too"),
             Self::LeaseLapsed => f.write_str("lease lapsed"),
             Self::Fault(cause) => write!(f, "{cause}"),
             Self::Recovered => f.write_str("recovered"),

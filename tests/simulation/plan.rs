@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::{
-    config::model::{Garp, Preempt, Priority, Version},
+    config::model::{Garp, Preempt, Priority, Rules, Version},
     vrrp::machine::Settings,
 };
 
@@ -143,6 +143,7 @@ pub fn plan(dice: &mut Dice) -> Plan {
                 preempt
             },
             garp: Garp { delay: interval * 2, ..Garp::default() },
+            rules: Rules::default(),
             down_timer_adverts,
             grouped: lans > 1,
         };

@@ -245,7 +245,7 @@ impl World {
             Effect::ResignLease => self.hosts[host].leases[lan] = Monotonic::default(),
             Effect::SendAdvert { priority } => {
                 let lease = self.hosts[host].daemon.as_ref().and_then(|daemon| daemon.machines[lan].lease());
-                let in_time = priority == 0 || lease.is_some_and(|lease| now < lease);
+                let in_time = priority == 0 || lease.is_none_or(|lease| now < lease);
                 if !in_time || !self.send(host, lan, priority) {
                     let Some(daemon) = &mut self.hosts[host].daemon else { return Ok(()) };
                     daemon.machines[lan].on_advert_failed(work.since, &mut work.effects);

@@ -33,6 +33,9 @@ pub struct Global {
     /// Name of this node, logged at the start and in the status; the hostname where absent.
     pub router_id: Option<String>,
     pub timeouts: Timeouts,
+    /// `vrrp_garp_interval` and `vrrp_gna_interval`: between two announcements on one interface.
+    pub garp_interval: Duration,
+    pub gna_interval: Duration,
     /// `notify_fifo` and `vrrp_notify_fifo`.
     pub fifos: Vec<Fifo>,
     /// `notify_fifo` and `lvs_notify_fifo`.
@@ -210,6 +213,9 @@ pub struct VrrpInstance {
     /// `virtual_ipaddress`, in the order of the file: the order of the advert.
     pub addresses: Vec<VirtualAddress>,
     pub garp: Garp,
+    pub rules: Rules,
+    /// The node itself takes packets for the addresses; only XDP where it does not.
+    pub accept: bool,
     pub notify: Notify,
     pub tracks: Vec<Track>,
     /// Without `dont_track_primary`: the link of its own interface has to be up.
@@ -404,6 +410,21 @@ pub struct VirtualAddress {
     pub scope: u8,
 }
 
+/// How an instance departs from the usual way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// As master it does not answer an advert of lower priority.
+    pub lower_prio_no_advert: bool,
+    /// As master it answers an advert of higher priority before it yields.
+    pub higher_prio_send_advert: bool,
+    /// With priority 255 it listens to nobody.
+    pub owner_ignore_adverts: bool,
+    /// The addresses in an advert are not compared while the sender stays the same.
+    pub skip_check_adv_addr: bool,
+    /// `strict_mode`.
+    pub strict: bool,
+}
+
 /// Gratuitous ARP schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Garp {
@@ -414,11 +435,22 @@ pub struct Garp {
     /// Period of the refresh while master; zero = none.
     pub refresh: Duration,
     pub refresh_repeat: u32,
+    /// The same after an advert of lower priority; none where the first is zero.
+    pub lower_prio_repeat: u32,
+    pub lower_prio_delay: Duration,
 }
 
 impl Default for Garp {
     fn default() -> Self {
-        Self { repeat: 5, delay: Duration::from_secs(5), refresh: Duration::ZERO, refresh_repeat: 1 }
+        let delay = Duration::from_secs(5);
+        Self {
+            repeat: 5,
+            delay,
+            refresh: Duration::ZERO,
+            refresh_repeat: 1,
+            lower_prio_repeat: 5,
+            lower_prio_delay: delay,
+        }
     }
 }
 

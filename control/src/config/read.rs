@@ -4,6 +4,7 @@ mod check;
 mod group;
 mod instance;
 mod method;
+mod rules;
 mod script;
 mod service;
 mod signing;
@@ -23,11 +24,12 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Garp, Global, Pattern, Protocol, Version},
+    model::{Config, Global, Pattern, Protocol, Version},
     source::Span,
     tree::Statement,
 };
 use crate::script::Account;
+use rules::{GarpDefaults, RuleDefaults};
 use track::Trackers;
 use value::{Value, Wrong};
 
@@ -79,7 +81,8 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
 /// What global_defs say to every instance.
 struct Defaults {
     version: Version,
-    garp: Garp,
+    garp: GarpDefaults,
+    rules: RuleDefaults,
     down_timer_adverts: u32,
     checksum_of_message: bool,
 }
@@ -348,7 +351,8 @@ impl Reader<'_> {
             "vrrp_garp_master_refresh",
             "vrrp_garp_master_refresh_repeat",
         ];
-        let garp = self.garp(&items, words, Garp::default());
+        let garp = self.garp_defaults(&items, words);
+        let rules = self.rule_defaults(&items);
         let first = top.all("vrrp_instance").next().map(|item| item.statement.word.span);
         let is_late = |span: &Span| first.is_some_and(|first| first < *span);
         if let Some(late) = words.into_iter().find_map(|word| items.span(word).filter(is_late)) {
@@ -356,6 +360,9 @@ impl Reader<'_> {
             self.warn(Class::Trap, late, message);
         }
         let timeouts = self.timeouts(&items);
+        let seconds = |most| value::seconds(Duration::ZERO..=Duration::from_secs(most));
+        let garp_interval = self.one(&items, "vrrp_garp_interval", seconds(1)).unwrap_or_default();
+        let gna_interval = self.one(&items, "vrrp_gna_interval", seconds(1)).unwrap_or_default();
         let down_timer_adverts = self.one(&items, "vrrp_down_timer_adverts", down_timer_adverts).unwrap_or(3);
         let checksum_of_message = self.switch(&items, "v3_checksum_as_v2").unwrap_or_default();
         // The default here, and the only way.
@@ -375,13 +382,15 @@ impl Reader<'_> {
             Global {
                 router_id,
                 timeouts,
+                garp_interval,
+                gna_interval,
                 fifos,
                 lvs_fifos,
                 dynamic_interfaces,
                 rs_init_notifies,
                 admin_group,
             },
-            Defaults { version, garp, down_timer_adverts, checksum_of_message },
+            Defaults { version, garp, rules, down_timer_adverts, checksum_of_message },
         )
     }
 
@@ -404,21 +413,6 @@ impl Reader<'_> {
             self.extra(item, extra);
         }
         true
-    }
-
-    /// `words`: delay, repeat, refresh, refresh_repeat.
-    fn garp(&mut self, items: &Items<'_>, words: [&'static str; 4], outer: Garp) -> Garp {
-        let [delay, repeat, refresh, refresh_repeat] = words;
-        let whole =
-            |word: &str| value::number(0..=86_400)(word).map(|seconds| Duration::from_secs(seconds.into()));
-        Garp {
-            delay: self.one(items, delay, whole).unwrap_or(outer.delay),
-            repeat: self.one(items, repeat, value::number(1..=1000)).unwrap_or(outer.repeat),
-            refresh: self.one(items, refresh, whole).unwrap_or(outer.refresh),
-            refresh_repeat: self
-                .one(items, refresh_repeat, value::number(1..=1000))
-                .unwrap_or(outer.refresh_repeat),
-        }
     }
 }
 

@@ -174,7 +174,11 @@ fn what_is_not_said_is_as_in_keepalived() {
                 delay: Duration::from_secs(5),
                 refresh: Duration::ZERO,
                 refresh_repeat: 1,
+                lower_prio_repeat: 5,
+                lower_prio_delay: Duration::from_secs(5),
             },
+            rules: Rules::default(),
+            accept: true,
             notify: Notify::default(),
             tracks: Vec::new(),
             track_primary: true,
@@ -197,6 +201,24 @@ fn what_is_not_said_is_as_in_keepalived() {
     assert_eq!(real.checks.iter().map(|check| check.timing).collect::<Vec<_>>(), [timing(1), timing(3)]);
     let Some(CheckKind::Http(http)) = real.checks.last().map(|check| &check.kind) else { panic!("{real:?}") };
     assert_eq!(http.urls.first().map(|url| url.status.as_slice()), Some(&[(200, 299)][..]));
+}
+
+#[test]
+fn an_instance_says_otherwise_than_global_defs() {
+    let config = sound("rules");
+    assert_eq!(config.global.garp_interval, Duration::from_millis(1));
+    assert_eq!(config.global.gna_interval, Duration::from_micros(500));
+    let [plain, own, strict, owner] = config.instances.as_slice() else { panic!("{config:?}") };
+    let global = Rules { higher_prio_send_advert: true, skip_check_adv_addr: true, ..Rules::default() };
+    assert_eq!((plain.rules, plain.accept), (global, true));
+    let seconds = Duration::from_secs;
+    let garp = |garp: Garp| (garp.repeat, garp.delay, garp.lower_prio_repeat, garp.lower_prio_delay);
+    assert_eq!(garp(plain.garp), (1, seconds(0), 1, seconds(7)));
+    assert_eq!(own.rules, Rules { lower_prio_no_advert: true, ..Rules::default() });
+    assert_eq!((garp(own.garp), own.accept), ((4, seconds(2), 0, seconds(1)), false));
+    let strictly = Rules { lower_prio_no_advert: true, owner_ignore_adverts: true, strict: true, ..global };
+    assert_eq!((strict.rules, strict.accept, strict.preempt), (strictly, false, Preempt::Immediate));
+    assert_eq!((owner.rules, owner.accept), (Rules { owner_ignore_adverts: false, ..strictly }, true));
 }
 
 #[test]
@@ -308,6 +330,8 @@ fn an_instance_is_read_with_all_its_words() {
         delay: Duration::from_secs(2),
         refresh: Duration::from_secs(60),
         refresh_repeat: 1,
+        lower_prio_repeat: 3,
+        lower_prio_delay: Duration::from_secs(2),
     };
     assert_eq!(web.garp, garp);
     let address = |address: [u8; 4], prefix_len| VirtualAddress {

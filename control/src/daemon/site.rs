@@ -125,6 +125,11 @@ impl Site {
                     })
                     .collect(),
                 garp: config.garp,
+                announce_interval: match config.family {
+                    Family::V4 => self.config.global.garp_interval,
+                    Family::V6 => self.config.global.gna_interval,
+                },
+                rules: config.rules,
                 down_timer_adverts: config.down_timer_adverts,
                 checksum_of_message: config.checksum_of_message,
                 lease: *lease,

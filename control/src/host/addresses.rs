@@ -27,7 +27,7 @@ pub fn work<'a>(
 ) -> (Vec<&'a LocalAddress>, Vec<Address>) {
     let (mut add, mut remove) = (Vec::new(), Vec::new());
     for (i, instance) in instances.iter().enumerate() {
-        if is_master(i) {
+        if is_master(i) && instance.accept {
             let missing = |a: &&LocalAddress| !snapshot.has_address(a.ifindex, a.config.address);
             add.extend(instance.addresses.iter().filter(missing));
         } else {

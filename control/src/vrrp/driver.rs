@@ -34,7 +34,7 @@ use super::{
     track::Standing,
 };
 use crate::{
-    config::model::{Authentication, Family, Garp, Preempt, Priority, Signing, Version, Vrid},
+    config::model::{Authentication, Family, Garp, Preempt, Priority, Rules, Signing, Version, Vrid},
     dataplane::lease::LeaseMap,
 };
 
@@ -62,6 +62,9 @@ pub struct Instance {
     pub preempt: Preempt,
     pub addresses: Vec<Address>,
     pub garp: Garp,
+    /// Between two announcements on its interface.
+    pub announce_interval: Duration,
+    pub rules: Rules,
     pub down_timer_adverts: u32,
     /// Version 3 without a pseudo header.
     pub checksum_of_message: bool,
@@ -389,6 +392,8 @@ mod tests {
             preempt: Preempt::Immediate,
             addresses: vec![],
             garp: Garp::default(),
+            announce_interval: Duration::ZERO,
+            rules: Rules::default(),
             down_timer_adverts: 3,
             checksum_of_message: false,
             lease,

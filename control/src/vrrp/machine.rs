@@ -8,7 +8,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use super::{Cause, FaultCause, Monotonic, State, group::Order, packet::Advert};
 use crate::{
     announce::Schedule,
-    config::model::{Garp, Preempt, Priority, Version},
+    config::model::{Garp, Preempt, Priority, Rules, Version},
 };
 
 /// One virtual router. Every input takes the time and appends what is to be done, in order.
@@ -34,6 +34,7 @@ pub struct Settings {
     pub start_as_master: bool,
     pub preempt: Preempt,
     pub garp: Garp,
+    pub rules: Rules,
     /// Adverts that a backup misses before it takes over: the same on all nodes, and at least two.
     pub down_timer_adverts: u32,
     /// Of a sync group: it takes over when told.
@@ -102,6 +103,8 @@ struct Master {
     previous_lease: Option<Monotonic>,
     advert_at: Monotonic,
     announcements: Schedule,
+    /// While another one says that it owns the addresses, as we do: when it did last, and how often in a row.
+    rival: Option<(Monotonic, u32)>,
 }
 
 impl Machine {
@@ -199,10 +202,19 @@ impl Machine {
                     let cause = Cause::BetterMaster { address: from, priority: advert.priority };
                     let backup = Backup::wait(now + self.settings.master_down(self.master_interval));
                     // Where both were cut off from each other, it does not know that there are neighbours who believe us.
-                    self.leave(Role::Backup(backup), cause, Effect::Farewell { peer: from }, effects);
+                    let farewell = if self.settings.rules.higher_prio_send_advert {
+                        Effect::SendAdvert { priority: self.settings.priority.get() }
+                    } else {
+                        Effect::Farewell { peer: from }
+                    };
+                    self.leave(Role::Backup(backup), cause, farewell, effects);
+                } else if theirs < ours && master.is_rivalled(advert, now) {
+                    self.become_backup(Cause::OtherOwner { address: from }, now, effects);
                 } else if theirs < ours {
                     // RFC 9568 6.4.3: answer at once. The other one has announced the addresses, so do we.
-                    master.renew(&self.settings, now, effects);
+                    if !self.settings.rules.lower_prio_no_advert {
+                        master.renew(&self.settings, now, effects);
+                    }
                     announce(master.announcements.provoke(now), effects);
                 }
             }
@@ -382,7 +394,7 @@ impl Machine {
         let from = self.state();
         let (announcements, burst) = Schedule::start(self.settings.garp, now);
         let advert_at = now + self.settings.advert_interval;
-        let mut master = Master { lease: now, previous_lease: None, advert_at, announcements };
+        let mut master = Master { lease: now, previous_lease: None, advert_at, announcements, rival: None };
         master.renew(&self.settings, now, effects);
         master.previous_lease = lease;
         announce(burst, effects);
@@ -496,6 +508,20 @@ impl Master {
         self.lease = now + settings.advert_interval * settings.down_timer_adverts;
         effects.push_back(Effect::SendAdvert { priority: settings.priority.get() });
         effects.push_back(Effect::HoldLease { until: self.lease });
+    }
+}
+
+impl Master {
+    /// An owner yields to nobody but another one that does not yield to us either: better one master too few than two.
+    fn is_rivalled(&mut self, advert: &Advert, now: Monotonic) -> bool {
+        const PATIENCE: u32 = 3;
+        if advert.priority != Priority::OWNER.get() {
+            return false;
+        }
+        let latest = |heard: Monotonic| heard + advert.interval + advert.interval / 5;
+        let before = self.rival.filter(|(heard, _)| now <= latest(*heard)).map_or(0, |(_, count)| count);
+        self.rival = Some((now, before + 1));
+        before + 1 >= PATIENCE
     }
 }
 

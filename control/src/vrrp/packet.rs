@@ -114,11 +114,13 @@ pub enum Rejection {
     UnknownKey { id: u8 },
     #[error("it was signed at another time: an old advert was sent again, or clocks differ")]
     Stale,
+    #[error("this node owns the addresses and listens to nobody (owner_ignore_adverts)")]
+    Owner,
 }
 
 impl Rejection {
     /// Names of the kinds, in the order of [`Rejection::kind`].
-    pub const KINDS: [&'static str; 15] = [
+    pub const KINDS: [&'static str; 16] = [
         "length",
         "ttl",
         "version",
@@ -134,6 +136,7 @@ impl Rejection {
         "unsigned",
         "unknown_key",
         "stale",
+        "owner",
     ];
 
     /// Index into [`Rejection::KINDS`].
@@ -154,6 +157,7 @@ impl Rejection {
             Self::Unsigned => 12,
             Self::UnknownKey { .. } => 13,
             Self::Stale => 14,
+            Self::Owner => 15,
         }
     }
 }

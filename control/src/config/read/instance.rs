@@ -37,9 +37,9 @@ impl Reader<'_> {
         let source = self.source(&items);
         let peers = self.peers(&items, source);
         let addresses = self.addresses(&items, item, version);
-        let words =
-            ["garp_master_delay", "garp_master_repeat", "garp_master_refresh", "garp_master_refresh_repeat"];
-        let garp = self.garp(&items, words, defaults.garp);
+        let garp = self.instance_garp(&items, &defaults.garp);
+        let rules = self.rules(&items, &defaults.rules);
+        let accept = self.accept(&items, priority, rules);
         let notify = self.notify(&items);
         let tracks = self.tracks(&items, priority);
         let track_primary = !self.flag(&items, "dont_track_primary");
@@ -54,7 +54,7 @@ impl Reader<'_> {
             let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
             self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
         }
-        Some(VrrpInstance {
+        let instance = VrrpInstance {
             name,
             interface,
             family: Family::V4,
@@ -67,15 +67,19 @@ impl Reader<'_> {
             peers,
             authentication,
             signing,
-            preempt,
+            preempt: if rules.strict && preempt != Preempt::Never { Preempt::Immediate } else { preempt },
             addresses,
             garp,
+            rules,
+            accept,
             notify,
             tracks,
             track_primary,
             down_timer_adverts,
             checksum_of_message,
-        })
+        };
+        self.strictly(&items, &instance);
+        Some(instance)
     }
 
     fn name(&mut self, item: Item<'_>) -> Option<String> {

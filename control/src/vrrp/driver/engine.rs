@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     announce::{self, Frame},
-    config::model::{Authentication, Family, Version},
+    config::model::{Authentication, Family, Rules, Version},
     dataplane::lease::LeaseMap,
     vrrp::{
         FaultCause, Monotonic, State,
@@ -77,6 +77,8 @@ struct Link {
     sockets: Vec<AdvertSocket>,
     /// VRID to node.
     nodes: Box<[Option<usize>; 256]>,
+    /// When the next announcement may leave.
+    announce_at: Monotonic,
 }
 
 /// One instance.
@@ -84,6 +86,10 @@ struct Node {
     machine: Machine,
     format: Format,
     guard: Guard,
+    rules: Rules,
+    /// Who sent the last advert that counted.
+    heard: Option<IpAddr>,
+    announce_interval: Duration,
     lease: u32,
     group: Option<usize>,
     link: usize,
@@ -204,11 +210,12 @@ impl Engine {
         self.started = true;
         (0..self.groups.len()).for_each(|group| self.settle(group));
         loop {
-            self.announce();
-            if self.set_timer()? {
+            let announce_at = self.announce();
+            if self.set_timer(announce_at)? {
                 return Ok(());
             }
-            let timeout = if self.announcing.is_empty() { EpollTimeout::NONE } else { EpollTimeout::ZERO };
+            let is_due = announce_at.is_some_and(|at| at <= clock());
+            let timeout = if is_due { EpollTimeout::ZERO } else { EpollTimeout::NONE };
             let count = match self.epoll.wait(&mut self.ready, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -236,8 +243,8 @@ impl Engine {
     }
 
     /// Arms the timer for what comes next. True when there is nothing left to do.
-    fn set_timer(&self) -> io::Result<bool> {
-        let mut next = self.deadlines.iter().copied().min().unwrap_or(NEVER);
+    fn set_timer(&self, announce_at: Option<Monotonic>) -> io::Result<bool> {
+        let mut next = self.deadlines.iter().copied().chain(announce_at).min().unwrap_or(NEVER);
         if let Some(stop_at) = self.stop_at {
             if clock() >= stop_at {
                 return Ok(true);
@@ -277,12 +284,13 @@ impl Engine {
 
     fn hear(&mut self, index: usize, datagram: Datagram<'_>) {
         let (board, node, from) = (&self.shared.board, &mut self.nodes[index], datagram.source);
-        let Node { format, guard, .. } = node;
+        let Node { format, guard, machine, rules, .. } = node;
         let datagram = guard.open(datagram);
         // The costly part last.
         let received = format.accept(&datagram).and_then(|received| {
             guard.check(format, &datagram, wall_clock())?;
-            Ok(received)
+            let is_deaf = rules.owner_ignore_adverts && machine.priority().is_owner();
+            if is_deaf { Err(Rejection::Owner) } else { Ok(received) }
         });
         let received = match received {
             Ok(received) => received,
@@ -306,7 +314,9 @@ impl Engine {
             board.count(index, Counter::ChecksumOfMessage);
         }
         let own_address = from == node.format.source;
-        if received.addresses_differ {
+        let is_known = node.rules.skip_check_adv_addr && node.heard == Some(from);
+        node.heard = Some(from);
+        if received.addresses_differ && !is_known {
             board.count(index, Counter::AddressesDiffer);
             self.tell(index, EventKind::AddressesDiffer { from });
         }
@@ -485,8 +495,9 @@ impl Engine {
                 node.frames_left = 0;
             }
             Effect::SendAdvert { priority } => {
-                // A thread that was stopped on its way here may be too late for the lease that this would earn.
-                let in_time = priority == 0 || node.machine.lease().is_some_and(|lease| clock() < lease);
+                // A thread that was stopped on its way here may be too late for the lease that this would earn. Who is no
+                // master any more claims nothing by its last word.
+                let in_time = priority == 0 || node.machine.lease().is_none_or(|lease| clock() < lease);
                 if !in_time || !self.advertise(index, priority) {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }
@@ -552,13 +563,18 @@ impl Engine {
         true
     }
 
-    /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them.
-    fn announce(&mut self) {
+    /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them. Returns when
+    /// the next one may leave.
+    fn announce(&mut self) -> Option<Monotonic> {
         for _ in 0..ANNOUNCE_BATCH {
+            let now = clock();
+            let may = |index: &usize| self.links[self.nodes[*index].link].announce_at <= now;
+            let Some(place) = self.announcing.iter().position(may) else { break };
+            self.announcing.rotate_left(place);
             let Some(index) = self.announcing.front().copied() else { break };
             let node = &mut self.nodes[index];
             // Not without the lease, which may have run out meanwhile.
-            let holds = clock().nanos() < self.leases.until(node.lease);
+            let holds = now.nanos() < self.leases.until(node.lease);
             let Some((interface, frame)) =
                 node.frames.get(node.next_frame).filter(|_| holds && node.frames_left > 0)
             else {
@@ -573,7 +589,9 @@ impl Engine {
             self.shared.board.count(index, counter);
             node.frames_left -= 1;
             node.next_frame = (node.next_frame + 1) % node.frames.len();
+            self.links[node.link].announce_at = now + node.announce_interval;
         }
+        self.announcing.iter().map(|index| self.links[self.nodes[*index].link].announce_at).min()
     }
 
     /// Transitions always, remarks once until the next transition.
@@ -604,7 +622,13 @@ impl Engine {
 impl Link {
     fn open(instance: &Instance) -> Result<Self, StartError> {
         let (ifindex, family) = (instance.ifindex, instance.family());
-        let mut link = Self { ifindex, family, sockets: Vec::new(), nodes: Box::new([None; 256]) };
+        let mut link = Self {
+            ifindex,
+            family,
+            sockets: Vec::new(),
+            nodes: Box::new([None; 256]),
+            announce_at: Monotonic::default(),
+        };
         link.add_socket(instance, PROTOCOL)?;
         Ok(link)
     }
@@ -675,11 +699,15 @@ impl Node {
                 start_as_master: instance.start_as_master,
                 preempt: instance.preempt,
                 garp: instance.garp,
+                rules: instance.rules,
                 down_timer_adverts: instance.down_timer_adverts,
                 grouped: instance.group.is_some(),
             }),
             guard: Guard::new(&format, instance.signing.as_ref(), wall_clock()),
             format,
+            rules: instance.rules,
+            heard: None,
+            announce_interval: instance.announce_interval,
             lease: instance.lease,
             group: instance.group,
             link,

@@ -5,7 +5,7 @@ use std::{
 
 use super::*;
 use crate::{
-    config::model::{Garp, Preempt, Priority, Version},
+    config::model::{Garp, Preempt, Priority, Rules, Version},
     vrrp::{
         Cause, FaultCause, Monotonic,
         machine::{Effect, Effects, Machine, Settings},
@@ -83,6 +83,7 @@ impl Node {
             start_as_master: priority == 255,
             preempt: Preempt::Immediate,
             garp: Garp::default(),
+            rules: Rules::default(),
             down_timer_adverts: 3,
             grouped: true,
         };

@@ -22,6 +22,7 @@ fn settings(priority: i64) -> Settings {
         start_as_master: false,
         preempt: Preempt::Immediate,
         garp: Garp::default(),
+        rules: Rules::default(),
         down_timer_adverts: 3,
         grouped: false,
     }
@@ -473,6 +474,63 @@ fn a_lower_master_is_answered_and_its_announcements_are_overruled() {
         bursts.extend(bench.fire().into_iter().filter(|effect| matches!(effect, Effect::Announce { .. })));
     }
     assert_eq!((bench.now, bursts), (again_at, vec![Effect::Announce { repeat: 5 }]));
+}
+
+#[test]
+fn lower_prio_no_advert_announces_and_says_nothing() {
+    let rules = Rules { lower_prio_no_advert: true, ..Rules::default() };
+    let mut bench = Bench::master(Settings { rules, ..settings(100) });
+    bench.pass(ms(900));
+    assert_eq!(bench.hear(HIGHER, 50), [Effect::Announce { repeat: 5 }]);
+    assert_eq!(bench.hear(HIGHER, 0), [advert(100), bench.lease(3 * SECOND)], "a resignation is answered");
+}
+
+#[test]
+fn higher_prio_send_advert_says_a_last_word_without_the_lease() {
+    let rules = Rules { higher_prio_send_advert: true, ..Rules::default() };
+    let mut bench = Bench::master(Settings { rules, ..settings(100) });
+    let cause = Cause::BetterMaster { address: LOWER, priority: 101 };
+    let done = [
+        Effect::ResignLease,
+        advert(100),
+        Effect::AddressesDown,
+        transition(State::Master, State::Backup, cause),
+    ];
+    assert_eq!(bench.hear(LOWER, 101), done);
+    let mut late = Bench::master(Settings { rules, ..settings(100) });
+    late.pass(3 * SECOND);
+    assert!(!late.hear(LOWER, 101).contains(&advert(100)), "a lapsed lease is no mastership to end");
+}
+
+#[test]
+fn an_owner_yields_to_another_owner_of_a_lower_address_only_if_that_one_goes_on() {
+    let owner = || Settings { start_as_master: true, ..settings(255) };
+    let hear = |bench: &mut Bench, pauses: &[u64]| {
+        for pause in pauses {
+            bench.pass(ms(*pause)).hear(LOWER, 255);
+            if bench.machine.state() == State::Master {
+                bench.wake();
+            }
+        }
+        bench.machine.state()
+    };
+    let new = || {
+        let mut bench = Bench::new(owner());
+        bench.start();
+        bench
+    };
+    assert_eq!(hear(&mut new(), &[900, 1_000]), State::Master, "it may have to hear of us first");
+    assert_eq!(hear(&mut new(), &[900, 1_000, 1_300, 1_000]), State::Master, "it comes and goes");
+    let mut bench = new();
+    assert_eq!(hear(&mut bench, &[900, 1_000, 1_000]), State::Backup);
+    for _ in 0..5 {
+        bench.pass(SECOND).hear(LOWER, 255);
+    }
+    assert_eq!(bench.machine.state(), State::Backup);
+    bench.fire();
+    assert_eq!(bench.machine.state(), State::Master, "the other one is gone");
+    bench.pass(ms(10)).hear(HIGHER, 255);
+    assert_eq!(bench.machine.state(), State::Backup, "the higher address is obeyed at once");
 }
 
 #[test]

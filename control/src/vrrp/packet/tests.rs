@@ -179,7 +179,7 @@ fn other_addresses_are_accepted_and_said() {
 fn kinds_of_rejection_have_one_name_each() {
     let unique: std::collections::HashSet<_> = Rejection::KINDS.into_iter().collect();
     assert_eq!(unique.len(), Rejection::KINDS.len());
-    assert_eq!(Rejection::Stale.kind(), Rejection::KINDS.len() - 1);
+    assert_eq!(Rejection::Owner.kind(), Rejection::KINDS.len() - 1);
 }
 
 fn any_format() -> impl Strategy<Value = Format> {
