@@ -142,7 +142,7 @@ pub fn plan(dice: &mut Dice) -> Plan {
             } else {
                 preempt
             },
-            garp: Garp { delay: interval * 2, ..Garp::default() },
+            garp: Garp { delay: interval * 2, lower_prio_delay: interval * 2, ..Garp::default() },
             rules: Rules::default(),
             down_timer_adverts,
             grouped: lans > 1,
