@@ -62,6 +62,37 @@ fn a_broken_configuration_is_refused_by_line_and_changes_nothing() -> Result<()>
 }
 
 #[test]
+fn a_plan_says_what_a_reload_would_do_and_does_nothing() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let reals = &pair.scene.reals;
+    let all: Vec<_> = reals.iter().map(|real| (real, 1)).collect();
+    let before = pair.lb1.status()?;
+    assert_eq!(pair.lb1.plan(&(fast(150).text() + &web_service(&all)))?, "a reload would change nothing\n");
+
+    let next = fast(170).text() + &web_service(&[(&reals[0], 3), (&reals[1], 1)]);
+    let service = format!("virtual_server {} 80 TCP", VIP.ip());
+    let instance = &before.instances[0].name;
+    let expected = format!(
+        "~ {service} real_server {} 80\n    weight: 1 -> 3\n- {service} real_server {} 80\n~ vrrp_instance {instance}\n    priority: 150 -> 170\n",
+        reals[0].node.address(),
+        reals[2].node.address()
+    );
+    assert_eq!(pair.lb1.plan(&next)?, expected);
+    let said = pair.lb1.plan(&next.replace("priority", "prioritty")).err().context("errors went by")?;
+    ensure!(said.to_string().contains("did you mean \"priority\""), "{said}");
+    let after = pair.lb1.status()?;
+    assert_eq!(after.services[0].reals.len(), before.services[0].reals.len());
+    assert_eq!(after.instances[0].priority, 150);
+
+    pair.lb1.reload(&next)?;
+    assert_eq!(pair.lb1.plan(&next)?, "a reload would change nothing\n");
+    Ok(())
+}
+
+#[test]
 fn a_master_whose_priority_changes_stays_master_without_a_break() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

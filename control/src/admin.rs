@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::status::Status;
-use crate::{director::Order, pool::Succession};
+use crate::{config::outline::Outline, director::Order, pool::Succession};
 
 pub mod status;
 
@@ -41,6 +41,7 @@ const ANSWER_BYTES: u64 = 1 << 30;
 enum Command {
     Status,
     Reload,
+    Outline,
     Order(Order),
     Failover(Handover),
     Failback(Handover),
@@ -88,6 +89,8 @@ pub struct Call {
 pub enum What {
     /// The configuration read again.
     Reload,
+    /// What it is, as JSON.
+    Outline,
     HandOver(Handover),
     TakePart(Handover),
 }
@@ -204,6 +207,7 @@ async fn reply(
             };
         }
         Ok(Command::Reload) => What::Reload,
+        Ok(Command::Outline) => What::Outline,
         Ok(Command::Failover(handover)) => What::HandOver(handover),
         Ok(Command::Failback(handover)) => What::TakePart(handover),
         Err(error) => {
@@ -238,6 +242,11 @@ impl From<Result<String, String>> for Done {
 /// Asks a running daemon for its status.
 pub async fn status(run_dir: &Path) -> Result<Status, AdminError> {
     Ok(serde_json::from_slice(&ask(run_dir, &Command::Status, PATIENCE).await?)?)
+}
+
+/// Asks a running daemon what it is configured as.
+pub async fn outline(run_dir: &Path) -> Result<Outline, AdminError> {
+    Ok(serde_json::from_str(&have_done(run_dir, &Command::Outline, PATIENCE).await?)?)
 }
 
 /// Has a running daemon read its configuration again.

@@ -115,6 +115,28 @@ pub enum Command {
         #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
         run_dir: PathBuf,
     },
+    /// Show what a reload with FILE would change in a running director, and change nothing.
+    ///
+    /// `+` comes, `-` goes, `~` changes; what is not named goes on undisturbed. Exit status 1 with errors in the file.
+    Plan {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[arg(long, default_value = "text")]
+        format: Format,
+        #[command(flatten)]
+        config_id: ConfigId,
+        /// Run directory of the daemon to ask.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+        run_dir: PathBuf,
+    },
+    /// Print a configuration with its blocks indented, one statement a line, comments kept.
+    Fmt {
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print nothing; exit status 1 if the file is written otherwise.
+        #[arg(long)]
+        check: bool,
+    },
     /// Show VRRP instances, real servers and packet counters of a running director.
     Status {
         #[arg(long)]

@@ -4,9 +4,11 @@ pub mod codes;
 mod diagnostic;
 mod expand;
 pub mod explain;
+mod format;
 mod keywords;
 mod lexer;
 pub mod model;
+pub mod outline;
 mod read;
 mod source;
 #[cfg(test)]
@@ -53,6 +55,13 @@ pub fn load(path: &Path, config_id: &str) -> Result<Loaded, LoadError> {
         Ok(text) => Ok(interpret(path, text, config_id)),
         Err(cause) => Err(LoadError { path: path.to_owned(), cause }),
     }
+}
+
+/// The text of a file, and the same text as `lvsd fmt` writes it.
+pub fn format(path: &Path) -> Result<(String, String), LoadError> {
+    let text = source::read(path).map_err(|cause| LoadError { path: path.to_owned(), cause })?;
+    let formatted = format::format(&text);
+    Ok((text, formatted))
 }
 
 /// Whose `@ID` lines count where nobody says it: the host's name up to the first dot.

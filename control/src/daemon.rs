@@ -32,7 +32,7 @@ use self::{
 use crate::{
     admin::{self, Call, Handover, Request, What},
     check,
-    config::{self, Config},
+    config::{self, Config, outline::Outline},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
     director::{Director, Orders, Told},
     file_value::Files,
@@ -255,6 +255,14 @@ impl Daemon {
                     What::Reload => {
                         let outcome = self.reload_and_log(file).await;
                         let _ = asker.send(outcome.map(|()| String::new()));
+                    }
+                    What::Outline => {
+                        let config = self.site.config.clone();
+                        // A large one takes a while.
+                        tokio::task::spawn_blocking(move || {
+                            let outline = serde_json::to_string(&Outline::of(&config));
+                            let _ = asker.send(outline.map_err(|error| error.to_string()));
+                        });
                     }
                     What::HandOver(handover) => self.hand_over(handover, asker),
                     What::TakePart(handover) => {

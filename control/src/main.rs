@@ -11,7 +11,8 @@ use clap::Parser as _;
 use control::{
     admin,
     cli::{Cli, Command, Format},
-    config, daemon, dataplane,
+    config::{self, outline::Outline},
+    daemon, dataplane,
     director::Order,
     host::addresses,
     netlink::Netlink,
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
             return check(&file, &config_id.config_id, format);
         }
         Command::Check { explain, .. } => explain_word(&explain.unwrap_or_default()),
+        Command::Plan { file, config_id, format, run_dir } => {
+            plan(&file, &config_id.config_id, format, &run_dir)
+        }
+        Command::Fmt { file, check } => format_file(&file, check),
         Command::Reload { run_dir } => block_on(admin::reload(&run_dir)),
         Command::Drain { service, real, run_dir } => {
             order(&run_dir, Order::Weight { service, real, weight: 0 })
@@ -92,6 +97,30 @@ fn check(file: &Path, config_id: &str, format: Format) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn plan(file: &Path, config_id: &str, format: Format, run_dir: &Path) -> anyhow::Result<()> {
+    let loaded = config::load(file, config_id)?;
+    eprint!("{}", loaded.render_text());
+    if loaded.has_errors() {
+        bail!("{} has errors: a reload would change nothing", file.display());
+    }
+    let changes = block_on(admin::outline(run_dir))?.changes(&Outline::of(&loaded.config));
+    let text = match (format, changes.as_slice()) {
+        (Format::Json, changes) => serde_json::to_string_pretty(changes)? + "\n",
+        (Format::Text, []) => "a reload would change nothing\n".to_owned(),
+        (Format::Text, changes) => changes.iter().map(ToString::to_string).collect(),
+    };
+    Ok(say(&text)?)
+}
+
+fn format_file(file: &Path, check: bool) -> anyhow::Result<()> {
+    let (text, formatted) = config::format(file)?;
+    match check {
+        true if text != formatted => bail!("{} is written otherwise than `lvsd fmt` would", file.display()),
+        true => Ok(()),
+        false => Ok(say(&formatted)?),
+    }
 }
 
 fn explain_word(what: &str) -> anyhow::Result<()> {

@@ -184,6 +184,20 @@ impl Director {
         output(command).map(drop)
     }
 
+    /// What `lvsd plan` says of a configuration.
+    pub fn plan(&self, config: &str) -> Result<String> {
+        let file = self.node.write_file("plan.conf", config)?;
+        let mut command = Command::new("timeout");
+        command
+            .arg("10")
+            .arg(built_program("lvsd"))
+            .arg("plan")
+            .arg(file)
+            .arg("--run-dir")
+            .arg(&self.run_dir);
+        output(command)
+    }
+
     fn end_by(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
         let status = self.process.wait(PATIENCE)?;

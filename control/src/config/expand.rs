@@ -8,18 +8,14 @@ mod include;
 mod line;
 mod repeat;
 
-pub use definitions::references;
+pub use definitions::{definition, references};
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
-use self::{
-    definitions::{Local, definition},
-    include::Checks,
-    line::Line,
-};
+use self::{definitions::Local, include::Checks, line::Line};
 use super::{
     diagnostic::{Class, Report, Reports, quote},
     source::{FileId, Files, Origin, Place, Text},
@@ -126,25 +122,13 @@ impl Expander<'_> {
     /// The line without its comment, `\#` and `\!` as what they stand for.
     fn without_comment(&mut self, file: FileId, at: usize) -> Line {
         let (raw, _) = raw_line(self.files, file, at);
+        let end = comment_start(raw);
         let mut line = Line::default();
-        let mut quoted = false;
         let mut from = 0;
-        let mut bytes = raw.bytes().enumerate().peekable();
-        let mut end = raw.len();
-        while let Some((index, byte)) = bytes.next() {
-            match byte {
-                b'"' => quoted = !quoted,
-                b'\\' if !quoted && bytes.next_if(|(_, next)| matches!(next, b'#' | b'!')).is_some() => {
-                    let origin = Origin { file, offset: offset(at + from), used: None };
-                    line.push(raw.get(from..index).unwrap_or(""), origin);
-                    from = index + 1;
-                }
-                b'#' | b'!' if !quoted => {
-                    end = index;
-                    break;
-                }
-                _ => {}
-            }
+        for index in escapes(raw.get(..end).unwrap_or("")) {
+            let origin = Origin { file, offset: offset(at + from), used: None };
+            line.push(raw.get(from..index).unwrap_or(""), origin);
+            from = index + 1;
         }
         let origin = Origin { file, offset: offset(at + from), used: None };
         let kept = raw.get(from..end).unwrap_or("");
@@ -295,12 +279,45 @@ fn raw_line(files: &Files, file: FileId, at: usize) -> (&str, usize) {
     (line.trim_end_matches('\r'), next)
 }
 
+/// Where the comment of a line begins, or its end.
+pub fn comment_start(line: &str) -> usize {
+    let mut quoted = false;
+    let mut escaped = false;
+    for (index, byte) in line.bytes().enumerate() {
+        match byte {
+            b'#' | b'!' if !quoted && !std::mem::take(&mut escaped) => return index,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        escaped = byte == b'\\' && !quoted && !escaped;
+    }
+    line.len()
+}
+
+/// Backslashes that make no comment of what follows.
+fn escapes(code: &str) -> impl Iterator<Item = usize> {
+    let mut quoted = false;
+    let mut bytes = code.bytes().enumerate().peekable();
+    std::iter::from_fn(move || {
+        while let Some((index, byte)) = bytes.next() {
+            match byte {
+                b'"' => quoted = !quoted,
+                b'\\' if !quoted && bytes.next_if(|(_, next)| matches!(next, b'#' | b'!')).is_some() => {
+                    return Some(index);
+                }
+                _ => {}
+            }
+        }
+        None
+    })
+}
+
 /// Files are bounded far below 4 GiB (source::MAX_BYTES).
 fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-fn first_word(line: &str) -> Option<&str> {
+pub fn first_word(line: &str) -> Option<&str> {
     // Editors of other systems put a byte order mark first.
     let line = line.trim_start_matches('\u{feff}').trim_start_matches(BLANKS);
     line.split(BLANKS).next().filter(|word| !word.is_empty())
@@ -310,6 +327,6 @@ fn argument(line: &str) -> &str {
     line.trim_start_matches(BLANKS).split_once(BLANKS).map_or("", |(_, rest)| rest.trim_matches(BLANKS))
 }
 
-fn is_directive(word: &str) -> bool {
+pub fn is_directive(word: &str) -> bool {
     include::WORDS.contains(&word) || ["include_check", "instance", "random_seed"].contains(&word)
 }

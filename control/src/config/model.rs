@@ -4,6 +4,7 @@ mod check;
 
 use std::{
     fmt,
+    hash::{DefaultHasher, Hash, Hasher as _},
     net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -331,7 +332,7 @@ pub struct Track {
     pub reverse: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub enum Authentication {
     #[default]
     None,
@@ -371,9 +372,10 @@ impl Secret {
     }
 }
 
+/// Two of them can be told apart, mostly, but not read.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
+        write!(f, "#{:04x}", fingerprint(&self.0) & 0xffff)
     }
 }
 
@@ -386,6 +388,23 @@ pub enum SigningMode {
     Permissive,
     /// The same, and what is sent is not signed.
     ReceiveOnly,
+}
+
+/// As [`Secret`].
+impl fmt::Debug for Authentication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Pass(password) => write!(f, "PASS #{:04x}", fingerprint(password) & 0xffff),
+            Self::Ah(key) => write!(f, "AH #{:04x}", fingerprint(key) & 0xffff),
+        }
+    }
+}
+
+fn fingerprint(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -68,6 +68,15 @@ fn each_sound_file_is_read_without_an_error() {
 }
 
 #[test]
+fn a_file_means_the_same_when_it_is_formatted() {
+    for path in files("tests/config/sound") {
+        let (text, formatted) = format(&path).unwrap();
+        let read = |text: String| interpret(&path, text, "node1").config;
+        assert_eq!(read(formatted), read(text), "{}", path.display());
+    }
+}
+
+#[test]
 fn timeouts_are_the_kernels_where_nothing_is_said() {
     let Timeouts { tcp, tcp_fin, udp } = sound("schedulers").global.timeouts;
     assert_eq!([tcp, tcp_fin, udp].map(|time| time.as_secs()), [3600, 120, 60]);

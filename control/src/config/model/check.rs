@@ -1,6 +1,6 @@
 //! What a checker shall ask, from where, and how often.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
@@ -89,12 +89,20 @@ pub struct HttpCheck {
     pub tls: Option<Tls>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Tls {
     /// `ca`: who may sign a certificate. Without, none is looked at.
     pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
     /// `enable_sni`: the server is told the name.
     pub sni: bool,
+}
+
+/// Without the bytes of the certificates, which thousands of checks share.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let roots = self.roots.as_ref().map_or(0, super::fingerprint);
+        f.debug_struct("Tls").field("roots", &format_args!("#{roots:x}")).field("sni", &self.sni).finish()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
