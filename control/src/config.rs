@@ -36,6 +36,8 @@ pub struct Loaded {
     pub omitted: usize,
     /// Every file that was read, the named one first.
     pub files: Vec<PathBuf>,
+    /// Length of the text that the files and their repetitions make.
+    pub bytes: usize,
     errors: usize,
 }
 
@@ -77,7 +79,14 @@ fn interpret(path: &Path, text: String, config_id: &str) -> Loaded {
     let statements = tree::build(text.as_str(), &mut reports);
     let config = read::config(&statements, &mut reports);
     let Diagnostics { list, omitted, errors } = reports.resolve(&files, &text);
-    Loaded { config, diagnostics: list, omitted, files: files.into_paths(), errors }
+    Loaded {
+        config,
+        diagnostics: list,
+        omitted,
+        files: files.into_paths(),
+        bytes: text.as_str().len(),
+        errors,
+    }
 }
 
 impl Loaded {

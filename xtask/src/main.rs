@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -28,8 +29,10 @@ enum Task {
     Run(run::Arguments),
     /// Run all tests: unit, packets, labs, interop
     Test(test::Arguments),
-    /// Measure what a packet costs in the XDP program, path by path
-    Bench,
+    /// Measure what a packet costs in the XDP program, or what a large configuration costs
+    Bench(bench::Arguments),
+    /// Change inputs at random until something panics, hangs or takes memory without measure
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -38,7 +41,8 @@ fn main() -> Result<()> {
         Task::Build(arguments) => build::build(&arguments).map(|lvsd| println!("{}", lvsd.display())),
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
-        Task::Bench => bench::bench(),
+        Task::Bench(arguments) => bench::bench(&arguments),
+        Task::Fuzz(arguments) => fuzz::fuzz(&arguments),
     }
 }
 

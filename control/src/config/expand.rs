@@ -18,7 +18,7 @@ use std::{
 use self::{definitions::Local, include::Checks, line::Line};
 use super::{
     diagnostic::{Class, Report, Reports, quote},
-    source::{FileId, Files, Origin, Place, Text},
+    source::{FileId, Files, Origin, Place, Span, Text},
 };
 
 pub const BLANKS: [char; 5] = [' ', '\t', '\r', '\x0b', '\x0c'];
@@ -89,14 +89,16 @@ impl Expander<'_> {
     /// Reads the line that begins at `at`, and what belongs to it. Returns where the next one begins.
     fn statement(&mut self, file: FileId, at: usize) -> usize {
         let (line, next) = raw_line(self.files, file, at);
-        let needs_a_look = |byte| matches!(byte, b'!' | b'#' | b'$' | b'@' | b'~' | b'\\');
-        if !line.bytes().any(needs_a_look) {
-            if first_word(line).is_some_and(is_directive) {
-                let line = Line::of(line, Origin { file, offset: offset(at), used: None });
-                self.logical(&line, 0);
-            } else {
-                self.text.push(line, Origin { file, offset: offset(at), used: None });
-                self.text.end_line();
+        let special = |byte| matches!(byte, b'$' | b'@' | b'~' | b'\\');
+        let origin = Origin { file, offset: offset(at), used: None };
+        if !line.bytes().any(special) && !first_word(line).is_some_and(is_directive) {
+            let (code, comment) = line.split_at_checked(comment_start(line)).unwrap_or((line, ""));
+            self.text.push(code, origin);
+            self.text.pad(comment.len());
+            self.text.end_line();
+            if let Some(report) = comment_in_a_word(code, comment) {
+                let place = Place::new(file, at + code.len(), 1);
+                self.reports.push(report(self.text.end()).at(place));
             }
             return next;
         }
@@ -133,14 +135,8 @@ impl Expander<'_> {
         let origin = Origin { file, offset: offset(at + from), used: None };
         let kept = raw.get(from..end).unwrap_or("");
         line.push(kept, origin);
-        if let Some(mark) = raw.get(end..).and_then(|rest| rest.chars().next()) {
-            let word = kept.rsplit(BLANKS).next().unwrap_or("");
-            if !word.is_empty() && !word.ends_with(['{', '}', '"']) {
-                let message = format!("a comment starts inside this word: it is read as {}", quote(word));
-                let help = format!("quote the word, or put a blank before the `{mark}`");
-                let report = Report::warning(Class::CommentInWord, self.text.end(), message).help(help);
-                self.reports.push(report.at(Place::new(file, at + end, 1)));
-            }
+        if let Some(report) = comment_in_a_word(kept, raw.get(end..).unwrap_or("")) {
+            self.reports.push(report(self.text.end()).at(Place::new(file, at + end, 1)));
         }
         line
     }
@@ -253,7 +249,7 @@ impl Expander<'_> {
     /// One more replacement or repetition.
     fn step(&mut self, line: &Line) -> bool {
         self.steps += 1;
-        let most = (1 << 16) + self.files.bytes() / 8;
+        let most = (1 << 15) + self.files.bytes() / 12;
         if self.steps > most {
             self.stop(line, "definitions and repetitions grow without measure");
         }
@@ -277,6 +273,18 @@ fn raw_line(files: &Files, file: FileId, at: usize) -> (&str, usize) {
         None => (rest, at + rest.len()),
     };
     (line.trim_end_matches('\r'), next)
+}
+
+/// What there is to say of a comment that begins where it hardly should.
+fn comment_in_a_word(code: &str, comment: &str) -> Option<impl FnOnce(Span) -> Report> {
+    let mark = comment.chars().next()?;
+    let word = code.rsplit(BLANKS).next().unwrap_or("");
+    if word.is_empty() || word.ends_with(['{', '}', '"']) {
+        return None;
+    }
+    let message = format!("a comment starts inside this word: it is read as {}", quote(word));
+    let help = format!("quote the word, or put a blank before the `{mark}`");
+    Some(move |span| Report::warning(Class::CommentInWord, span, message).help(help))
 }
 
 /// Where the comment of a line begins, or its end.

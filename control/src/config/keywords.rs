@@ -146,7 +146,10 @@ pub fn nearest_of<'a>(candidates: impl Iterator<Item = &'a str>, word: &str) -> 
         return None;
     }
     let typed = word.to_ascii_lowercase();
+    // As far apart as their lengths at least: most candidates need no closer look.
+    let far = |candidate: &str| typed.len().abs_diff(candidate.len()) > candidate.len().div_ceil(3);
     candidates
+        .filter(|candidate| !far(candidate))
         .map(|candidate| (strsim::osa_distance(&candidate.to_ascii_lowercase(), &typed), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(3).min(candidate.len() / 2))
         .min()

@@ -48,6 +48,9 @@ impl<'t> Word<'t> {
     }
 }
 
+/// Of one statement: the members of a large list have lines of their own.
+const MAX_WORDS: usize = 10_000;
+
 /// Yields the tokens of a text.
 pub struct Lexer<'t> {
     text: &'t str,
@@ -211,6 +214,12 @@ impl<'t> Lexer<'t> {
     }
 
     fn word(&mut self, text: &'t str, span: Span, quoted_inside: bool, reports: &mut Reports) {
+        if self.words.len() >= MAX_WORDS {
+            let message = format!("more than {MAX_WORDS} words in one statement: the rest is not read");
+            reports.push(Report::error(Class::Limit, span, message));
+            self.at = self.end;
+            return;
+        }
         let spoilt = is_unreadable(text, span, reports);
         self.words.push(Word { text, span, spoilt, quoted_inside });
     }

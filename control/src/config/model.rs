@@ -87,8 +87,9 @@ pub struct Notify {
 /// What runs when a real server, or a service's quorum, comes or goes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpDown {
-    pub up: Option<Script>,
-    pub down: Option<Script>,
+    // Boxed: few of many real servers have any.
+    pub up: Option<Box<Script>>,
+    pub down: Option<Box<Script>>,
 }
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).

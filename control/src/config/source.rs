@@ -27,6 +27,8 @@ pub struct Span {
 pub struct Text {
     text: String,
     pieces: Vec<Piece>,
+    /// References in whose place text stands, in order.
+    uses: Vec<Place>,
 }
 
 /// The files read so far.
@@ -54,10 +56,13 @@ pub struct Origin {
 }
 
 /// Text that continues in its file as it does here, up to the next piece.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Piece {
     at: u32,
-    origin: Origin,
+    offset: u32,
+    /// One more than the index of the reference, 0 where there is none.
+    used: u32,
+    file: FileId,
 }
 
 #[derive(Debug)]
@@ -118,14 +123,27 @@ impl Text {
             return;
         }
         let at = self.end().start;
+        let used = origin.used.map_or(0, |used| self.number(used));
+        let Origin { file, offset, .. } = origin;
         let goes_on = self.pieces.last().is_some_and(|piece| {
-            let continued = Origin { offset: piece.origin.offset + (at - piece.at), ..piece.origin };
-            continued == origin
+            (piece.file, piece.used) == (file, used) && piece.offset + (at - piece.at) == offset
         });
         if !goes_on {
-            self.pieces.push(Piece { at, origin });
+            self.pieces.push(Piece { at, offset, used, file });
         }
         self.text.push_str(text);
+    }
+
+    fn number(&mut self, used: Place) -> u32 {
+        if self.uses.last() != Some(&used) {
+            self.uses.push(used);
+        }
+        Span::new(self.uses.len(), 0).start
+    }
+
+    /// Blanks in the place of a comment, so that what follows stands as far from what goes before as in the file.
+    pub fn pad(&mut self, length: usize) {
+        self.text.extend(std::iter::repeat_n(' ', length));
     }
 
     pub fn end_line(&mut self) {
@@ -148,10 +166,11 @@ impl Text {
             return (Place::default(), None);
         };
         let end = self.pieces.get(index).map_or(span.end, |next| next.at.min(span.end));
-        let start = piece.origin.offset + (span.start - piece.at);
-        let own = Place { file: piece.origin.file, start, end: start + end.saturating_sub(span.start) };
-        match piece.origin.used {
-            Some(used) => (used, Some(own)),
+        let start = piece.offset + (span.start - piece.at);
+        let own = Place { file: piece.file, start, end: start + end.saturating_sub(span.start) };
+        let used = (piece.used as usize).checked_sub(1).and_then(|index| self.uses.get(index));
+        match used {
+            Some(used) => (*used, Some(own)),
             None => (own, None),
         }
     }

@@ -30,7 +30,7 @@ impl Statement<'_> {
 
 /// The tree of a text, and what there is to say about its words and braces.
 pub fn build<'t>(text: &'t str, reports: &mut Reports) -> Vec<Statement<'t>> {
-    let room = 6 * text.len() + (1 << 20);
+    let room = 5 * text.len() + (1 << 20);
     let root = Frame { head: None, open: None, block: Some(Block::Top), statements: Vec::new() };
     let mut builder =
         Builder { reports, root, frames: Vec::new(), after_line: false, ignored: 0, owed: 0, room };

@@ -63,7 +63,7 @@ impl Change {
             service: format!("[{}]:{protocol}:{}", config.address, config.port),
             up: news.up,
             last: news.last,
-            script: if news.up { up } else { down }.clone(),
+            script: if news.up { up } else { down }.as_deref().cloned(),
         })
     }
 

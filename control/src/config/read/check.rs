@@ -20,7 +20,11 @@ const HELO: &str = "lvsd.localdomain";
 impl Reader<'_> {
     /// In the order of the file.
     pub(super) fn checks(&mut self, items: &Items<'_>, real: SocketAddrV4, outer: &Inherited) -> Vec<Check> {
-        items.list.iter().filter_map(|&item| self.check(item, real, outer)).collect()
+        let mut checks: Vec<_> =
+            items.list.iter().filter_map(|&item| self.check(item, real, outer)).collect();
+        // One of them is the rule, and there may be a hundred thousand such lists.
+        checks.shrink_to_fit();
+        checks
     }
 
     fn check(&mut self, item: Item<'_>, real: SocketAddrV4, outer: &Inherited) -> Option<Check> {

@@ -24,7 +24,10 @@ impl Reader<'_> {
     }
 
     pub(super) fn up_down(&mut self, items: &Items<'_>, [up, down]: [&'static str; 2]) -> UpDown {
-        UpDown { up: self.command_of(items, up), down: self.command_of(items, down) }
+        UpDown {
+            up: self.command_of(items, up).map(Box::new),
+            down: self.command_of(items, down).map(Box::new),
+        }
     }
 
     /// `WORD COMMAND [USER [GROUP]]`: a command with arguments is one word in `"`.

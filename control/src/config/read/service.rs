@@ -310,6 +310,7 @@ impl Reader<'_> {
             if let Some(first) = seen.insert(address, span) {
                 let message = format!("a second real_server {} {}", read.address, read.port);
                 self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+                continue;
             }
             reals.push(read);
         }
