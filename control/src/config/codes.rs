@@ -130,9 +130,6 @@ codes! {
     WeightInGroup "E0116" "a weight of a tracker in a sync group"
         "Members of a group move together, so their priorities must not move apart: weights count only with \
          sync_group_tracking_weight."
-    NoInterface "E0117" "an interface that this host does not have"
-        "keepalived does not start without it unless dynamic_interfaces is said. lvsd starts, and the instance is in \
-         FAULT until the interface is there."
     ExtraWord "E0118" "words behind the end of a statement"
         "keepalived leaves them out without a word. Nothing of them is in force."
     BraceInWord "E0121" "a brace in the middle of a word ends the line"

@@ -229,11 +229,14 @@ impl Expander<'_> {
         if self.text.as_str().len() + line.text().len() > self.room() {
             return self.stop(line, "the lines that come of definitions and repetitions are too many");
         }
-        for (at, name, _) in references(line.text(), 0) {
+        for (at, name, end) in references(line.text(), 0) {
             let message = format!("{} is defined nowhere above: read as it stands", quote(name));
-            let report = Report::warning(Class::Trap, self.text.end(), message);
-            let place = line.place(at..at + "$".len()).unwrap_or_default();
-            self.reports.push(report.at(place));
+            let mut report = Report::warning(Class::Trap, self.text.end(), message);
+            let rest = line.text().get(end..).unwrap_or("").trim_start_matches(BLANKS);
+            if rest.starts_with('=') && line.text().trim_start_matches(BLANKS).starts_with('$') {
+                report = report.help("a definition has no blank before its `=`");
+            }
+            self.reports.push(report.at(line.place(at..end).unwrap_or_default()));
         }
         for (text, origin) in line.pieces() {
             self.text.push(text, origin);

@@ -1,6 +1,7 @@
 //! What is said about whole files. `BLESS=1 cargo test -p control config` writes the expectations anew.
 
 use std::{
+    collections::{HashMap, HashSet},
     env, fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
@@ -10,6 +11,8 @@ use std::{
 mod checks;
 mod hostile;
 mod language;
+mod mistakes;
+mod words;
 
 use super::{
     keywords::{self, Block, Keyword, Status},
@@ -609,98 +612,4 @@ fn a_diagnostic_as_json_has_its_place() {
             "message": "unknown word \"router_di\" in global_defs; did you mean \"router_id\"?",
         }])
     );
-}
-
-/// A file in which `line` stands alone in the block.
-fn around(block: Block, line: &str) -> Option<String> {
-    let vrrp = format!("vrrp_instance V {{\n{line}\n}}\n");
-    let server = |inside: &str| format!("virtual_server 192.0.2.1 80 {{\n{inside}\n}}\n");
-    let real = |inside: &str| server(&format!("real_server 192.0.2.2 80 {{\n{inside}\n}}"));
-    Some(match block {
-        Block::Top => line.to_owned(),
-        Block::GlobalDefs => format!("global_defs {{\n{line}\n}}\n"),
-        Block::VrrpInstance => vrrp,
-        Block::SyncGroup => format!("vrrp_sync_group V {{\n{line}\n}}\n"),
-        Block::VrrpScript => format!("vrrp_script V {{\n{line}\n}}\n"),
-        Block::TrackProcess => format!("vrrp_track_process V {{\n{line}\n}}\n"),
-        Block::TrackFile => format!("track_file V {{\n{line}\n}}\n"),
-        Block::Authentication => format!("vrrp_instance V {{\nauthentication {{\n{line}\n}}\n}}\n"),
-        Block::AuthHmac => format!("vrrp_instance V {{\nauth_hmac {{\n{line}\n}}\n}}\n"),
-        Block::VirtualServer => server(line),
-        Block::RealServer => real(line),
-        Block::TcpCheck => real(&format!("TCP_CHECK {{\n{line}\n}}")),
-        Block::HttpGet => real(&format!("HTTP_GET {{\n{line}\n}}")),
-        Block::SslGet => real(&format!("SSL_GET {{\n{line}\n}}")),
-        Block::Ssl => format!("SSL {{\n{line}\n}}\n"),
-        Block::FileCheck => real(&format!("FILE_CHECK {{\n{line}\n}}")),
-        Block::MiscCheck => real(&format!("MISC_CHECK {{\n{line}\n}}")),
-        Block::SmtpCheck => real(&format!("SMTP_CHECK {{\n{line}\n}}")),
-        Block::DnsCheck => real(&format!("DNS_CHECK {{\n{line}\n}}")),
-        Block::UdpCheck => real(&format!("UDP_CHECK {{\n{line}\n}}")),
-        Block::PingCheck => real(&format!("PING_CHECK {{\n{line}\n}}")),
-        Block::Url => real(&format!("HTTP_GET {{\nurl {{\n{line}\n}}\n}}")),
-        _ => return None,
-    })
-}
-
-#[test]
-fn every_word_that_is_called_supported_is_read() {
-    // A process may be called anything.
-    let told = |keyword: &Keyword| keyword.status == Status::Supported && keyword.word != "process";
-    for keyword in keywords::keywords().filter(told) {
-        let line = match keyword.opens {
-            None => format!("{} *not* *values*", keyword.word),
-            Some(_) => format!("{} {{\n*neither* word\n}}", keyword.word),
-        };
-        let file = around(keyword.block, &line).expect("a supported word stands in a supported block");
-        let at = file.lines().position(|other| line.starts_with(other)).unwrap() + 1;
-        let loaded = text(&file);
-        let about = |diagnostic: &&Diagnostic| (at..=at + 1).contains(&diagnostic.line);
-        assert!(loaded.diagnostics.iter().any(|it| about(&it)), "{keyword:?} is not read");
-    }
-}
-
-#[test]
-fn every_other_word_is_answered_with_its_fate() {
-    for keyword in keywords::keywords() {
-        let class = match keyword.status {
-            Status::Supported => continue,
-            Status::Deprecated(_) => Class::Deprecated,
-            Status::NotYet(_) => Class::Unsupported,
-            Status::Ignored(keywords::DEAD) => Class::DeadWord,
-            Status::Ignored(_) => Class::Ignored,
-        };
-        let block = if keyword.opens.is_some() { " {\n}" } else { " 1" };
-        let Some(file) = around(keyword.block, &format!("{}{block}", keyword.word)) else { continue };
-        let loaded = text(&file);
-        let found = loaded.diagnostics.iter().any(|it| it.code == class && it.message.contains(keyword.word));
-        assert!(found, "{keyword:?}: {}", loaded.render_text());
-    }
-}
-
-#[test]
-fn the_documentation_is_the_table() {
-    assert!(is_as_pinned(Path::new("../docs/keepalived-conf.md"), &explain::page()));
-}
-
-/// Debian's keepalived has them. Each word in them is one of keepalived's.
-#[test]
-fn the_samples_of_keepalived_hold_no_unknown_word() {
-    let folder = "/usr/share/doc/keepalived/samples";
-    if !Path::new(folder).is_dir() {
-        return lvs_tests::skip(&format!("no {folder} (keepalived brings it)"));
-    }
-    let samples = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    // Older than the block `group`: keepalived itself does not take this one any more.
-    let outdated = "keepalived.conf.vrrp.lvs_syncd";
-    let samples: Vec<_> = samples
-        .filter(|path| path.to_string_lossy().contains("/keepalived.conf.") && !path.ends_with(outdated))
-        .collect();
-    assert!(!samples.is_empty());
-    for sample in samples {
-        let loaded = load(&sample, "node1").unwrap();
-        let unknown = [Class::UnknownWord, Class::MisplacedWord, Class::Syntax];
-        let found: Vec<_> = loaded.diagnostics.iter().filter(|it| unknown.contains(&it.code)).collect();
-        assert!(found.is_empty(), "{found:#?}");
-    }
 }
