@@ -1,6 +1,10 @@
 //! Do `lvsd` and keepalived make one pair? Judged by what they send, not by what they say of themselves.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
@@ -132,7 +136,7 @@ impl Stage {
         web_service(&self.scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>())
     }
 
-    fn masters(&self) -> Vec<Ipv4Addr> {
+    fn masters(&self) -> Vec<IpAddr> {
         let adverts = self.adverts.adverts();
         turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
     }

@@ -61,7 +61,7 @@ fn service(key: ServiceKey, ring: RingRef, reals: std::ops::Range<u32>) -> Servi
     }
 }
 
-/// A master for [`VIP`]: real server 1 behind TCP [`WEB`], on the interface that frames come in on; real
+/// A master for [`VIP`] and [`ipv6::VIP6`]: real server 1 behind TCP [`WEB`], on the interface that frames come in on; real
 /// server 2 behind UDP [`DNS`], on another. [`BARE`] has the web service too.
 fn director() -> Option<Director> {
     Director::load().map(master)
@@ -69,6 +69,7 @@ fn director() -> Option<Director> {
 
 fn master(mut director: Director) -> Director {
     director.vip(VIP, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
+    director.vip6(ipv6::VIP6, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
     director.lease(HELD);
     director.real(10, real(1, INGRESS));
     director.real(20, real(2, 77));

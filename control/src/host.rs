@@ -29,7 +29,9 @@ pub enum HostError {
     NoSuchInterface { instance: String, interface: String, there: String },
     #[error("vrrp_instance {instance}: {interface} has no MAC address, so nobody can be told of it by ARP")]
     NoMac { instance: String, interface: String },
-    #[error("vrrp_instance {instance}: {interface} has no {family} address to send adverts from")]
+    #[error(
+        "vrrp_instance {instance}: {interface} has no {family} address to send adverts from (with IPv6: no link-local one)"
+    )]
     NoSource { instance: String, interface: String, family: Family },
     #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
     SourceNotHere { instance: String, interface: String, source_address: IpAddr },
@@ -50,6 +52,7 @@ pub struct LocalInstance {
     pub source: IpAddr,
     /// While master the host has the addresses. XDP answers for them and forwards with and without.
     pub accept: bool,
+    /// The advertised ones, then the excluded ones.
     pub addresses: Vec<LocalAddress>,
     /// The link of its own interface may be down: not with `dont_track_primary`.
     needs_link: bool,
@@ -106,7 +109,7 @@ pub fn locate(config: &Config, snapshot: &Snapshot) -> Vec<Result<LocalInstance,
 }
 
 fn virtual_addresses(config: &Config) -> HashSet<IpAddr> {
-    config.instances.iter().flat_map(|i| i.addresses.iter().map(|a| a.address)).collect()
+    config.instances.iter().flat_map(VrrpInstance::virtual_addresses).map(|a| a.address).collect()
 }
 
 fn locate_one(
@@ -153,8 +156,7 @@ fn locate_one(
             })?,
     };
     let addresses = instance
-        .addresses
-        .iter()
+        .virtual_addresses()
         .map(|address| {
             let link = find(address.device.as_deref().unwrap_or(&instance.interface))?;
             Ok(LocalAddress {
@@ -497,17 +499,12 @@ mod tests {
             start_as_master: false,
             source,
             peers: Vec::new(),
+            multicast: [224, 0, 0, 18].into(),
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,
-            addresses: vec![VirtualAddress {
-                address: VIP,
-                prefix_len: 24,
-                device: None,
-                label: None,
-                broadcast: None,
-                scope: 0,
-            }],
+            addresses: vec![VirtualAddress { prefix_len: 24, ..VirtualAddress::of(VIP) }],
+            excluded: Vec::new(),
             garp: Garp::default(),
             rules: Rules::default(),
             accept: true,
@@ -550,6 +547,19 @@ mod tests {
     #[test]
     fn a_virtual_address_left_by_a_killed_daemon_is_not_taken_for_the_source() {
         assert_eq!(located(&snapshot(&[VIP, OWN], true)).source, OWN);
+    }
+
+    #[test]
+    fn adverts_over_ipv6_come_from_the_link_local_address_that_is_not_virtual() {
+        let [vip, global, own] = ["fe80::100", "2001:db8::1", "fe80::1"].map(|it| it.parse().unwrap());
+        let mut config = config(None);
+        let [instance] = config.instances.as_mut_slice() else { panic!("not one instance") };
+        instance.family = Family::V6;
+        instance.addresses = vec![VirtualAddress::of(vip)];
+        let find = |there: &[IpAddr]| locate(&config, &snapshot(there, true)).pop().unwrap();
+        assert_eq!(find(&[OWN, vip, global, own]).unwrap().source, own);
+        let refused = find(&[OWN, vip, global]).unwrap_err().to_string();
+        assert!(refused.contains("no IPv6 address"), "{refused}");
     }
 
     #[test]

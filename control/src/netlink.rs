@@ -15,7 +15,9 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope},
+        address::{
+            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+        },
         link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
@@ -206,6 +208,13 @@ impl Netlink {
         message.attributes.extend(address.broadcast.map(AddressAttribute::Broadcast));
         message.attributes.extend(address.label.clone().map(AddressAttribute::Label));
         message.header.scope = AddressScope::from(address.scope);
+        message.attributes.push(AddressAttribute::Flags(flags(address)));
+        let lifetime = |preferred| {
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (preferred, u32::MAX);
+            lifetime
+        };
+        message.attributes.extend(address.preferred.map(lifetime).map(AddressAttribute::CacheInfo));
         ask(&format!("add {}", address.address), add.replace().execute()).await
     }
 
@@ -281,6 +290,21 @@ fn link(message: &LinkMessage) -> Option<Link> {
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// A virtual address is usable at once: that nobody else has it is the lease's work.
+fn flags(address: &VirtualAddress) -> AddressFlags {
+    let wanted = address.flags;
+    [
+        (address.address.is_ipv6() && !wanted.detect_duplicates, AddressFlags::Nodad),
+        (wanted.home, AddressFlags::Homeaddress),
+        (wanted.manage_temporary, AddressFlags::Managetempaddr),
+        (wanted.no_prefix_route, AddressFlags::Noprefixroute),
+        (wanted.auto_join, AddressFlags::Mcautojoin),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .collect()
 }
 
 fn forwards_v6(family: &AfSpecUnspec) -> bool {

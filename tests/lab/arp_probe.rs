@@ -1,7 +1,7 @@
-//! Asks who has an address, again and again. A [`Capture`](crate::Capture) on the same host hears who answers.
+//! Asks who has an address, by ARP or by neighbour solicitation, again and again. A [`Capture`](crate::Capture) on the same host hears who answers.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -27,9 +27,12 @@ pub struct ArpProbe {
 }
 
 impl ArpProbe {
-    pub fn start(node: &Node, address: Ipv4Addr, every: Duration) -> Result<Self> {
+    pub fn start(node: &Node, address: impl Into<IpAddr>, every: Duration) -> Result<Self> {
         let socket = node.in_ns(|| packet_socket("eth0", 0))?;
-        let question = who_has(node, address)?;
+        let question = match address.into() {
+            IpAddr::V4(address) => who_has(node, address)?,
+            IpAddr::V6(address) => solicitation(node, address)?,
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
             let stop = Arc::clone(&stop);
@@ -69,5 +72,18 @@ fn who_has(node: &Node, address: Ipv4Addr) -> Result<Vec<u8>> {
     let builder = PacketBuilder::ethernet2(node.mac().0, Mac::BROADCAST.0).arp(question.into());
     let mut frame = Vec::with_capacity(builder.size());
     builder.write(&mut frame).context("an ARP request")?;
+    Ok(frame)
+}
+
+/// To the address's group, as RFC 4291 2.7.1 has it.
+fn solicitation(node: &Node, address: Ipv6Addr) -> Result<Vec<u8>> {
+    let [.., a, b, c] = address.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let builder = PacketBuilder::ethernet2(node.mac().0, [0x33, 0x33, 0xff, a, b, c])
+        .ipv6(node.link_local().octets(), group.octets(), 255)
+        .icmpv6_raw(135, 0, [0; 4]);
+    let body = [&address.octets()[..], &[1, 1], &node.mac().0].concat();
+    let mut frame = Vec::with_capacity(builder.size(body.len()));
+    builder.write(&mut frame, &body).context("a neighbour solicitation")?;
     Ok(frame)
 }

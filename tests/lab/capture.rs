@@ -1,9 +1,9 @@
-//! Which ARP and VRRP frames pass an interface, and when?
+//! Which ARP, neighbour discovery and VRRP frames pass an interface, and when?
 
 use std::{
     io::{IoSliceMut, Write as _},
     mem,
-    net::Ipv4Addr,
+    net::IpAddr,
     os::fd::AsRawFd as _,
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,7 +26,7 @@ use nix::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{Advert, Arp, Mac, Node, Stamp, realtime};
+use crate::{Advert, Advertisement, Arp, Mac, Node, Stamp, realtime};
 
 /// Listens until it is dropped. Frames that the node itself sends are heard too, except by XDP.
 pub struct Capture {
@@ -39,6 +39,7 @@ pub struct Capture {
 struct Heard {
     adverts: Vec<Advert>,
     arps: Vec<Arp>,
+    advertisements: Vec<Advertisement>,
 }
 
 impl Capture {
@@ -70,13 +71,23 @@ impl Capture {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).arps.clone()
     }
 
+    /// Of neighbours, over IPv6.
+    pub fn advertisements(&self) -> Vec<Advertisement> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).advertisements.clone()
+    }
+
     /// When who answered for `address`: replies only.
-    pub fn answers_for(&self, address: Ipv4Addr) -> Vec<(Stamp, Mac)> {
-        let arps = self.arps();
-        arps.iter()
-            .filter(|arp| arp.is_reply && arp.sender.1 == address)
-            .map(|arp| (arp.at, arp.sender.0))
-            .collect()
+    pub fn answers_for(&self, address: impl Into<IpAddr>) -> Vec<(Stamp, Mac)> {
+        match address.into() {
+            IpAddr::V4(address) => {
+                let of = |arp: &Arp| arp.is_reply && arp.sender.1 == address;
+                self.arps().iter().filter(|arp| of(arp)).map(|arp| (arp.at, arp.sender.0)).collect()
+            }
+            IpAddr::V6(address) => {
+                let of = |it: &Advertisement| it.is_solicited && it.target == address;
+                self.advertisements().iter().filter(|it| of(it)).map(|it| (it.at, it.mac)).collect()
+            }
+        }
     }
 }
 
@@ -110,9 +121,11 @@ fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()
             .context("a frame without a timestamp")?;
         let frame = message.iovs().next().unwrap_or_default();
         let (advert, arp) = (Advert::read(at, frame), Arp::read(at, frame));
+        let advertisement = Advertisement::read(at, frame);
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.adverts.extend(advert);
         heard.arps.extend(arp);
+        heard.advertisements.extend(advertisement);
     }
     Ok(())
 }

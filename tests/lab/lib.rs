@@ -36,4 +36,4 @@ pub use node::{Mac, Node};
 pub use pair::{PACE, PATIENCE, Pair};
 pub use process::Process;
 pub use scene::{RealServer, Scene, VIP, serve};
-pub use wire::{Advert, Arp, turns};
+pub use wire::{Advert, Advertisement, Arp, turns};

@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     fs::File,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::Command,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::{Process, need::built_program, signals::undisturbed};
+use crate::{PATIENCE, Process, need::built_program, signals::undisturbed, wait_for};
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
@@ -65,6 +65,31 @@ impl Node {
 
     pub fn mac(&self) -> Mac {
         self.mac
+    }
+
+    /// What it has once IPv6 is on (RFC 4291 appendix A).
+    pub fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+    }
+
+    /// Its address in fd77::/64, once IPv6 is on: with the last byte of the other one.
+    pub fn address_v6(&self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, self.address.octets()[3].into())
+    }
+
+    /// Hosts come without IPv6. Its addresses can be used at once.
+    pub fn enable_ipv6(&self) -> Result<()> {
+        self.sysctl("ipv6.conf.eth0.accept_dad", "0")?;
+        for interface in ["all", "default", "lo", "eth0"] {
+            self.sysctl(&format!("ipv6.conf.{interface}.disable_ipv6"), "0")?;
+        }
+        self.run(&format!("ip address add {}/64 dev eth0 nodad", self.address_v6()))?;
+        wait_for("a link-local address", PATIENCE, || {
+            let addresses = self.run("ip -6 address show dev eth0 scope link")?;
+            Ok((addresses.contains(&self.link_local().to_string()) && !addresses.contains("tentative"))
+                .then_some(()))
+        })
     }
 
     pub fn dir(&self) -> &Path {

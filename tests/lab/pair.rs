@@ -1,6 +1,6 @@
 //! Two directors at work, and somebody who watches that never more than one answers.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
 
@@ -41,7 +41,7 @@ impl Pair {
     }
 
     /// Who was master, in order, by the adverts on the wire; a resignation is none.
-    pub fn masters(&self) -> Vec<Ipv4Addr> {
+    pub fn masters(&self) -> Vec<IpAddr> {
         let adverts = self.watch.adverts();
         turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
     }

@@ -1,8 +1,8 @@
-//! What do captured ARP and VRRP frames say? Read here apart from `lvsd`'s own code, which is under test.
+//! What do captured ARP, neighbour discovery and VRRP frames say? Read here apart from `lvsd`'s own code, which is under test.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{NetSlice, SlicedPacket};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 use crate::{Mac, Stamp};
 
@@ -13,8 +13,8 @@ const VRRP: u8 = 112;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advert {
     pub at: Stamp,
-    pub source: Ipv4Addr,
-    pub destination: Ipv4Addr,
+    pub source: IpAddr,
+    pub destination: IpAddr,
     pub version: u8,
     pub vrid: u8,
     pub priority: u8,
@@ -23,15 +23,22 @@ pub struct Advert {
 impl Advert {
     pub(crate) fn read(at: Stamp, frame: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
-        let Some(NetSlice::Ipv4(ip)) = packet.net else { return None };
-        if ip.payload_ip_number().0 != VRRP {
-            return None;
-        }
-        let &[version_and_type, vrid, priority, ..] = ip.payload().payload else { return None };
-        Some(Self {
+        let (source, destination, payload): (IpAddr, IpAddr, _) = match packet.net? {
+            NetSlice::Ipv4(ip) => {
+                let header = ip.header();
+                (header.source_addr().into(), header.destination_addr().into(), ip.payload().clone())
+            }
+            NetSlice::Ipv6(ip) => {
+                let header = ip.header();
+                (header.source_addr().into(), header.destination_addr().into(), ip.payload().clone())
+            }
+            NetSlice::Arp(_) => return None,
+        };
+        let &[version_and_type, vrid, priority, ..] = payload.payload else { return None };
+        (payload.ip_number.0 == VRRP).then_some(Self {
             at,
-            source: ip.header().source_addr(),
-            destination: ip.header().destination_addr(),
+            source,
+            destination,
             version: version_and_type >> 4,
             vrid,
             priority,
@@ -64,6 +71,36 @@ impl Arp {
     /// Announces its sender's address to everybody (RFC 5944 4.6).
     pub fn is_gratuitous(&self) -> bool {
         self.sender.1 == self.target.1
+    }
+}
+
+/// A neighbour advertisement that says where its target is (RFC 4861 4.4).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Advertisement {
+    pub at: Stamp,
+    /// Somebody asked for it.
+    pub is_solicited: bool,
+    pub overrides: bool,
+    pub target: Ipv6Addr,
+    pub mac: Mac,
+}
+
+impl Advertisement {
+    pub(crate) fn read(at: Stamp, frame: &[u8]) -> Option<Self> {
+        const ADVERTISEMENT: u8 = 136;
+        const TARGET_MAC: [u8; 2] = [2, 1];
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let Some(TransportSlice::Icmpv6(icmp)) = packet.transport else { return None };
+        let message = icmp.slice();
+        let (flags, target) = (*message.get(4)?, message.get(8..24)?);
+        let (kind, mac) = message.get(24..32)?.split_first_chunk::<2>()?;
+        (*message.first()? == ADVERTISEMENT && *kind == TARGET_MAC).then_some(Self {
+            at,
+            is_solicited: flags & 0x40 != 0,
+            overrides: flags & 0x20 != 0,
+            target: <[u8; 16]>::try_from(target).ok()?.into(),
+            mac: Mac(mac.try_into().ok()?),
+        })
     }
 }
 
@@ -104,6 +141,19 @@ mod tests {
         let mut question = frame;
         *question.last_mut().unwrap() = 0x65;
         assert!(!Arp::read(Stamp::now(), &question).unwrap().is_gratuitous());
+    }
+
+    #[test]
+    fn an_announcement_of_keepalived_over_ipv6_is_read() {
+        // Captured from keepalived 2.2.7.
+        let frame = bytes(
+            "33330000000102000000000186dd6000000000203afffe800000000000000000000000770100ff02000000000000000000000000\
+             0001880054af20000000fe8000000000000000000000007701000201020000000001",
+        );
+        let read = Advertisement::read(Stamp::now(), &frame).unwrap();
+        assert!(read.overrides && !read.is_solicited);
+        assert_eq!((read.target.to_string().as_str(), read.mac), ("fe80::77:100", Mac([2, 0, 0, 0, 0, 1])));
+        assert_eq!(Advert::read(Stamp::now(), &frame), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ fn originals() -> Vec<Vec<u8>> {
         write_udp(fragment(VIP, 3, false), DNS),
         tcp(STRANGER, WEB),
         ping(STRANGER),
+        ipv6::who_has6(ipv6::VIP6),
+        ipv6::ping6(ipv6::CLIENT6, ipv6::VIP6),
     ]
 }
 
@@ -116,6 +118,15 @@ fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
 
 fn check_sent(frame: &[u8], out: &[u8]) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap_or_else(|error| panic!("{error}: {frame:02x?}"));
+    if let Some(TransportSlice::Icmpv6(question)) = &packet.transport
+        && question.type_u8() == 135
+    {
+        let Some(etherparse::NetSlice::Ipv6(ip)) = &packet.net else { panic!("{frame:02x?}") };
+        let (source, destination) = (ip.header().source(), ip.header().destination());
+        assert!(question.is_checksum_valid(source, destination), "{frame:02x?}");
+        assert_eq!((out.len(), out[54], &out[62..78]), (86, 136, &frame[62..78]));
+        return;
+    }
     assert_eq!(out.len(), frame.len());
     match packet.transport {
         Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)) => {
@@ -126,6 +137,10 @@ fn check_sent(frame: &[u8], out: &[u8]) {
             // Addresses swapped; type, TTL and their checksums apart, the rest stays.
             assert_eq!((&out[26..30], &out[30..34]), (&frame[30..34], &frame[26..30]));
             assert_eq!((out[34], &out[38..]), (0, &frame[38..]));
+        }
+        Some(TransportSlice::Icmpv6(_)) => {
+            assert_eq!((&out[22..38], &out[38..54]), (&frame[38..54], &frame[22..38]));
+            assert_eq!((out[54], &out[58..]), (129, &frame[58..]));
         }
         _ => {
             assert!(packet.net.is_some_and(|net| matches!(net, etherparse::NetSlice::Arp(_))), "{frame:02x?}")

@@ -47,7 +47,7 @@ fn solicitation(source: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Vec<u8> {
 }
 
 /// The client, by multicast.
-fn who_has6(target: Ipv6Addr) -> Vec<u8> {
+pub fn who_has6(target: Ipv6Addr) -> Vec<u8> {
     solicitation(CLIENT6, target, &SOURCE_MAC)
 }
 
@@ -57,7 +57,7 @@ fn advertisement(to: (Ipv6Addr, [u8; 6]), flags: u32) -> Vec<u8> {
     icmp6(step, 136, 0, flags << 29, &[&VIP6.octets()[..], &option].concat())
 }
 
-fn ping6(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
+pub fn ping6(source: Ipv6Addr, destination: Ipv6Addr) -> Vec<u8> {
     icmp6(ip6((CLIENT_MAC, DIRECTOR_MAC), (source, destination), 61), 128, 0, 0x0009_0001, b"abcdefghi")
 }
 
@@ -65,18 +65,18 @@ fn pong6() -> Vec<u8> {
     icmp6(ip6((DIRECTOR_MAC, CLIENT_MAC), (VIP6, CLIENT6), 64), 129, 0, 0x0009_0001, b"abcdefghi")
 }
 
-/// An IPv6 frame with extension headers of `lengths` units of eight bytes before its payload.
+/// With an extension header of eight bytes of each of these kinds before its payload.
 fn extended(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
+    const FRAGMENT: u8 = 44;
     let (headers, payload) = frame.split_at(14 + 40);
     let mut out = headers.to_vec();
-    let next = |at: usize| *kinds.get(at).unwrap_or(&frame[20]);
-    out[20] = next(0);
-    for (at, kind) in kinds.iter().enumerate() {
-        out.extend([next(at + 1), 0, 1, 4, 0, 0, 0, 0]);
-        if *kind == 44 {
-            let last = out.len() - 6;
-            out[last..].fill(0);
-        }
+    let chain: Vec<u8> = kinds.iter().copied().chain([frame[20]]).collect();
+    out[20] = chain[0];
+    for link in chain.windows(2) {
+        // Of a whole packet, or with padding as its only option.
+        let rest = if link[0] == FRAGMENT { [0; 6] } else { [1, 4, 0, 0, 0, 0] };
+        out.extend([link[1], 0]);
+        out.extend(rest);
     }
     out.extend(payload);
     let length = (out.len() - 54) as u16;
@@ -84,25 +84,10 @@ fn extended(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
     out
 }
 
-pub fn master6(mut director: Director) -> Director {
-    director.vip6(VIP6, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
-    director.lease(HELD);
-    director
-}
-
-fn director6() -> Option<Director> {
-    Director::load().map(master6)
-}
-
 pub fn cases() -> Vec<Case> {
     use Outcome::*;
-    fn nothing(director: &mut Director) {
-        director.vip6(VIP6, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
-    }
-    let resign = |director: &mut Director| {
-        nothing(director);
-        director.lease(RESIGNED);
-    };
+    fn nothing(_: &mut Director) {}
+    let resign = |director: &mut Director| director.lease(RESIGNED);
     vec![
         (SolicitationAnswered, nothing, who_has6(VIP6)),
         (EchoAnswered, nothing, ping6(CLIENT6, VIP6)),
@@ -131,7 +116,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn a_solicitation_is_answered_under_the_lease_with_the_mac_of_the_address() {
-    let Some(director) = director6() else { return };
+    let Some(director) = director() else { return };
     let answer =
         verdict(Outcome::SolicitationAnswered, Action::Tx, advertisement((CLIENT6, CLIENT_MAC), 0b011));
     assert_eq!(director.run(&who_has6(VIP6)), answer);
@@ -149,7 +134,7 @@ fn a_solicitation_is_answered_under_the_lease_with_the_mac_of_the_address() {
 
 #[test]
 fn a_router_says_that_it_is_one() {
-    let Some(mut director) = director6() else { return };
+    let Some(mut director) = director() else { return };
     let vip = Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, router: 1, ..Vip::default() };
     director.vip6(VIP6, vip);
     assert_eq!(director.run(&who_has6(VIP6)).frame, advertisement((CLIENT6, CLIENT_MAC), 0b111));
@@ -157,7 +142,7 @@ fn a_router_says_that_it_is_one() {
 
 #[test]
 fn a_probe_for_a_duplicate_is_answered_to_all_nodes() {
-    let Some(director) = director6() else { return };
+    let Some(director) = director() else { return };
     let defence = verdict(Outcome::SolicitationAnswered, Action::Tx, advertisement(ALL_NODES, 0b001));
     // With the nonce of Linux and without: then the answer is longer than the question.
     assert_eq!(director.run(&solicitation(NOBODY, VIP6, &NONCE)), defence);
@@ -166,7 +151,7 @@ fn a_probe_for_a_duplicate_is_answered_to_all_nodes() {
 
 #[test]
 fn a_solicitation_is_dropped_while_the_lease_is_resigned_or_lapsed() {
-    let Some(mut director) = director6() else { return };
+    let Some(mut director) = director() else { return };
     let hop_limit = patched(who_has6(VIP6), 21, &[64]);
     for until in [RESIGNED, LAPSED] {
         director.lease(until);
@@ -185,7 +170,7 @@ fn a_solicitation_is_dropped_while_the_lease_is_resigned_or_lapsed() {
 
 #[test]
 fn a_solicitation_that_is_not_plain_or_not_valid_is_the_kernels_under_the_lease() {
-    let Some(mut director) = director6() else { return };
+    let Some(mut director) = director() else { return };
     let step = |hop_limit| ip6((CLIENT_MAC, GROUP_MAC), (CLIENT6, GROUP), hop_limit);
     let to = |address| ip6((CLIENT_MAC, GROUP_MAC), (CLIENT6, address), 255);
     let target = VIP6.octets();
@@ -217,7 +202,7 @@ fn a_solicitation_that_is_not_plain_or_not_valid_is_the_kernels_under_the_lease(
 
 #[test]
 fn a_solicitation_on_another_interface_is_the_kernels_under_the_lease_and_nobodys_without() {
-    let Some(mut director) = director6() else { return };
+    let Some(mut director) = director() else { return };
     director.vip6(VIP6, Vip { lease: LEASE, ifindex: 77, mac: OTHER_MAC, ..Vip::default() });
     assert_eq!(director.run(&who_has6(VIP6)), verdict(Outcome::NotOurs, Action::Pass, who_has6(VIP6)));
     director.lease(RESIGNED);
@@ -226,7 +211,7 @@ fn a_solicitation_on_another_interface_is_the_kernels_under_the_lease_and_nobody
 
 #[test]
 fn advertisements_of_others_reach_the_kernel() {
-    let Some(director) = director6() else { return };
+    let Some(director) = director() else { return };
     let step = ip6((OTHER_MAC, ALL_NODES.1), (VIP6, ALL_NODES.0), 255);
     let claim = icmp6(step, 136, 0, 1 << 29, &[&VIP6.octets()[..], &[2, 1], &OTHER_MAC].concat());
     assert_eq!(director.run(&claim), verdict(Outcome::NotOurs, Action::Pass, claim.clone()));
@@ -234,7 +219,7 @@ fn advertisements_of_others_reach_the_kernel() {
 
 #[test]
 fn a_ping_over_ipv6_is_answered_under_the_lease() {
-    let Some(mut director) = director6() else { return };
+    let Some(mut director) = director() else { return };
     assert_eq!(director.run(&ping6(CLIENT6, VIP6)), verdict(Outcome::EchoAnswered, Action::Tx, pong6()));
     for frame in [
         extended(&ping6(CLIENT6, VIP6), &[60]),
@@ -252,8 +237,7 @@ fn a_ping_over_ipv6_is_answered_under_the_lease() {
 
 #[test]
 fn an_excluded_address_of_the_other_family_hangs_on_the_same_lease() {
-    let Some(mut director) = director6() else { return };
-    director.vip(VIP, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
+    let Some(mut director) = director() else { return };
     let outcomes = |director: &Director| [who_has(VIP), who_has6(VIP6)].map(|it| director.run(&it).outcome);
     assert_eq!(outcomes(&director), [Outcome::ArpAnswered, Outcome::SolicitationAnswered]);
     director.lease(RESIGNED);
@@ -262,7 +246,7 @@ fn an_excluded_address_of_the_other_family_hangs_on_the_same_lease() {
 
 #[test]
 fn other_protocols_over_ipv6_are_left_alone() {
-    let Some(director) = director6() else { return };
+    let Some(director) = director() else { return };
     let mut vrrp = Vec::new();
     let step = ip6((OTHER_MAC, [0x33, 0x33, 0, 0, 0, 0x12]), (CLIENT6, ALL_NODES.0), 255);
     step.write(&mut vrrp, IpNumber(112), &[0x31, 51, 100, 0, 0, 100, 0, 0]).unwrap();

@@ -196,7 +196,7 @@ impl fmt::Display for Family {
 pub struct VrrpInstance {
     pub name: String,
     pub interface: String,
-    /// Of its adverts, and so of `source`, `peers` and `addresses`.
+    /// Of its adverts, and so of `source`, `peers`, `multicast` and `addresses`.
     pub family: Family,
     pub vrid: Vrid,
     pub priority: Priority,
@@ -209,11 +209,15 @@ pub struct VrrpInstance {
     pub source: Option<IpAddr>,
     /// `unicast_peer`; empty = multicast.
     pub peers: Vec<IpAddr>,
+    /// Where multicast adverts go.
+    pub multicast: IpAddr,
     pub authentication: Authentication,
     pub signing: Option<Signing>,
     pub preempt: Preempt,
     /// `virtual_ipaddress`, in the order of the file: the order of the advert.
     pub addresses: Vec<VirtualAddress>,
+    /// `virtual_ipaddress_excluded`: moved like the others but not in the advert, of either family.
+    pub excluded: Vec<VirtualAddress>,
     pub garp: Garp,
     pub rules: Rules,
     /// The node itself takes packets for the addresses; only XDP where it does not.
@@ -226,6 +230,13 @@ pub struct VrrpInstance {
     pub down_timer_adverts: u32,
     /// `v3_checksum_as_v2`: as RFC 9568 has it, without a pseudo header.
     pub checksum_of_message: bool,
+}
+
+impl VrrpInstance {
+    /// All that moves.
+    pub fn virtual_addresses(&self) -> impl Iterator<Item = &VirtualAddress> {
+        self.addresses.iter().chain(&self.excluded)
+    }
 }
 
 /// `vrrp_sync_group`. Its trackers are in the instances.
@@ -428,6 +439,43 @@ pub struct VirtualAddress {
     pub broadcast: Option<Ipv4Addr>,
     /// `scope`, as the kernel numbers it (0 = global).
     pub scope: u8,
+    /// `preferred_lft`: for how many seconds the kernel may choose it as a source; for ever where absent.
+    pub preferred: Option<u32>,
+    pub flags: AddressFlags,
+}
+
+impl VirtualAddress {
+    /// Without any further word.
+    pub const fn of(address: IpAddr) -> Self {
+        Self {
+            address,
+            prefix_len: Family::of(address).bits(),
+            device: None,
+            label: None,
+            broadcast: None,
+            scope: 0,
+            preferred: None,
+            flags: AddressFlags {
+                detect_duplicates: false,
+                home: false,
+                manage_temporary: false,
+                no_prefix_route: false,
+                auto_join: false,
+            },
+        }
+    }
+}
+
+/// What `ip address` has words for too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressFlags {
+    /// `-nodad`: the kernel asks first whether another node has it, and uses it a second later.
+    pub detect_duplicates: bool,
+    pub home: bool,
+    /// `mngtmpaddr`
+    pub manage_temporary: bool,
+    pub no_prefix_route: bool,
+    pub auto_join: bool,
 }
 
 /// How an instance departs from the usual way.

@@ -1,5 +1,6 @@
 //! What the statements of a file mean: the tree becomes the model.
 
+mod address;
 mod check;
 mod group;
 mod instance;
@@ -24,11 +25,11 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Global, Pattern, Protocol, Version},
+    model::{Config, Family, Global, Pattern, Protocol, Version},
     source::Span,
     tree::Statement,
 };
-use crate::script::Account;
+use crate::{script::Account, vrrp::packet};
 use rules::{GarpDefaults, RuleDefaults};
 use track::Trackers;
 use value::{Value, Wrong};
@@ -81,17 +82,33 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
 /// What global_defs say to every instance.
 struct Defaults {
     version: Version,
+    groups: Groups,
     garp: GarpDefaults,
     rules: RuleDefaults,
     down_timer_adverts: u32,
     checksum_of_message: bool,
 }
 
+/// Where multicast adverts go.
+struct Groups {
+    v4: IpAddr,
+    v6: IpAddr,
+}
+
+impl Groups {
+    fn of(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
 struct Reader<'a> {
     reports: &'a mut Reports,
     /// Where each thing that may exist only once was first named.
     names: HashMap<String, Span>,
-    vrids: HashMap<(String, u8), Span>,
+    vrids: HashMap<(String, u8, Family), Span>,
     vips: HashMap<IpAddr, Span>,
     /// `checker_log_all_failures`.
     log_all_failures: bool,
@@ -345,6 +362,10 @@ impl Reader<'_> {
         self.directives(top, &items);
         self.log_all_failures = self.switch(&items, "checker_log_all_failures").unwrap_or(false);
         let version = self.one(&items, "vrrp_version", version).unwrap_or_default();
+        let mut group =
+            |word, family| self.one(&items, word, value::group(family)).unwrap_or(packet::group(family));
+        let groups =
+            Groups { v4: group("vrrp_mcast_group4", Family::V4), v6: group("vrrp_mcast_group6", Family::V6) };
         let words = [
             "vrrp_garp_master_delay",
             "vrrp_garp_master_repeat",
@@ -390,7 +411,7 @@ impl Reader<'_> {
                 rs_init_notifies,
                 admin_group,
             },
-            Defaults { version, garp, rules, down_timer_adverts, checksum_of_message },
+            Defaults { version, groups, garp, rules, down_timer_adverts, checksum_of_message },
         )
     }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 mod checks;
+mod families;
 mod hostile;
 mod language;
 mod mistakes;
@@ -170,17 +171,12 @@ fn what_is_not_said_is_as_in_keepalived() {
             start_as_master: false,
             source: None,
             peers: Vec::new(),
+            multicast: [224, 0, 0, 18].into(),
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,
-            addresses: vec![VirtualAddress {
-                address: [192, 0, 2, 1].into(),
-                prefix_len: 32,
-                device: None,
-                label: None,
-                broadcast: None,
-                scope: 0,
-            }],
+            addresses: vec![VirtualAddress::of([192, 0, 2, 1].into())],
+            excluded: Vec::new(),
             garp: Garp {
                 repeat: 5,
                 delay: Duration::from_secs(5),
@@ -346,14 +342,8 @@ fn an_instance_is_read_with_all_its_words() {
         lower_prio_delay: Duration::from_secs(2),
     };
     assert_eq!(web.garp, garp);
-    let address = |address: [u8; 4], prefix_len| VirtualAddress {
-        address: address.into(),
-        prefix_len,
-        device: None,
-        label: None,
-        broadcast: None,
-        scope: 0,
-    };
+    let address =
+        |address: [u8; 4], prefix_len| VirtualAddress { prefix_len, ..VirtualAddress::of(address.into()) };
     assert_eq!(
         web.addresses,
         [

@@ -111,14 +111,17 @@ impl Site {
                 advert_interval: config.advert_interval,
                 start_as_master: config.start_as_master,
                 peers: config.peers.clone(),
+                multicast: config.multicast,
                 authentication: config.authentication,
                 signing: config.signing.clone(),
                 preempt: config.preempt,
                 addresses: local
                     .addresses
                     .iter()
-                    .map(|a| driver::Address {
+                    .enumerate()
+                    .map(|(place, a)| driver::Address {
                         address: a.config.address,
+                        advertised: place < config.addresses.len(),
                         ifindex: a.ifindex,
                         mac: a.mac,
                         router: a.router,

@@ -57,9 +57,11 @@ pub struct Instance {
     pub start_as_master: bool,
     /// Empty = multicast.
     pub peers: Vec<IpAddr>,
+    pub multicast: IpAddr,
     pub authentication: Authentication,
     pub signing: Option<Signing>,
     pub preempt: Preempt,
+    /// Of the other family too, if they are not advertised.
     pub addresses: Vec<Address>,
     pub garp: Garp,
     /// Between two announcements on its interface.
@@ -78,6 +80,8 @@ pub struct Instance {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Address {
     pub address: IpAddr,
+    /// Adverts name it.
+    pub advertised: bool,
     pub ifindex: u32,
     pub mac: [u8; 6],
     /// The interface forwards IPv6, which neighbours are told.
@@ -88,6 +92,11 @@ impl Instance {
     /// Of its adverts.
     pub fn family(&self) -> Family {
         Family::of(self.source)
+    }
+
+    /// In the order of the advert.
+    pub fn advertised(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter(|address| address.advertised).map(|address| address.address)
     }
 }
 
@@ -340,7 +349,7 @@ pub fn spawn(
 /// What no socket would complain about.
 fn check(instances: &[Instance]) -> Result<(), StartError> {
     for (index, instance) in instances.iter().enumerate() {
-        let (name, count, lease) = (&instance.name, instance.addresses.len(), instance.lease);
+        let (name, count, lease) = (&instance.name, instance.advertised().count(), instance.lease);
         let most = max_addresses(instance.family());
         if count > most {
             return Err(StartError::TooManyAddresses { instance: name.clone(), count, most });
@@ -387,6 +396,7 @@ mod tests {
             advert_interval: Duration::from_secs(1),
             start_as_master: false,
             peers: vec![],
+            multicast: [224, 0, 0, 18].into(),
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,
@@ -426,9 +436,18 @@ mod tests {
 
     #[test]
     fn more_addresses_than_an_advert_holds_are_refused() {
-        let address = Address { address: [10, 0, 0, 9].into(), ifindex: 2, mac: [0; 6], router: false };
+        let address = Address {
+            address: [10, 0, 0, 9].into(),
+            advertised: true,
+            ifindex: 2,
+            mac: [0; 6],
+            router: false,
+        };
         let full = Instance { addresses: vec![address; 255], ..instance("a", 1, 0) };
         check(std::slice::from_ref(&full)).unwrap();
+        let excluded = Address { advertised: false, ..address };
+        let beside = Instance { addresses: [vec![address; 255], vec![excluded; 9]].concat(), ..full.clone() };
+        check(&[beside]).unwrap();
         let over = Instance { addresses: vec![address; 256], ..full };
         assert!(refusal(&[over]).contains("256 virtual addresses do not fit into one advert"));
     }

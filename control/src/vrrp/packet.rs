@@ -68,6 +68,8 @@ pub struct Format {
     pub source: IpAddr,
     /// Empty = multicast.
     pub peers: Vec<IpAddr>,
+    /// Where multicast adverts go.
+    pub multicast: IpAddr,
     /// At most [`max_addresses`].
     pub addresses: Vec<IpAddr>,
 }
@@ -100,7 +102,7 @@ pub enum Rejection {
     Type { got: u8 },
     #[error("the checksum {got:#06x} is wrong")]
     Checksum { got: u16 },
-    #[error("it was sent to {destination}: one side uses multicast, the other unicast")]
+    #[error("it was sent to {destination}: one side uses multicast, the other unicast or another group")]
     Destination { destination: IpAddr },
     #[error("the sender is not a unicast_peer")]
     UnknownPeer,
@@ -341,9 +343,14 @@ impl Format {
         } else {
             return Err(Rejection::Checksum { got: checksum });
         };
-        // A master that hands over to one of many says its farewell to that one alone.
-        let invited = priority == 0 && self.peers.is_empty();
-        if datagram.destination.is_multicast() != self.peers.is_empty() && !invited {
+        let is_meant = match (datagram.destination.is_multicast(), self.peers.is_empty()) {
+            (true, true) => datagram.destination == self.multicast,
+            (true, false) => false,
+            // A master that hands over to one of many says its farewell to that one alone.
+            (false, true) => priority == 0,
+            (false, false) => true,
+        };
+        if !is_meant {
             return Err(Rejection::Destination { destination: datagram.destination });
         }
         if !self.peers.is_empty() && !self.peers.contains(&datagram.source) {

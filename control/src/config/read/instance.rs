@@ -1,22 +1,17 @@
 //! What a vrrp_instance says.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
-use super::{Defaults, Item, Items, Reader, down_timer_adverts, value, value::Wrong, version};
+use super::{
+    Defaults, Item, Items, Reader, address::Addresses, down_timer_adverts, value, value::Wrong, version,
+};
 use crate::config::{
     diagnostic::{Class, Report, quote},
     keywords::{Block, nearest_of},
     lexer::Word,
-    model::{Authentication, Family, Preempt, Priority, Version, VirtualAddress, Vrid, VrrpInstance},
+    model::{Authentication, Family, Preempt, Priority, Version, Vrid, VrrpInstance},
     tree::Statement,
 };
-
-/// What the count field of an advert can say (RFC 9568 5.2.5).
-const MAX_ADDRESSES: usize = 255;
 
 impl Reader<'_> {
     pub fn instance(&mut self, item: Item<'_>, defaults: &Defaults) -> Option<VrrpInstance> {
@@ -25,7 +20,8 @@ impl Reader<'_> {
         let interface = self.required(&items, item, "interface", value::interface);
         let vrid =
             self.required(&items, item, "virtual_router_id", |word| Ok(Vrid::new(value::integer(word)?)?));
-        let version = self.one(&items, "version", version).unwrap_or(defaults.version);
+        let family = self.family(&items);
+        let version = self.version(&items, family, defaults);
         let start_as_master =
             self.one(&items, "state", value::choice(&[("MASTER", true), ("BACKUP", false)]));
         let priority = self.priority(&items, start_as_master);
@@ -34,9 +30,11 @@ impl Reader<'_> {
         let signing = self.signing(&items, advert_interval);
         let authentication = if signing.is_some() { Authentication::None } else { authentication };
         let preempt = self.preempt(&items, item, start_as_master == Some(true), priority);
-        let source = self.source(&items);
-        let peers = self.peers(&items, source);
-        let addresses = self.addresses(&items, item, version);
+        let source = self.source(&items, family);
+        let peers = self.peers(&items, source, family);
+        let multicast = self.one(&items, "mcast_dst_ip", value::group(family));
+        let multicast = multicast.unwrap_or(defaults.groups.of(family));
+        let Addresses { advertised, excluded } = self.addresses(&items, item, family, version);
         let garp = self.instance_garp(&items, &defaults.garp);
         let rules = self.rules(&items, &defaults.rules);
         let accept = self.accept(&items, priority, rules);
@@ -48,7 +46,7 @@ impl Reader<'_> {
         let checksum_of_message =
             self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
         let (name, interface, vrid) = (name?, interface?, vrid?);
-        let key = (interface.clone(), vrid.get());
+        let key = (interface.clone(), vrid.get(), family);
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
         if let Some(first) = self.vrids.insert(key, span) {
             let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
@@ -57,7 +55,7 @@ impl Reader<'_> {
         let instance = VrrpInstance {
             name,
             interface,
-            family: Family::V4,
+            family,
             vrid,
             priority,
             version,
@@ -65,10 +63,12 @@ impl Reader<'_> {
             start_as_master: start_as_master.unwrap_or(priority.is_owner()),
             source,
             peers,
+            multicast,
             authentication,
             signing,
             preempt: if rules.strict && preempt != Preempt::Never { Preempt::Immediate } else { preempt },
-            addresses,
+            addresses: advertised,
+            excluded,
             garp,
             rules,
             accept,
@@ -94,6 +94,18 @@ impl Reader<'_> {
             self.reports.push(Report::error(Class::Duplicate, word.span, message).first(first));
         }
         Some(name)
+    }
+
+    /// Version 2 knows no IPv6 (RFC 3768), so a default of 2 is not meant for it.
+    fn version(&mut self, items: &Items<'_>, family: Family, defaults: &Defaults) -> Version {
+        let version = self.one(items, "version", version);
+        if let (Some(Version::V2), Family::V6, Some(span)) = (version, family, items.span("version")) {
+            self.error(Class::Conflict, span, "VRRP version 2 has no IPv6: write `version 3`");
+        }
+        match family {
+            Family::V4 => version.unwrap_or(defaults.version),
+            Family::V6 => Version::V3,
+        }
     }
 
     fn priority(&mut self, items: &Items<'_>, master: Option<bool>) -> Priority {
@@ -202,9 +214,9 @@ impl Reader<'_> {
     }
 
     /// keepalived has one source address, whichever word sets it.
-    fn source(&mut self, items: &Items<'_>) -> Option<IpAddr> {
-        let unicast = self.one(items, "unicast_src_ip", value::address);
-        let multicast = self.one(items, "mcast_src_ip", value::address);
+    fn source(&mut self, items: &Items<'_>, family: Family) -> Option<IpAddr> {
+        let unicast = self.one(items, "unicast_src_ip", value::host_of(family));
+        let multicast = self.one(items, "mcast_src_ip", value::host_of(family));
         if let (Some(span), None) = (items.span("unicast_src_ip"), items.last("unicast_peer")) {
             let message = "unicast_src_ip without unicast_peer: adverts go to the multicast group";
             let report = Report::error(Class::MulticastAnyway, span, message);
@@ -220,10 +232,10 @@ impl Reader<'_> {
                 format!("mcast_src_ip {other} contradicts unicast_src_ip {one}"),
             );
         }
-        unicast.or(multicast).map(IpAddr::V4)
+        unicast.or(multicast)
     }
 
-    fn peers(&mut self, items: &Items<'_>, source: Option<IpAddr>) -> Vec<IpAddr> {
+    fn peers(&mut self, items: &Items<'_>, source: Option<IpAddr>, family: Family) -> Vec<IpAddr> {
         let mut peers = HashMap::new();
         let mut order = Vec::new();
         let blocks: Vec<_> = items.all("unicast_peer").collect();
@@ -236,8 +248,8 @@ impl Reader<'_> {
         }
         let alone = entries.len() == 1;
         for entry in entries {
-            let Some(address) = self.word("unicast_peer", &entry.word, value::address) else { continue };
-            let address = IpAddr::V4(address);
+            let address = self.word("unicast_peer", &entry.word, value::host_of(family));
+            let Some(address) = address else { continue };
             self.address_has_no_block(entry);
             self.peer_options(&entry.arguments);
             if source == Some(address) {
@@ -270,129 +282,17 @@ impl Reader<'_> {
         }
     }
 
-    fn addresses(&mut self, items: &Items<'_>, item: Item<'_>, version: Version) -> Vec<VirtualAddress> {
-        let mut here = HashMap::new();
-        let mut addresses = Vec::new();
-        let mut without_length = None;
-        for block in items.all("virtual_ipaddress") {
-            self.extra(block, &block.statement.arguments);
-            for entry in block.body() {
-                let Some((address, has_length)) = self.virtual_address(entry) else { continue };
-                let span = entry.word.span;
-                if !has_length {
-                    without_length = without_length.or(Some((address.address, span)));
-                }
-                if let Some(first) = here.insert(address.address, span) {
-                    let message = format!("{} is listed twice: the first counts", address.address);
-                    self.reports.push(Report::warning(Class::Duplicate, span, message).first(first));
-                    continue;
-                }
-                if let Some(first) = self.vips.insert(address.address, span) {
-                    let message = format!("{} belongs to another vrrp_instance", address.address);
-                    self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
-                }
-                addresses.push(address);
-            }
-        }
-        if let Some((address, span)) = without_length {
-            let message = format!("virtual_ipaddress: no prefix length means {address}/32");
-            let report = Report::warning(Class::HostAddress, span, message);
-            self.reports.push(report.help("write the length of the subnet, or /32 if it is meant"));
-        }
-        let empty = items.all("virtual_ipaddress").all(|block| block.body().is_empty());
-        if empty && !items.misspelt.contains(&"virtual_ipaddress") {
-            let (class, span) = (Class::Missing, item.statement.span());
-            match version {
-                Version::V2 => {
-                    self.warn(class, span, "vrrp_instance without virtual_ipaddress: it moves nothing")
-                }
-                Version::V3 => self.error(class, span, "vrrp_instance without virtual_ipaddress"),
-            }
-        }
-        if addresses.len() > MAX_ADDRESSES {
-            let message = format!("{} addresses, an advert holds {MAX_ADDRESSES}", addresses.len());
-            self.error(Class::TooManyAddresses, item.statement.span(), message);
-        }
-        addresses
-    }
-
-    /// `ADDRESS[/LENGTH] [dev IF] [label L] [brd B] [scope S]`, and whether it has a length.
-    fn virtual_address(&mut self, entry: &Statement) -> Option<(VirtualAddress, bool)> {
-        self.address_has_no_block(entry);
-        let (address, length) =
-            self.word("virtual_ipaddress", &entry.word, |word| match word.split_once('/') {
-                Some((address, length)) if !address.contains(':') => {
-                    Ok((value::address(address)?, Some(value::number(0..=32)(length)?)))
-                }
-                _ => Ok((value::address(word)?, None)),
-            })?;
-        if address.is_loopback() {
-            self.error(
-                Class::BadValue,
-                entry.word.span,
-                "virtual_ipaddress: a loopback address never leaves the node",
-            );
-        }
-        let prefix_len = length.and_then(|length| u8::try_from(length).ok()).unwrap_or(32);
-        let mut read = VirtualAddress {
-            address: address.into(),
-            prefix_len,
-            device: None,
-            label: None,
-            broadcast: None,
-            scope: 0,
-        };
-        let mut words = entry.arguments.as_slice();
-        while let [word, rest @ ..] = words {
-            let (value, rest) = match (word.text, rest) {
-                (
-                    "dev" | "label" | "brd" | "broadcast" | "scope" | "peer" | "preferred_lft"
-                    | "track_group",
-                    [],
-                ) => {
-                    let message = format!("{} needs a value", word.text);
-                    self.error(Class::BadValue, word.span, message);
-                    break;
-                }
-                (
-                    "dev" | "label" | "brd" | "broadcast" | "scope" | "peer" | "preferred_lft",
-                    [value, rest @ ..],
-                ) => (value, rest),
-                (_, rest) => (word, rest),
-            };
-            match word.text {
-                "dev" => read.device = self.word("dev", value, value::interface),
-                "label" => read.label = self.word("label", value, value::interface),
-                "brd" | "broadcast" => {
-                    read.broadcast = self.word("brd", value, broadcast(address, prefix_len))?
-                }
-                "scope" => read.scope = self.word("scope", value, scope).unwrap_or(0),
-                "peer" | "preferred_lft" | "home" | "-nodad" | "mngtmpaddr" | "noprefixroute"
-                | "autojoin" | "no_track" | "use_vmac" => {
-                    let message = format!("{} is not supported yet", word.text);
-                    self.warn(Class::Unsupported, word.span, message);
-                }
-                _ => {
-                    self.one_entry_a_line(word, &["dev", "label", "brd", "broadcast", "scope"]);
-                    break;
-                }
-            }
-            words = rest;
-        }
-        Some((read, length.is_some()))
-    }
-
-    fn address_has_no_block(&mut self, entry: &Statement) {
+    pub fn address_has_no_block(&mut self, entry: &Statement) {
         if entry.body.is_some() {
             self.error(Class::Syntax, entry.word.span, "an address takes no block");
         }
     }
 
-    fn one_entry_a_line(&mut self, word: &Word, options: &[&'static str]) {
+    pub fn one_entry_a_line(&mut self, word: &Word, options: &[&'static str]) {
         if word.spoilt {
             return;
         }
-        let report = if word.text.contains('.') {
+        let report = if word.text.contains(['.', ':']) {
             let message = format!("{} needs a line of its own", quote(word.text));
             Report::error(Class::Syntax, word.span, message)
         } else {
@@ -402,32 +302,5 @@ impl Reader<'_> {
             Report::error(Class::UnknownWord, word.span, message)
         };
         self.reports.push(report);
-    }
-}
-
-/// `+` is the broadcast address of the subnet, `-` none, as for `ip address`.
-fn broadcast(address: Ipv4Addr, prefix_len: u8) -> impl Fn(&str) -> value::Value<Option<Ipv4Addr>> {
-    move |word| match word {
-        "-" => Ok(None),
-        "+" if prefix_len > 30 => Err(Wrong::new(format!("a /{prefix_len} has no broadcast address"))),
-        "+" => {
-            let hosts = u32::MAX.checked_shr(prefix_len.into()).unwrap_or(0);
-            Ok(Some(Ipv4Addr::from_bits(address.to_bits() | hosts)))
-        }
-        word => {
-            word.parse().map(Some).map_err(|_| Wrong::new(format!("{} is not an IPv4 address", quote(word))))
-        }
-    }
-}
-
-/// Numbers of linux/rtnetlink.h.
-fn scope(word: &str) -> value::Value<u8> {
-    match word.parse() {
-        Ok(number) => Ok(number),
-        Err(_) => {
-            value::choice(&[("global", 0), ("site", 200), ("link", 253), ("host", 254), ("nowhere", 255)])(
-                word,
-            )
-        }
     }
 }

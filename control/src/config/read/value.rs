@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     time::Duration,
 };
@@ -10,6 +10,7 @@ use std::{
 use super::super::{
     diagnostic::{Class, quote},
     keywords::nearest_of,
+    model::Family,
 };
 
 /// Why a word cannot be read as what it should be.
@@ -109,7 +110,42 @@ fn decimal(word: &str) -> Value<Duration> {
     Ok(Duration::from_secs(u64::from(whole)) + Duration::from_micros(micros))
 }
 
-/// An address of one host.
+/// An address of one host, of either family.
+pub fn host(word: &str) -> Value<IpAddr> {
+    let Ok(host) = word.parse::<Ipv6Addr>() else {
+        return address(word).map(IpAddr::V4);
+    };
+    let what = match host {
+        _ if host.is_unspecified() => "no address",
+        _ if host.is_multicast() => "a multicast address",
+        _ if host.to_ipv4_mapped().is_some() => "an IPv4 address in disguise",
+        _ => return Ok(host.into()),
+    };
+    Err(Wrong::new(format!("{host} is {what}, not that of a host")))
+}
+
+/// As [`host`], of an instance of this family.
+pub fn host_of(family: Family) -> impl Fn(&str) -> Value<IpAddr> {
+    move |word| {
+        let host = host(word)?;
+        if Family::of(host) == family { Ok(host) } else { Err(other_family(host, family)) }
+    }
+}
+
+/// Where multicast adverts go.
+pub fn group(family: Family) -> impl Fn(&str) -> Value<IpAddr> {
+    move |word| match word.parse::<IpAddr>() {
+        Ok(group) if Family::of(group) != family => Err(other_family(group, family)),
+        Ok(group) if group.is_multicast() => Ok(group),
+        _ => Err(Wrong::new(format!("{} is not a multicast address", quote(word)))),
+    }
+}
+
+fn other_family(address: IpAddr, family: Family) -> Wrong {
+    Wrong { class: Class::MixedFamilies, ..Wrong::new(format!("{address} in an instance of {family}")) }
+}
+
+/// An IPv4 address of one host.
 pub fn address(word: &str) -> Value<Ipv4Addr> {
     let address = match word.parse::<Ipv4Addr>() {
         Ok(address) => address,

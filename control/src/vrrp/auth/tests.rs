@@ -23,6 +23,7 @@ fn format() -> Format {
         checksum: Checksum::Message,
         source: [10, 77, 0, 1].into(),
         peers: vec![],
+        multicast: [224, 0, 0, 18].into(),
         addresses: vec![],
     }
 }

@@ -1,7 +1,7 @@
 //! What does the VRRP thread do all day? It does nothing but VRRP: no locks, no disk, no names to resolve.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     net::IpAddr,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
@@ -34,7 +34,7 @@ use crate::{
         board::Counter,
         group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
-        packet::{self, Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
+        packet::{Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
         socket::{AdvertSocket, FrameSocket, Room, announced_on},
         track::Standing,
     },
@@ -149,8 +149,9 @@ impl Engine {
                     if instances.iter().any(|other| is_ah(other) && link.is_of(other)) {
                         link.add_socket(instance, AH_PROTOCOL)?;
                     }
-                    if instances.iter().any(|other| other.peers.is_empty() && link.is_of(other)) {
-                        link.join(instance)?;
+                    let here = instances.iter().filter(|other| other.peers.is_empty() && link.is_of(other));
+                    for group in here.map(|other| other.multicast).collect::<BTreeSet<_>>() {
+                        link.join(instance, group)?;
                     }
                     for socket in &link.sockets {
                         epoll.add(socket, readable(links.len() as u64)).map_err(io::Error::from)?;
@@ -534,7 +535,7 @@ impl Engine {
         for receiver in 0..self.nodes[index].format.peers.len().max(1) {
             let node = &self.nodes[index];
             let destination = node.format.peers.get(receiver).copied();
-            let destination = destination.unwrap_or(packet::group(node.format.family()));
+            let destination = destination.unwrap_or(node.format.multicast);
             sent |= self.advertise_to(index, priority, destination);
         }
         if sent && priority == 0 {
@@ -646,8 +647,7 @@ impl Link {
         (self.ifindex, self.family) == (instance.ifindex, instance.family())
     }
 
-    fn join(&self, instance: &Instance) -> Result<(), StartError> {
-        let group = packet::group(self.family);
+    fn join(&self, instance: &Instance, group: IpAddr) -> Result<(), StartError> {
         let joined = self.sockets.iter().try_for_each(|socket| socket.join(group));
         joined.map_err(|source| Self::error(instance, source))
     }
@@ -673,7 +673,7 @@ impl Node {
     fn new(instance: &Instance, standing: Standing, link: usize) -> io::Result<Self> {
         let frames = instance.addresses.iter().map(|address| {
             let frame = announce::announcement(address.address, address.mac, address.router);
-            announced_on(address.ifindex, instance.family()).map(|interface| (interface, frame))
+            announced_on(address.ifindex, Family::of(address.address)).map(|interface| (interface, frame))
         });
         let format = Format {
             vrid: instance.vrid,
@@ -688,7 +688,8 @@ impl Node {
             },
             source: instance.source,
             peers: instance.peers.clone(),
-            addresses: instance.addresses.iter().map(|address| address.address).collect(),
+            multicast: instance.multicast,
+            addresses: instance.advertised().collect(),
         };
         Ok(Self {
             machine: Machine::new(Settings {

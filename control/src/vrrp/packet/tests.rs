@@ -5,6 +5,7 @@ use proptest::{collection, prelude::*};
 use super::*;
 
 mod golden;
+mod ipv6;
 
 const SOURCE: IpAddr = v4(1);
 const PEER: IpAddr = v4(2);
@@ -13,6 +14,10 @@ const GROUP: IpAddr = group(Family::V4);
 
 const fn v4(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 77, 0, host))
+}
+
+const fn v4_group(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(224, 0, 0, last))
 }
 
 fn v2() -> Format {
@@ -24,6 +29,7 @@ fn v2() -> Format {
         checksum: Checksum::Message,
         source: SOURCE,
         peers: Vec::new(),
+        multicast: GROUP,
         addresses: vec![VIP],
     }
 }
@@ -39,7 +45,7 @@ fn v3(centiseconds: u64) -> Format {
 
 fn sent(format: &Format, priority: u8, identification: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
-    format.encode(priority, *format.peers.first().unwrap_or(&GROUP), identification, &mut bytes);
+    format.encode(priority, *format.peers.first().unwrap_or(&format.multicast), identification, &mut bytes);
     bytes
 }
 
@@ -54,6 +60,14 @@ fn mirrored(format: &Format) -> Format {
 
 fn answer(format: &Format, bytes: &[u8]) -> Result<Received, Rejection> {
     mirrored(format).accept(&Datagram::parse(bytes).unwrap())
+}
+
+#[test]
+fn another_multicast_group_is_refused() {
+    let theirs = Format { multicast: v4_group(19), ..v2() };
+    let refused = Rejection::Destination { destination: theirs.multicast };
+    assert_eq!(answer(&v2(), &sent(&theirs, 100, 1)), Err(refused));
+    assert!(answer(&theirs, &sent(&theirs, 100, 1)).is_ok());
 }
 
 #[test]
@@ -215,6 +229,7 @@ proptest! {
         let _ = Datagram::parse(&bytes).map(|datagram| format.accept(&datagram));
         let message = Datagram { source: SOURCE, destination: GROUP, ttl: 255, proof: Proof::None, message: &bytes };
         let _ = format.accept(&message);
+        let _ = ipv6::v6(1).accept(&Datagram { destination: group(Family::V6), ..message });
     }
 
     #[test]

@@ -21,6 +21,7 @@ fn format(host: u8) -> Format {
         checksum: Checksum::PseudoHeader,
         source: [10, 77, 0, host].into(),
         peers: vec![],
+        multicast: [224, 0, 0, 18].into(),
         addresses: vec![[10, 77, 0, 100].into()],
     }
 }
@@ -183,6 +184,7 @@ fn assert_signed(source: IpAddr, destination: IpAddr, address: IpAddr, message: 
         checksum: if source.is_ipv6() { Checksum::PseudoHeader } else { Checksum::Message },
         source,
         peers: vec![destination],
+        multicast: [224, 0, 0, 18].into(),
         addresses: vec![address],
         ..format(1)
     };

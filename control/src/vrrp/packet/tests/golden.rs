@@ -9,7 +9,7 @@ use crate::{
     vrrp::auth::{Ah, Guard},
 };
 
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const VIRTUAL_MAC: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
 
 struct Golden {
@@ -71,7 +71,7 @@ fn all() -> Vec<Golden> {
 }
 
 /// Whole Ethernet frames that keepalived sent, each behind a line `# kind`.
-fn frames(text: &str) -> Vec<(&str, Vec<u8>)> {
+pub fn frames(text: &str) -> Vec<(&str, Vec<u8>)> {
     let mut lines = text.lines();
     std::iter::from_fn(|| {
         let kind = lines.next()?.strip_prefix("# ").unwrap();

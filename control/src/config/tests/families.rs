@@ -1,0 +1,69 @@
+//! IPv6 instances, and addresses that are moved without being advertised.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use super::*;
+
+fn v6(text: &str) -> IpAddr {
+    text.parse::<Ipv6Addr>().unwrap().into()
+}
+
+#[test]
+fn ipv6_addresses_make_an_instance_of_ipv6_and_version_3() {
+    let config = sound("ipv6");
+    let [six, four, unicast] = config.instances.as_slice() else { panic!("{config:?}") };
+    assert_eq!((six.family, six.version), (Family::V6, Version::V3));
+    assert_eq!(six.advert_interval, Duration::from_millis(100));
+    assert_eq!((four.family, four.version), (Family::V4, Version::V2));
+    assert_eq!((unicast.family, unicast.peers.as_slice()), (Family::V6, &[v6("2001:db8::2")][..]));
+    assert_eq!(unicast.source, Some(v6("2001:db8::1")));
+    assert_eq!(six.multicast, v6("ff02::13"));
+    assert_eq!(four.multicast, IpAddr::from([224, 0, 0, 19]));
+}
+
+#[test]
+fn excluded_addresses_are_of_either_family() {
+    let config = sound("ipv6");
+    let [six, four, unicast] = config.instances.as_slice() else { panic!("{config:?}") };
+    let addresses = |them: &[VirtualAddress]| them.iter().map(|it| it.address).collect::<Vec<_>>();
+    assert_eq!(addresses(&six.addresses), [v6("fe80::100"), v6("2001:db8::100")]);
+    assert_eq!(addresses(&six.excluded), [IpAddr::from([10, 0, 0, 100]), v6("2001:db8::101")]);
+    assert_eq!(addresses(&four.excluded), [v6("2001:db8::102")]);
+    assert_eq!((unicast.addresses.len(), unicast.excluded.len()), (0, 1));
+}
+
+#[test]
+fn an_address_carries_its_flags() {
+    let config = sound("ipv6");
+    let address = &config.instances[0].addresses[1];
+    let flags = AddressFlags {
+        detect_duplicates: true,
+        home: true,
+        manage_temporary: true,
+        no_prefix_route: true,
+        auto_join: true,
+    };
+    assert_eq!((address.flags, address.preferred, address.prefix_len), (flags, Some(0), 64));
+    assert_eq!(address.device.as_deref(), Some("eth1"));
+    let plain = &config.instances[0].addresses[0];
+    assert_eq!((plain.flags, plain.preferred), (AddressFlags::default(), None));
+}
+
+#[test]
+fn an_advert_over_ipv6_holds_as_many_addresses_as_a_packet_of_1500_bytes() {
+    let errors = |count: u32, block: &str| {
+        let addresses: String = (1..=count).map(|n| format!("2001:db8::{n:x}/64\n")).collect();
+        let first = "virtual_ipaddress {\n2001:db8:1::1/64\n}\n";
+        let first = if block == "virtual_ipaddress" { "" } else { first };
+        let file = format!(
+            "vrrp_instance V {{\ninterface a\nvirtual_router_id 1\n{first}{block} {{\n{addresses}}}\n}}\n"
+        );
+        text(&file).has_errors()
+    };
+    assert!(!errors(90, "virtual_ipaddress"));
+    assert!(errors(91, "virtual_ipaddress"));
+    assert!(!errors(300, "virtual_ipaddress_excluded"));
+}
