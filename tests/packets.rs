@@ -23,10 +23,14 @@ mod frames;
 mod hostile;
 #[path = "packets/ipv6.rs"]
 mod ipv6;
+#[path = "packets/nat.rs"]
+mod nat;
 #[path = "packets/redirect.rs"]
 mod redirect;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
+#[path = "packets/veth.rs"]
+mod veth;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -169,7 +173,35 @@ fn cases() -> Vec<Case> {
         ),
         (NoNeighbour, |director| director.real(10, Real { mac: [0; 6], ..real(1, INGRESS) }), tcp(VIP, WEB)),
         (FragmentationNeeded, |director| tunnel::lead(director, Real::IPIP), web_of(1481, true)),
-        (TunnelTooBig, |director| tunnel::lead(director, Real::IPIP), web_of(1481, false)),
+        (TooBig, |director| tunnel::lead(director, Real::IPIP), web_of(1481, false)),
+        (
+            NatReply,
+            |director| {
+                nat::lead(director);
+                director.run(&nat::tcp_from(nat::NEIGHBOUR));
+            },
+            nat::answer_to(nat::NEIGHBOUR),
+        ),
+        (NatReplyRedirected, nat::lead, nat::answer_to(CLIENT)),
+        (TimeExceeded, nat::lead, nat::with_ttl(web_of(56, false), 1)),
+        (TtlEnded, nat::lead, nat::with_ttl(web_of(55, false), 1)),
+        (NoRoute, nat::lead, nat::answer_to(nat::NOWHERE)),
+        (
+            UnknownNatFlow,
+            |director| {
+                nat::lead(director);
+                nat::share(director);
+            },
+            nat::answer_to(CLIENT),
+        ),
+        (
+            NotForwarding,
+            |director| {
+                nat::lead(director);
+                nat::forward(false);
+            },
+            nat::answer_to(CLIENT),
+        ),
         (
             NoHeadroom,
             |director| {
@@ -224,11 +256,15 @@ fn every_outcome_has_a_frame_that_meets_it() {
             | Outcome::ArpAnswered
             | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
+            | Outcome::NatReply
+            | Outcome::TimeExceeded
             | Outcome::FragmentationNeeded => Action::Tx,
-            Outcome::Redirected => Action::Redirect,
-            Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
-                Action::Pass
-            }
+            Outcome::Redirected | Outcome::NatReplyRedirected => Action::Redirect,
+            Outcome::NotOurs
+            | Outcome::OtherHost
+            | Outcome::TruncatedHeader
+            | Outcome::BadIpHeader
+            | Outcome::NotForwarding => Action::Pass,
             _ => Action::Drop,
         };
         assert_eq!(action, wanted, "case {number}, {}", outcome.name());
@@ -334,9 +370,9 @@ fn a_service_is_found_within_two_slots_of_the_live_half() {
     let frame = tcp(VIP, WEB);
     director.service_at(1, 1, web(10..11));
     assert_eq!(director.run(&frame).outcome, Outcome::NotOurs);
-    director.table(TableRef { seed: SEED, half: 1 });
+    director.table(TableRef { seed: SEED, half: 1, ..TableRef::default() });
     assert_eq!(director.run(&frame).frame, routed(&frame, 1));
-    director.table(TableRef { seed: SEED, half: 0 });
+    director.table(TableRef { seed: SEED, ..TableRef::default() });
     director.service_at(0, 0, service(key(VIP, 81, TCP), ring, 10..11));
     director.service_at(0, 1, web(11..12));
     assert_eq!(director.run(&frame).frame, routed(&frame, 2));

@@ -79,7 +79,7 @@ fn requests_of_any_size_reach_real_servers_through_each_kind_of_tunnel() -> Resu
         let known = scene.client.run(&format!("ip route get {}", VIP.ip()))?;
         Ok(known.contains("mtu 1276").then_some(()))
     })?;
-    ensure!(outcome(&lb1, "tunnel_too_big")? == 0, "something was lost without a word");
+    ensure!(outcome(&lb1, "too_big")? == 0, "something was lost without a word");
     Ok(())
 }
 

@@ -102,7 +102,7 @@ struct Daemon {
     run_dir: PathBuf,
     mode: Mode,
     /// The program was loaded for veth devices.
-    redirects: bool,
+    veth: bool,
     site: Site,
     around: Surroundings,
     election: Election,
@@ -178,6 +178,7 @@ impl Daemon {
             moved: moved_sender,
             settled: watch::Sender::new(0),
             running: watch::Sender::new(site.running.clone()),
+            wanted: watch::Sender::default(),
         };
         let silence = CancellationToken::new();
         let files = Files::open();
@@ -212,6 +213,7 @@ impl Daemon {
             voice,
             told: Told::default(),
             vrrp: vrrp_receiver,
+            wanted: around.voices.wanted.clone(),
             lagging: false,
             orders_path,
         };
@@ -222,7 +224,7 @@ impl Daemon {
         Ok(Self {
             run_dir: run_dir.to_owned(),
             mode,
-            redirects: site.has_veth,
+            veth: site.has_veth,
             site,
             around,
             election,
@@ -322,7 +324,7 @@ impl Daemon {
         let netlink = Netlink::open()?;
         let site = Site::survey(config, &netlink).await?;
         ensure!(
-            self.redirects || !site.has_veth,
+            self.veth || !site.has_veth,
             "the program was loaded for interfaces without veth devices: restart lvsd (SIGUSR2, then start)"
         );
 
@@ -491,7 +493,7 @@ fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
     places.into_iter().filter(|place| !kept.contains(place) && !own.contains(&place.1)).collect()
 }
 
-/// What the host task tells the others; it outlives the task.
+/// What the host task tells the others, and is told; it outlives the task.
 #[derive(Clone)]
 struct Voices {
     next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
@@ -499,13 +501,14 @@ struct Voices {
     moved: watch::Sender<u64>,
     settled: watch::Sender<u64>,
     running: watch::Sender<HashSet<String>>,
+    wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
 }
 
 fn spawn_host(
     netlink: Netlink,
     site: &Site,
     vrrp: &Vrrp,
-    Voices { next_hops, isolated, moved, settled, running }: Voices,
+    Voices { next_hops, isolated, moved, settled, running, wanted }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
     let mut host = Host {
@@ -519,6 +522,7 @@ fn spawn_host(
         moved,
         settled,
         running,
+        wanted: wanted.subscribe(),
     };
     let cancel = CancellationToken::new();
     let until = cancel.clone();

@@ -19,7 +19,9 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use lvs_ebpf_common::{Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip, maps};
+use lvs_ebpf_common::{
+    Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
+};
 use nix::{
     libc,
     time::{ClockId, clock_gettime},
@@ -71,8 +73,8 @@ pub enum DataplaneError {
     Mapping { map: &'static str, source: io::Error },
     #[error(transparent)]
     Plan(#[from] PlanError),
-    #[error("cannot change the virtual addresses of the XDP program: {0}")]
-    Vips(#[from] MapError),
+    #[error("cannot change the addresses that the XDP program knows: {0}")]
+    Addresses(#[from] MapError),
     #[error("another XDP program is attached to {interface}; `ip link show {interface}` names it")]
     Busy { interface: String },
     #[error("the driver of {interface} refused XDP in {mode} mode: {reason}")]
@@ -89,6 +91,7 @@ pub struct Dataplane {
     looked: Duration,
     outcomes: PerCpuArray<MapData, u64>,
     leases: MapData,
+    wanted: Mapped<Wanted>,
     /// An earlier daemon's program was forwarding when this one opened.
     adopted: bool,
     /// Kept open: a pinned link stays attached without, but this one is replaced through it.
@@ -103,6 +106,7 @@ struct Maps {
     reals: Mapped<Real>,
     turns: Mapped<Turn>,
     vips: Vips,
+    replies: BpfHash<MapData, ServiceKey, Reply>,
     real_counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -117,14 +121,14 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Dataplane {
     /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
-    /// `redirect_back` is for veth devices: see `maps::REDIRECT_BACK`.
-    pub fn open(run_dir: &Path, redirect_back: bool) -> Result<Self, DataplaneError> {
+    /// `veth`: one of the interfaces is such a device.
+    pub fn open(run_dir: &Path, veth: bool) -> Result<Self, DataplaneError> {
         let pins = Pins::mount(run_dir)?;
         let adopted = !pins.all_links().is_empty();
-        let redirect_back = u32::from(redirect_back);
+        let veth = u32::from(veth);
         let tick = Tick::of_this_kernel();
         let mut loader = EbpfLoader::new();
-        loader.override_global(maps::REDIRECT_BACK, &redirect_back, true);
+        loader.override_global(maps::VETH, &veth, true);
         loader.override_global(maps::TICK_SHIFT, &tick.shift, true);
         for (name, path) in pins.map_pins() {
             loader.map_pin_path(name, path);
@@ -142,6 +146,7 @@ impl Dataplane {
                 v4: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
                 v6: BpfHash::try_from(take(&mut ebpf, maps::VIPS6)?).map_err(load_error)?,
             },
+            replies: BpfHash::try_from(take(&mut ebpf, maps::REPLIES)?).map_err(load_error)?,
             real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
                 .map_err(load_error)?,
         };
@@ -151,6 +156,7 @@ impl Dataplane {
             .map_err(|source| DataplaneError::Mapping { map: maps::FLOWS, source })?;
         let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
         let leases = take_array(&mut ebpf, maps::LEASES)?;
+        let wanted = mapped(&mut ebpf, maps::WANTED, maps::WANTED_SLOTS)?;
         let tables = maps.read(now);
         Ok(Self {
             ebpf,
@@ -161,6 +167,7 @@ impl Dataplane {
             looked: now,
             outcomes,
             leases,
+            wanted,
             adopted,
             links: HashMap::new(),
         })
@@ -328,6 +335,18 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Neighbours that packets wait for, since the last call: interface and address.
+    pub fn take_wanted(&mut self) -> Vec<(u32, Ipv4Addr)> {
+        let taken = (0..maps::WANTED_SLOTS).map(|slot| self.wanted.word(slot, 0).swap(0, Ordering::Relaxed));
+        taken
+            .filter(|word| *word != 0)
+            .map(|word| {
+                let Wanted { address, ifindex } = zerocopy::transmute!(word);
+                (ifindex, Ipv4Addr::from(address.to_ne_bytes()))
+            })
+            .collect()
+    }
+
     /// Whether a real server may get new flows by the tables, as they are or were found.
     pub fn takes_flows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
         self.tables.takes_flows(key, address, port)
@@ -436,6 +455,7 @@ impl Maps {
             self.services.read_all(),
             self.reals.read_all(),
             self.vips.all().collect(),
+            self.replies.iter().flatten().collect(),
             self,
             now,
         )
@@ -455,6 +475,8 @@ impl Maps {
             Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
             Write::Vip { address, vip } => self.vips.insert(*address, vip)?,
             Write::VipGone { address } => self.vips.remove(*address)?,
+            Write::Reply { key, reply } => self.replies.insert(key, reply, 0)?,
+            Write::ReplyGone { key } => self.replies.remove(key)?,
             // Not of these maps.
             Write::Forget { .. } | Write::Grace => {}
         }

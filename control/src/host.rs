@@ -238,6 +238,11 @@ pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Ad
     Ok(routes)
 }
 
+/// Whether the kernel routes between interfaces, which answers by NAT depend on.
+pub fn forwards_packets() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() != "0")
+}
+
 /// Next hops of the real servers whose neighbour is known.
 pub fn next_hops(
     config: &Config,
@@ -330,6 +335,8 @@ pub struct Host {
     pub running: watch::Sender<HashSet<String>>,
     /// Real servers behind an interface whose instance is in FAULT.
     pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    /// Neighbours that the XDP program has packets for, by interface.
+    pub wanted: watch::Receiver<Vec<(u32, Ipv4Addr)>>,
     /// Counts how often an interface came back as another, or with another MAC or source address: all that was
     /// made for the old one has to be made anew.
     pub moved: watch::Sender<u64>,
@@ -360,6 +367,7 @@ impl Host {
                 changed = self.netlink.changed() => topology = changed,
                 Ok(()) = roles.changed() => {}
                 () = time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
+                Ok(()) = self.wanted.changed() => self.ask_for_wanted().await,
                 _ = tick.tick() => {
                     probe = true;
                     ticks = ticks.wrapping_add(1);
@@ -461,6 +469,19 @@ impl Host {
         }
     }
 
+    async fn ask_for_wanted(&mut self) {
+        let wanted = self.wanted.borrow_and_update().clone();
+        for (ifindex, address) in wanted {
+            self.ask_for(ifindex, address).await;
+        }
+    }
+
+    async fn ask_for(&self, ifindex: u32, address: Ipv4Addr) {
+        if let Err(error) = self.netlink.probe_neighbour(ifindex, address).await {
+            tracing::debug!(%error, "cannot ask for a neighbour");
+        }
+    }
+
     async fn probe(&self, snapshot: &Snapshot, all: bool) {
         let hops: HashSet<(u32, Ipv4Addr)> = self
             .routes
@@ -469,9 +490,7 @@ impl Host {
             .filter(|hop| all || !snapshot.neighbours.contains_key(hop))
             .collect();
         for (ifindex, next_hop) in hops {
-            if let Err(error) = self.netlink.probe_neighbour(ifindex, next_hop).await {
-                tracing::debug!(%error, "cannot ask for a neighbour");
-            }
+            self.ask_for(ifindex, next_hop).await;
         }
     }
 }

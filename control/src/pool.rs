@@ -37,6 +37,8 @@ pub struct Pool {
     pub voice: mpsc::Sender<Notice>,
     pub told: Told,
     pub vrrp: watch::Receiver<Vrrp>,
+    /// To the host task: what the kernel shall resolve.
+    pub wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
     /// The tables lag behind what they shall say, since a change failed.
     pub lagging: bool,
     /// Where orders lie for the next daemon.
@@ -104,6 +106,10 @@ impl Pool {
                         self.apply();
                     }
                     self.settle();
+                    let wanted = self.dataplane.take_wanted();
+                    if !wanted.is_empty() {
+                        self.wanted.send_replace(wanted);
+                    }
                 }
                 Some(verdict) = verdicts.recv() => {
                     self.on_verdict(verdict);

@@ -7,10 +7,12 @@ pub mod flow;
 pub mod flow_table;
 pub mod lease;
 pub mod maps;
+pub mod nat;
 pub mod outcome;
 pub mod service;
 
 pub use claim::Claim;
 pub use lease::{Lease, LeaseOwner, Vip};
+pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};
 pub use outcome::Outcome;
 pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

@@ -7,10 +7,11 @@ pub const LAYOUT: u32 = 4;
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";
 
-/// Read-only global of the program, `u32`: 1 = frames leave the interface they came in on by bpf_redirect, not by
-/// XDP_TX. A veth device rings its peer's bell after a redirect, but after XDP_TX only if the peer has an XDP
-/// program too; without one the frame lies in the peer's ring until something else does.
-pub const REDIRECT_BACK: &str = "REDIRECT_BACK";
+/// Read-only global of the program, `u32`: 1 = some interface is a veth device. Frames then leave the interface they came
+/// in on by bpf_redirect, not by XDP_TX: a veth rings its peer's bell after a redirect, but after XDP_TX only if the peer
+/// has an XDP program too; without one the frame lies in the peer's ring until something else does. And checksums
+/// may be left to be computed.
+pub const VETH: &str = "VETH";
 
 /// Read-only global of the program, `u32`: jiffies are shifted right by this to make a tick of the flow table, one to
 /// two seconds.
@@ -41,6 +42,15 @@ pub const VIPS: &str = "VIPS";
 pub const VIPS6: &str = "VIPS6";
 /// Ring of [`crate::Claim`]. Each load of the program has its own.
 pub const CLAIMS: &str = "CLAIMS";
+/// Hash of [`crate::ServiceKey`], a real server's address and port, to [`crate::Reply`]: who is reached by address
+/// translation.
+pub const REPLIES: &str = "REPLIES";
+/// LRU hash of [`crate::NatFlow`] to [`crate::Face`].
+pub const NAT_FLOWS: &str = "NAT_FLOWS";
+/// LRU hash of a client's address (network order `u32`) to [`crate::LastHop`].
+pub const CLIENTS: &str = "CLIENTS";
+/// Array of [`crate::Wanted`]: towards clients, for the kernel to find.
+pub const WANTED: &str = "WANTED";
 /// Per-CPU array of `u64`, indexed by [`crate::Outcome`].
 pub const OUTCOMES: &str = "OUTCOMES";
 
@@ -62,6 +72,12 @@ pub const SERVICE_IDS: u32 = SERVICE_SLOTS / 2;
 pub const REAL_SLOTS: u32 = 1 << 16;
 /// Reals that one service can address: a ring slot keeps 15 bits of index, one of which is [`NOBODY`].
 pub const REALS_PER_SERVICE: u32 = NOBODY as u32;
+/// Flows that [`NAT_FLOWS`] keeps, 12 MiB: those of services that share a real server, and of UDP.
+pub const NAT_FLOW_SLOTS: u32 = 1 << 17;
+/// Clients whose last hop is kept, 5 MiB.
+pub const CLIENT_SLOTS: u32 = 1 << 16;
+/// Elements of [`WANTED`], a power of two.
+pub const WANTED_SLOTS: u32 = 64;
 /// VRRP instances that one node can run.
 pub const LEASE_SLOTS: u32 = 4096;
 /// Virtual addresses of one family that one node can answer for.

@@ -38,7 +38,13 @@ outcomes! {
     SolicitationAnswered = "solicitation_answered",
     /// An ICMP echo request to a virtual address, answered under the lease.
     EchoAnswered = "echo_answered",
-    /// Too large for its real server's tunnel, with DF set: the client was told the size that fits (ICMP fragmentation needed).
+    /// A real server's answer, sent to its client in its service's name (NAT), out of the interface it came in on.
+    NatReply = "nat_reply",
+    /// The same, out of another interface.
+    NatReplyRedirected = "nat_reply_redirected",
+    /// Its TTL ended at this node, which routes by NAT: the sender was told (ICMP time exceeded).
+    TimeExceeded = "time_exceeded",
+    /// Too large for the way to its real server or, as an answer by NAT, to its client, with DF set: the sender was told the size that fits (ICMP fragmentation needed).
     FragmentationNeeded = "fragmentation_needed",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
@@ -68,10 +74,18 @@ outcomes! {
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.
     NoReal = "no_real",
-    /// The real server's MAC is not known yet: dropped, the neighbour is being asked for.
+    /// The MAC of the real server, or of the next hop to the client of a NAT service, is not known yet: dropped, the neighbour is being asked for.
     NoNeighbour = "no_neighbour",
-    /// Too large for its real server's tunnel, and the client cannot be told to send less (no DF set): dropped, because XDP cannot fragment.
-    TunnelTooBig = "tunnel_too_big",
+    /// Too large for the way to its real server or client, and the sender cannot be told to send less (no DF set): dropped, because XDP cannot fragment.
+    TooBig = "too_big",
+    /// An answer by NAT to a client that a route says is not to be reached: dropped.
+    NoRoute = "no_route",
+    /// An answer of a real server that several NAT services share, of a flow that this node has not seen a client's packet of: dropped.
+    UnknownNatFlow = "unknown_nat_flow",
+    /// An answer of a real server by NAT while net.ipv4.ip_forward is off: left to the kernel unchanged, which takes its own and drops the others.
+    NotForwarding = "not_forwarding",
+    /// Its TTL ended at this node, which routes by NAT, and the sender cannot be told: dropped.
+    TtlEnded = "ttl_ended",
     /// The driver leaves no room before the frame for the tunnel's header: dropped.
     NoHeadroom = "no_headroom",
     /// A table entry pointed outside its table: dropped. Never seen unless lvsd has a bug.

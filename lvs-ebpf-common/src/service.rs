@@ -91,16 +91,18 @@ pub struct TableRef {
     pub seed: u32,
     /// 0 or 1.
     pub half: u32,
+    /// Some real server is reached by address translation: `REPLIES` is to be looked at.
+    pub translates: bool,
 }
 
 impl TableRef {
     #[inline(always)]
     pub const fn pack(self) -> u64 {
-        self.seed as u64 | (self.half as u64) << 32
+        self.seed as u64 | (self.half as u64) << 32 | (self.translates as u64) << 33
     }
     #[inline(always)]
     pub const fn unpack(word: u64) -> Self {
-        Self { seed: word as u32, half: (word >> 32) as u32 & 1 }
+        Self { seed: word as u32, half: (word >> 32) as u32 & 1, translates: word >> 33 & 1 == 1 }
     }
 }
 
@@ -121,8 +123,8 @@ pub struct Real {
     pub state: u8,
     /// One of [`Real::DIRECT`] and its kin.
     pub method: u8,
-    /// Network byte order: what a tunnel's packets come from.
-    pub tunnel_source: u32,
+    /// Network byte order: an address of this node on the way to it, which a tunnel's packets come from.
+    pub source: u32,
     /// The largest IP packet on the way to it, a tunnel's header included.
     pub mtu: u16,
     /// Network byte order: where GUE packets go to.
@@ -138,6 +140,10 @@ impl Real {
     pub const GUE: u8 = 2;
     /// Generic Routing Encapsulation (RFC 2784).
     pub const GRE: u8 = 3;
+    /// Destination address and port become the real server's own; its answers come back through the director.
+    pub const NAT: u8 = 4;
+    /// The same where several services have the real server, so that its flows have to be remembered.
+    pub const NAT_SHARED: u8 = 5;
 }
 
 impl Real {
@@ -177,6 +183,8 @@ const _: () = assert!(size_of::<Counter>() == 16 && size_of::<Turn>() == 16);
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: repr(C), only integers, no padding (zerocopy's derives prove it).
+    unsafe impl aya::Pod for super::ServiceKey {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for super::Service {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Real {}
@@ -194,7 +202,9 @@ mod tests {
     fn references_survive_packing() {
         let ring = RingRef { chunk: 131_071, length: 65_537 };
         assert_eq!(RingRef::unpack(ring.pack()), ring);
-        let table = TableRef { seed: u32::MAX, half: 1 };
-        assert_eq!(TableRef::unpack(table.pack()), table);
+        for (half, translates) in [(0, true), (1, false), (1, true)] {
+            let table = TableRef { seed: u32::MAX, half, translates };
+            assert_eq!(TableRef::unpack(table.pack()), table);
+        }
     }
 }

@@ -8,6 +8,13 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !(((sum & 0xffff) + (sum >> 16)) as u16)
 }
 
+/// The same for many words, as they stand in memory.
+#[inline(always)]
+pub fn exchange<const N: usize>(checksum: u16, old: [u32; N], new: [u32; N]) -> u16 {
+    let sum = old.iter().fold(u64::from(!checksum), |sum, word| sum + u64::from(!*word));
+    !fold(new.iter().fold(sum, |sum, word| sum + u64::from(*word)))
+}
+
 /// RFC 1071, over words as they stand in memory: the sum does not depend on their byte order, and the checksum is in
 /// that of the words.
 #[inline(always)]
@@ -39,6 +46,16 @@ mod tests {
         let before = sum(&words);
         words[4] = 0xff01;
         assert_eq!(update(before, 0x0101, 0xff01), sum(&words));
+    }
+
+    #[test]
+    fn an_exchange_of_words_equals_a_new_sum() {
+        let old = [0xdead_beef, 0xffff_ffff, 0x0000_0001, 0x1234_5678];
+        for new in [[0; 4], [u32::MAX; 4], [0x0102_0304, 0x8000_0001, 0xffff_0000, 7]] {
+            let rest = 0x4711_0815;
+            let with = |words: [u32; 4]| of([rest, words[0], words[1], words[2], words[3]]);
+            assert_eq!(exchange(with(old), old, new), with(new), "{new:x?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How a packet reaches its real server: as it is, but for the MACs (direct routing: the real server has the virtual
-//! address too), or inside another packet.
+//! address too), with another destination (NAT), or inside another packet.
 
-mod too_big;
+pub mod nat;
+mod refusal;
 mod tunnel;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
@@ -12,6 +13,7 @@ use crate::{
     maps::REAL_COUNTERS,
     packet::Packet,
     parse::{Ethernet, Mac},
+    veth,
 };
 
 #[inline(always)]
@@ -32,12 +34,18 @@ pub fn to_real(
     if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
         return Err(Outcome::OtherHost);
     }
+    veth::complete_checksum(ctx);
     let bytes = frame.len() as u64;
-    let frame = if real.method == Real::DIRECT {
-        frame
-    } else {
-        tunnel::enter(ctx, real)?;
-        Packet::new(ctx)
+    let frame = match real.method {
+        Real::DIRECT => frame,
+        Real::NAT | Real::NAT_SHARED => {
+            nat::to_real(ctx, real)?;
+            Packet::new(ctx)
+        }
+        _ => {
+            tunnel::enter(ctx, real)?;
+            Packet::new(ctx)
+        }
     };
     // The two MACs as they stand in a frame, in three words instead of twelve bytes.
     let [destination, both, source, ..]: [u32; 8] = zerocopy::transmute!(*real);

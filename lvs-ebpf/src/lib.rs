@@ -18,4 +18,5 @@ mod packet;
 mod parse;
 mod schedule;
 mod service;
+pub mod veth;
 mod vip;

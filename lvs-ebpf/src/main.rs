@@ -3,13 +3,9 @@
 
 #[cfg(target_arch = "bpf")]
 mod bpf {
-    use aya_ebpf::{Global, bindings::xdp_action, helpers::bpf_redirect, macros::xdp, programs::XdpContext};
-    use lvs_ebpf::{maps::OUTCOMES, pipeline};
+    use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+    use lvs_ebpf::{maps::OUTCOMES, pipeline, veth};
     use lvs_ebpf_common::Outcome;
-
-    /// `lvs_ebpf_common::maps::REDIRECT_BACK`; a constant for the verifier, so the other way costs nothing.
-    #[unsafe(no_mangle)]
-    static REDIRECT_BACK: Global<u32> = Global::new(0);
 
     #[xdp]
     pub fn director(ctx: XdpContext) -> u32 {
@@ -29,11 +25,15 @@ mod bpf {
             | Outcome::ArpAnswered
             | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
-            | Outcome::FragmentationNeeded => send_back(ctx),
-            Outcome::Redirected => xdp_action::XDP_REDIRECT,
-            Outcome::NotOurs | Outcome::OtherHost | Outcome::TruncatedHeader | Outcome::BadIpHeader => {
-                xdp_action::XDP_PASS
-            }
+            | Outcome::NatReply
+            | Outcome::TimeExceeded
+            | Outcome::FragmentationNeeded => veth::send_back(ctx),
+            Outcome::Redirected | Outcome::NatReplyRedirected => xdp_action::XDP_REDIRECT,
+            Outcome::NotOurs
+            | Outcome::OtherHost
+            | Outcome::TruncatedHeader
+            | Outcome::BadIpHeader
+            | Outcome::NotForwarding => xdp_action::XDP_PASS,
             Outcome::ArpWithoutLease
             | Outcome::SolicitedWithoutLease
             | Outcome::EchoWithoutLease
@@ -45,20 +45,13 @@ mod bpf {
             | Outcome::Fragment
             | Outcome::NoReal
             | Outcome::NoNeighbour
-            | Outcome::TunnelTooBig
+            | Outcome::TooBig
+            | Outcome::NoRoute
+            | Outcome::UnknownNatFlow
+            | Outcome::TtlEnded
             | Outcome::NoHeadroom
             | Outcome::BadTable => xdp_action::XDP_DROP,
         }
-    }
-
-    /// Out of the interface it came in on.
-    #[inline(always)]
-    fn send_back(ctx: &XdpContext) -> u32 {
-        if REDIRECT_BACK.load() == 0 {
-            return xdp_action::XDP_TX;
-        }
-        // SAFETY: a helper on plain integers. With flags 0 it cannot fail.
-        unsafe { bpf_redirect(ctx.ingress_ifindex() as u32, 0) as u32 }
     }
 
     #[panic_handler]

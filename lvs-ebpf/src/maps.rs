@@ -3,12 +3,15 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
-    Counter, Lease, Outcome, Real, Service, Turn, Vip,
+    Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, Service, ServiceKey, Turn, Vip, Wanted,
     flow_table::{FlowSet, SETS},
-    maps::{LEASE_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS, SERVICE_SLOTS, VIP_SLOTS},
+    maps::{
+        CLIENT_SLOTS, LEASE_SLOTS, NAT_FLOW_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS,
+        SERVICE_SLOTS, VIP_SLOTS, WANTED_SLOTS,
+    },
 };
 
 #[map]
@@ -33,6 +36,14 @@ pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMA
 pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 #[map]
 pub static VIPS6: HashMap<[u8; 16], Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
+#[map]
+pub static REPLIES: HashMap<ServiceKey, Reply> = HashMap::with_max_entries(REAL_SLOTS, 0);
+#[map]
+pub static NAT_FLOWS: LruHashMap<NatFlow, Face> = LruHashMap::with_max_entries(NAT_FLOW_SLOTS, 0);
+#[map]
+pub static CLIENTS: LruHashMap<u32, LastHop> = LruHashMap::with_max_entries(CLIENT_SLOTS, 0);
+#[map]
+pub static WANTED: Array<Wanted> = Array::with_max_entries(WANTED_SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT, 0);
 /// Full, it loses claims: whoever makes them will make more.

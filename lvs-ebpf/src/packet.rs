@@ -23,6 +23,17 @@ impl<'a> Packet<'a> {
         Self { start: ctx.data() as *mut u8, end: ctx.data_end() as *mut u8, frame: PhantomData }
     }
 
+    /// The same for a function of its own that needs the context for nothing else. The compiler would hand such a one the
+    /// two addresses instead, as numbers, and numbers are no pointers to the verifier.
+    #[inline(always)]
+    pub fn of_context(ctx: &'a XdpContext) -> Self {
+        // SAFETY: the kernel gave us the context.
+        let (start, end) = unsafe {
+            ((&raw const (*ctx.ctx).data).read_volatile(), (&raw const (*ctx.ctx).data_end).read_volatile())
+        };
+        Self { start: start as usize as *mut u8, end: end as usize as *mut u8, frame: PhantomData }
+    }
+
     /// The frame of `ctx` with `room` bytes more at its front. None where the driver keeps no such room. Windows that
     /// were opened before must not be used any more; the verifier sees to that.
     #[inline(always)]

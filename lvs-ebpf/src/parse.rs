@@ -35,6 +35,13 @@ impl From<[u8; 6]> for Mac {
     }
 }
 
+impl From<Mac> for [u8; 6] {
+    #[inline(always)]
+    fn from(mac: Mac) -> Self {
+        zerocopy::transmute!(mac)
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct Ethernet {

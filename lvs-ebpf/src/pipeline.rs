@@ -47,7 +47,12 @@ fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Re
         return Err(Outcome::NotOurs);
     }
     let found = Ports::parse(ip).and_then(|ports| Some((ports, service::find(ip, ports)?)));
-    let (ports, service) = found.ok_or_else(|| without_service(ip))?;
+    let Some((ports, service)) = found else {
+        return Err(match without_service(ip) {
+            Outcome::NotOurs if service::any_translates() => forward::nat::reply(ctx),
+            outcome => outcome,
+        });
+    };
     if ip.is_fragment() {
         return Err(Outcome::Fragment);
     }

@@ -18,9 +18,7 @@ pub fn find(ip: &Ipv4, ports: Ports) -> Option<&'static Service> {
         protocol: ip.header.protocol,
         _pad: 0,
     };
-    let table = TABLE.get_ptr(0)?;
-    // SAFETY: an element of the map; lvsd flips it with one aligned store, so one load sees half and seed agree.
-    let table = TableRef::unpack(unsafe { table.read_volatile() });
+    let table = table()?;
     let home = key.home(table.seed);
     for probe in 0..SERVICE_PROBES {
         let slot = (home + probe) & (SERVICE_SLOTS - 1);
@@ -31,6 +29,19 @@ pub fn find(ip: &Ipv4, ports: Ports) -> Option<&'static Service> {
         }
     }
     None
+}
+
+/// Some real server is reached by address translation.
+#[inline(always)]
+pub fn any_translates() -> bool {
+    table().is_some_and(|table| table.translates)
+}
+
+#[inline(always)]
+fn table() -> Option<TableRef> {
+    let table = TABLE.get_ptr(0)?;
+    // SAFETY: an element of the map; lvsd flips it with one aligned store, so one load sees half and seed agree.
+    Some(TableRef::unpack(unsafe { table.read_volatile() }))
 }
 
 /// A key as one comparison.

@@ -13,7 +13,7 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Claim, Counter, Lease, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
+    Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
@@ -54,18 +54,29 @@ const HEADROOM: usize = 216;
 impl Director {
     /// None, and said so, where BPF is not allowed.
     pub fn load() -> Option<Self> {
-        Self::load_with_log_level(u8::MAX)
+        Self::load_with(u8::MAX, 0)
+    }
+
+    /// The program as it is for veth devices.
+    pub fn load_for_veth() -> Option<Self> {
+        Self::load_with(u8::MAX, 1)
     }
 
     pub fn load_with_log_level(level: u8) -> Option<Self> {
+        Self::load_with(level, 0)
+    }
+
+    fn load_with(level: u8, veth: u32) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             lvs_tests::skip("loading an XDP program needs root");
             return None;
         }
-        let ebpf = EbpfLoader::new().override_global("AYA_LOG_LEVEL", &level, true).load(OBJECT).unwrap();
+        let mut loader = EbpfLoader::new();
+        loader.override_global("AYA_LOG_LEVEL", &level, true).override_global(maps::VETH, &veth, true);
+        let ebpf = loader.load(OBJECT).unwrap();
         let mut director = Self { ebpf, metadata: 0 };
         director.program_mut().load().unwrap();
-        director.table(TableRef { seed: SEED, half: 0 });
+        director.table(TableRef { seed: SEED, ..TableRef::default() });
         Some(director)
     }
 
@@ -115,6 +126,17 @@ impl Director {
     pub fn vip6(&mut self, address: Ipv6Addr, vip: Vip) {
         let map = self.ebpf.map_mut(maps::VIPS6).unwrap();
         HashMap::<_, [u8; 16], Vip>::try_from(map).unwrap().insert(address.octets(), vip, 0).unwrap();
+    }
+
+    pub fn reply(&mut self, key: ServiceKey, reply: Reply) {
+        let map = self.ebpf.map_mut(maps::REPLIES).unwrap();
+        HashMap::<_, ServiceKey, Reply>::try_from(map).unwrap().insert(key, reply, 0).unwrap();
+    }
+
+    /// What the kernel is to ask for.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let map = Array::<_, Wanted>::try_from(self.ebpf.map(maps::WANTED).unwrap()).unwrap();
+        map.iter().map(Result::unwrap).filter(|wanted| *wanted != Wanted::default()).collect()
     }
 
     pub fn lease(&mut self, until: u64) {

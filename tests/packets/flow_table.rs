@@ -367,4 +367,5 @@ fn what_a_packet_costs() {
     cost(&site, "moved slot, known flow", &frame);
     site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
     cost(&site, "service that takes turns, known flow", &frame);
+    nat::print_costs();
 }

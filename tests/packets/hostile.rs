@@ -63,10 +63,10 @@ fn a_packet_that_ends_anywhere_before_its_headers_do_is_not_forwarded() {
 fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
     const FRAMES: u64 = 100_000;
     let Some(mut director) = director() else { return };
-    let (method, tunnel_source) = (Real::IPIP, be(tunnel::TUNNEL_SOURCE));
+    let (method, source) = (Real::IPIP, be(tunnel::TUNNEL_SOURCE));
     for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
         // Some of the frames are too large for it.
-        director.real(index, Real { method, tunnel_source, mtu: 90, ..real });
+        director.real(index, Real { method, source, mtu: 90, ..real });
     }
     let originals = [tcp(VIP, WEB), udp(VIP, DNS), web_of(60, true), web_of(71, true), web_of(71, false)];
     let mut random = Random(0x7a11_ed5e);

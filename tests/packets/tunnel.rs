@@ -12,8 +12,8 @@ const METHODS: [(u8, usize); 3] = [(Real::IPIP, 20), (Real::GUE, 32), (Real::GRE
 /// Makes both real servers of the master ends of tunnels.
 pub fn lead(director: &mut Director, method: u8) {
     for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
-        let tunnel_source = be(TUNNEL_SOURCE);
-        director.real(index, Real { method, tunnel_source, mtu: MTU, tunnel_port: GUE_PORT.to_be(), ..real });
+        let source = be(TUNNEL_SOURCE);
+        director.real(index, Real { method, source, mtu: MTU, tunnel_port: GUE_PORT.to_be(), ..real });
     }
 }
 
@@ -185,7 +185,7 @@ fn a_client_whose_packet_does_not_fit_is_told_what_does() {
             assert_eq!(director.run(&padded(frame)), told, "padding is not sent back");
         }
         let frame = web_of(1500, false);
-        assert_eq!(director.run(&frame), verdict(Outcome::TunnelTooBig, Action::Drop, frame.clone()));
+        assert_eq!(director.run(&frame), verdict(Outcome::TooBig, Action::Drop, frame.clone()));
         director.headroom(24);
         let frame = web_of(1500, true);
         assert_eq!(director.run(&frame), verdict(Outcome::NoHeadroom, Action::Drop, frame.clone()));
@@ -199,16 +199,16 @@ fn nobody_is_told_who_is_no_single_host_or_would_get_more_than_he_sent() {
         let mut frame = Vec::new();
         let step = ip(VIP, |header| header.source = source).tcp(40_000, WEB, 1, 64_000);
         step.write(&mut frame, &[0; 1460]).unwrap();
-        assert_eq!(director.run(&frame), verdict(Outcome::TunnelTooBig, Action::Drop, frame.clone()));
+        assert_eq!(director.run(&frame), verdict(Outcome::TooBig, Action::Drop, frame.clone()));
     }
     let frame = patched(web_of(1500, true), 6, &[0x03]);
-    assert_eq!(director.run(&frame), verdict(Outcome::TunnelTooBig, Action::Drop, frame.clone()));
+    assert_eq!(director.run(&frame), verdict(Outcome::TooBig, Action::Drop, frame.clone()));
     // No interface is that narrow; a table may say so.
     let narrow = Real { method: Real::IPIP, mtu: 60, ..real(1, INGRESS) };
     director.real(10, narrow);
     for length in [41, 67] {
         let frame = web_of(length, true);
-        assert_eq!(director.run(&frame), verdict(Outcome::TunnelTooBig, Action::Drop, frame.clone()));
+        assert_eq!(director.run(&frame), verdict(Outcome::TooBig, Action::Drop, frame.clone()));
     }
     director.real(10, Real { mtu: 0, ..narrow });
     assert_eq!(director.run(&web_of(68, true)).frame, fragmentation_needed(&web_of(68, true), 0));

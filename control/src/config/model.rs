@@ -576,6 +576,8 @@ impl Scheduler {
 pub enum Forwarding {
     /// `DR`: only the MAC is rewritten; the real server has the VIP on lo.
     Direct,
+    /// `NAT`: address and port become the real server's, whose answers come back through the director.
+    Nat,
     /// `TUN`: inside another packet, which the real server takes off. It has the VIP on lo too.
     Tunnel(Tunnel),
 }
@@ -592,6 +594,7 @@ impl Forwarding {
     pub fn word(self) -> &'static str {
         match self {
             Self::Direct => "DR",
+            Self::Nat => "NAT",
             Self::Tunnel(_) => "TUN",
         }
     }
@@ -620,7 +623,17 @@ pub struct VirtualServer {
 impl VirtualServer {
     /// All that its packets may be sent to.
     pub fn destinations(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.reals.iter().map(|real| real.address).chain(self.sorry.iter().map(|sorry| sorry.address))
+        self.ways().map(|(address, _)| address)
+    }
+
+    /// Whether a real server, or the sorry server, gets its packets that way.
+    pub fn reaches(&self, address: Ipv4Addr, forwarding: Forwarding) -> bool {
+        self.ways().any(|way| way == (address, forwarding))
+    }
+
+    fn ways(&self) -> impl Iterator<Item = (Ipv4Addr, Forwarding)> {
+        let sorry = self.sorry.iter().map(|sorry| (sorry.address, sorry.forwarding));
+        self.reals.iter().map(|real| (real.address, real.forwarding)).chain(sorry)
     }
 }
 

@@ -11,7 +11,7 @@ use nix::libc;
 use crate::{
     config::{
         Config,
-        model::{Family, VrrpInstance},
+        model::{Family, Forwarding, VrrpInstance},
     },
     dataplane::plan::NextHop,
     host::{self, HostError, LocalInstance},
@@ -49,8 +49,14 @@ impl Site {
         });
         let instances: Vec<_> = instances.collect();
         let routes = host::routes(&config, netlink).await?;
-        for (real, route) in routes.iter().filter(|(real, route)| **real != route.next_hop) {
+        let direct = |real| config.services.iter().any(|service| service.reaches(real, Forwarding::Direct));
+        for (real, route) in routes.iter().filter(|(real, route)| **real != route.next_hop && direct(**real))
+        {
             tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
+        }
+        let nat = |real| config.services.iter().any(|service| service.reaches(real, Forwarding::Nat));
+        if routes.keys().any(|real| nat(*real)) && !host::forwards_packets() {
+            tracing::warn!("net.ipv4.ip_forward is 0: answers of real servers will not reach clients by NAT");
         }
         let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
         let next_hops = host::next_hops(&config, &routes, &snapshot);

@@ -25,7 +25,7 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 16] = [
     maps::TABLE,
     maps::SERVICES,
     maps::RINGS,
@@ -37,6 +37,10 @@ const PINNED: [&str; 12] = [
     maps::LEASES,
     maps::VIPS,
     maps::VIPS6,
+    maps::REPLIES,
+    maps::NAT_FLOWS,
+    maps::CLIENTS,
+    maps::WANTED,
     maps::OUTCOMES,
 ];
 

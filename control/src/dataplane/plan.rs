@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use lvs_ebpf_common::{Real, RingRef, Service, ServiceKey, TableRef, Vip, maps};
+use lvs_ebpf_common::{Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
 use self::space::Space;
 use super::{
@@ -21,6 +21,7 @@ use super::{
 use crate::config::model::Forwarding;
 
 mod reals;
+mod replies;
 mod settle;
 mod space;
 
@@ -100,6 +101,14 @@ pub enum Write {
     VipGone {
         address: IpAddr,
     },
+    /// What a real server's answers are translated to.
+    Reply {
+        key: ServiceKey,
+        reply: Reply,
+    },
+    ReplyGone {
+        key: ServiceKey,
+    },
     /// Removes the flows of services from the flow table, so that others may have their numbers.
     Forget {
         ids: Vec<u16>,
@@ -129,6 +138,7 @@ pub struct Tables {
     reals: Vec<Real>,
     pools: HashMap<ServiceKey, Pool>,
     vips: HashMap<IpAddr, Vip>,
+    replies: HashMap<ServiceKey, Reply>,
     /// What of `RINGS` is in use, in chunks.
     chunks: Space,
     /// What of `REALS` is in use.
@@ -201,6 +211,7 @@ impl Tables {
         slots: Vec<Service>,
         reals: Vec<Real>,
         vips: HashMap<IpAddr, Vip>,
+        replies: HashMap<ServiceKey, Reply>,
         source: &impl Source,
         now: Duration,
     ) -> Self {
@@ -210,6 +221,7 @@ impl Tables {
             reals,
             pools: HashMap::new(),
             vips,
+            replies,
             chunks: Space::new(maps::RING_CHUNKS),
             ranges: Space::new(maps::REAL_SLOTS),
             ids: Space::new(maps::SERVICE_IDS),
@@ -299,6 +311,8 @@ impl Tables {
             steps.rebuild = true;
             next.drop_pool(&key, &mut steps);
         }
+        next.plan_replies(&mut steps.prepare, &mut steps.retire);
+        steps.rebuild |= next.table.translates == next.replies.is_empty();
         if steps.rebuild {
             next.rebuild(&mut steps)?;
         }
@@ -464,7 +478,7 @@ impl Tables {
                 steps.prepare.push(Write::Service { slot: slot as u32, service });
             }
         }
-        self.table = TableRef { seed, half: other };
+        self.table = TableRef { seed, half: other, translates: !self.replies.is_empty() };
         // Rings of services that stay were flipped in the half that is live until this store.
         steps.publish.push(Write::Table(self.table));
         Ok(())

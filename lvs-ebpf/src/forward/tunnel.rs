@@ -9,7 +9,7 @@ use lvs_ebpf_common::{Outcome, Real, flow};
 use network_types::{eth::EtherType, ip::IpProto};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::too_big;
+use super::refusal;
 use crate::{
     packet::Packet,
     parse::{Ethernet, Ipv4, Ipv4Header, Ports, TTL},
@@ -51,7 +51,10 @@ pub fn enter(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
     let ip = Ipv4::parse(frame)?;
     match limit(real) {
-        Some(limit) if ip.total_len() > limit => Err(too_big::refuse(ctx, ethernet, &ip, limit)),
+        // Not from an address of the director's own: the client knows this one, and its firewall expects it.
+        Some(limit) if ip.total_len() > limit => {
+            Err(refusal::too_big(ctx, ethernet, &ip, limit, ip.header.destination))
+        }
         Some(_) => encapsulate(ctx, &ip, real),
         None => Err(Outcome::BadTable),
     }
@@ -119,7 +122,7 @@ fn outer(inner: &Ipv4Header, total_len: u16, real: &Real, protocol: u8) -> Ipv4H
         ttl: TTL,
         protocol,
         checksum: 0,
-        source: real.tunnel_source,
+        source: real.source,
         destination: real.address,
     }
     .with_checksum()

@@ -1,9 +1,6 @@
 //! What lvs_method says, and sorry_server_lvs_method.
 
-use super::{
-    Item, Items, Reader, value,
-    value::{Value, Wrong},
-};
+use super::{Item, Items, Reader, value, value::Value};
 use crate::config::{
     diagnostic::{Class, Report},
     lexer::Word,
@@ -70,10 +67,10 @@ impl Reader<'_> {
     }
 }
 
+/// `TUN` has words of its own.
 fn method(word: &str) -> Value<Forwarding> {
-    let direct = value::choice(&[("DR", true), ("TUN", false), ("NAT", false)])(word)?;
-    let unsupported = || Wrong::unsupported(format!("{word} is not supported yet, only DR and TUN"));
-    if direct { Ok(Forwarding::Direct) } else { Err(unsupported()) }
+    let tunnel = Forwarding::Tunnel(Tunnel::Ipip);
+    value::choice(&[("DR", Forwarding::Direct), ("TUN", tunnel), ("NAT", Forwarding::Nat)])(word)
 }
 
 /// The port of gue is said apart.

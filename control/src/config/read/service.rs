@@ -54,7 +54,7 @@ impl Reader<'_> {
         let protocol = self.protocol(&items, item);
         let scheduler = self.scheduler(&items);
         let hash_port = self.hash_port(&items, scheduler);
-        let forwarding = self.forwarding(&items, item);
+        let forwarding = self.forwarding(&items);
         let outer = Outer {
             port: endpoint.map(|(_, port)| port),
             forwarding,
@@ -195,14 +195,9 @@ impl Reader<'_> {
         hash_port
     }
 
-    fn forwarding(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Forwarding> {
-        if items.lacks("lvs_method") {
-            let message = "virtual_server without lvs_method: keepalived's default NAT is not supported yet";
-            let report = Report::error(Class::SilentDefault, item.statement.span(), message);
-            self.reports
-                .push(report.help("write `lvs_method DR` and give the real servers the address on lo"));
-        }
-        self.method(items, "lvs_method")
+    /// keepalived's default.
+    fn forwarding(&mut self, items: &Items<'_>) -> Option<Forwarding> {
+        if items.lacks("lvs_method") { Some(Forwarding::Nat) } else { self.method(items, "lvs_method") }
     }
 
     pub(super) fn inherited(&mut self, items: &Items<'_>, outer: &Inherited, least_retry: u32) -> Inherited {
@@ -249,7 +244,8 @@ impl Reader<'_> {
             }
             return None;
         };
-        let (address, port) = self.destination(item, outer.port)?;
+        let forwarding = forwarding?;
+        let (address, port) = self.destination(item, outer.port, forwarding)?;
         let span = item.statement.span();
         if address.is_loopback() {
             let message = format!("{address} is this node itself: a sorry_server here is not supported yet");
@@ -261,7 +257,7 @@ impl Reader<'_> {
             self.error(Class::Conflict, span, message);
             return None;
         }
-        Some(SorryServer { address, port, forwarding: forwarding?, inhibit })
+        Some(SorryServer { address, port, forwarding, inhibit })
     }
 
     /// keepalived lowers what can never be reached, and so does lvsd; here it is said.
@@ -324,9 +320,10 @@ impl Reader<'_> {
     }
 
     fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
-        let endpoint = self.destination(item, outer.port);
         let items = self.items(Block::RealServer, item.body());
         let forwarding = self.method(&items, "lvs_method").or(outer.forwarding);
+        // A method that cannot be read is an error already: its ports need not be another.
+        let endpoint = self.destination(item, outer.port, forwarding.unwrap_or(Forwarding::Nat));
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
         let inhibit_on_failure =
             self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
@@ -366,8 +363,13 @@ impl Reader<'_> {
         }
     }
 
-    /// DR and TUN leave the packet as it is: its port is the service's.
-    fn destination(&mut self, item: Item<'_>, service_port: Option<u16>) -> Option<(Ipv4Addr, u16)> {
+    /// DR and TUN leave the packet as it is: its port is the service's. With NAT it is where nothing is said.
+    fn destination(
+        &mut self,
+        item: Item<'_>,
+        service_port: Option<u16>,
+        forwarding: Forwarding,
+    ) -> Option<(Ipv4Addr, u16)> {
         let name = item.keyword.word;
         let (address, port) = match item.statement.arguments.as_slice() {
             [] => {
@@ -383,6 +385,12 @@ impl Reader<'_> {
         let address = self.word(name, address, server);
         let any = |word: &str| value::number(0..=65535)(word);
         let written = port.and_then(|port| Some((self.word(name, port, any)?, port.span)));
+        if let Some((written, _)) = written
+            && written != 0
+            && forwarding == Forwarding::Nat
+        {
+            return Some((address?, u16::try_from(written).ok()?));
+        }
         if let (Some((written, span)), Some(service)) = (written, service_port)
             && written != 0
             && written != u32::from(service)

@@ -101,6 +101,9 @@ impl Tables {
             Forwarding::Tunnel(Tunnel::Ipip) => (Real::IPIP, 0),
             Forwarding::Tunnel(Tunnel::Gue { port }) => (Real::GUE, port.to_be()),
             Forwarding::Tunnel(Tunnel::Gre) => (Real::GRE, 0),
+            // Who shares it is found when all services are there.
+            Forwarding::Nat if real.method == Real::NAT_SHARED => (Real::NAT_SHARED, 0),
+            Forwarding::Nat => (Real::NAT, 0),
         };
         real.state = match (desired.alive, desired.weight) {
             (false, _) => Real::DEAD,
@@ -113,7 +116,7 @@ impl Tables {
             real.mac = hop.mac;
             real.source_mac = hop.source_mac;
             real.ifindex = hop.ifindex;
-            real.tunnel_source = hop.source.map_or(0, |source| u32::from_ne_bytes(source.octets()));
+            real.source = hop.source.map_or(0, |source| u32::from_ne_bytes(source.octets()));
             real.mtu = hop.mtu;
         }
         if real != self.reals[index as usize] {

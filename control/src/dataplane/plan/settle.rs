@@ -144,6 +144,9 @@ impl Tables {
             follow_load(pool, loads, source, &mut writes);
             mark(pool, &mut self.reals, &mut writes);
         }
+        let mut gone = Vec::new();
+        self.plan_replies(&mut writes, &mut gone);
+        writes.extend(gone);
         if !shrunk.is_empty() {
             writes.push(Write::Grace);
         }

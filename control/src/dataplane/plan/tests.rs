@@ -1,6 +1,6 @@
 //! The maps as the XDP program would read them while a plan is carried out, write by write.
 
-use lvs_ebpf_common::Turn;
+use lvs_ebpf_common::{Face, Turn};
 
 use super::*;
 use crate::config::model::Tunnel;
@@ -38,6 +38,7 @@ struct Maps {
     rings: HashMap<u32, maps::RingChunk>,
     turns: HashMap<u16, Turn>,
     vips: HashMap<IpAddr, Vip>,
+    replies: HashMap<ServiceKey, Reply>,
     has_forwarded: bool,
 }
 
@@ -68,12 +69,14 @@ impl Maps {
             rings: HashMap::new(),
             turns: HashMap::new(),
             vips: HashMap::new(),
+            replies: HashMap::new(),
             has_forwarded: true,
         }
     }
 
     fn tables(&self) -> Tables {
-        Tables::read(self.table, self.slots.clone(), self.reals.clone(), self.vips.clone(), self, NOW)
+        let (slots, reals) = (self.slots.clone(), self.reals.clone());
+        Tables::read(self.table, slots, reals, self.vips.clone(), self.replies.clone(), self, NOW)
     }
 
     /// Carries out a whole plan.
@@ -98,6 +101,12 @@ impl Maps {
             }
             Write::VipGone { address } => {
                 self.vips.remove(address);
+            }
+            Write::Reply { key, reply } => {
+                self.replies.insert(*key, *reply);
+            }
+            Write::ReplyGone { key } => {
+                self.replies.remove(key);
             }
             Write::Forget { .. } | Write::Grace => {}
         }
@@ -302,13 +311,68 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
 }
 
+fn translated(key: ServiceKey, port: u16) -> DesiredService {
+    let real = DesiredReal { port, forwarding: Forwarding::Nat, ..real(1, 1) };
+    DesiredService { key, hash: Service::HASH_CONNECTION, turns: None, reals: vec![real] }
+}
+
+#[test]
+fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_nobodys() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let other = ServiceKey { port: 0x1f90, ..WEB };
+    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB };
+    let method = |maps: &Maps, key| maps.forward(key, 7).unwrap().method;
+    let mut reach = |maps: &mut Maps, services| {
+        let desired = Desired { services, vips: Vec::new() };
+        maps.reach(&mut tables, &desired);
+        assert_eq!(tables.plan(&desired, maps, NOW).unwrap(), []);
+        assert_eq!(maps.tables().plan(&desired, maps, NOW).unwrap(), [], "by a restarted daemon");
+    };
+    reach(&mut maps, vec![translated(WEB, 8080)]);
+    assert_eq!(maps.replies[&answer(8080)].face, Face { address: WEB.address, port: WEB.port, _pad: 0 });
+    assert!(maps.table.translates);
+
+    reach(&mut maps, vec![translated(WEB, 8080), translated(other, 8080)]);
+    assert_eq!(maps.replies[&answer(8080)].face, Face::default());
+    assert_eq!((method(&maps, &WEB), method(&maps, &other)), (Real::NAT_SHARED, Real::NAT_SHARED));
+
+    // The other one's flows to it live on.
+    reach(&mut maps, vec![translated(WEB, 8080), translated(other, 8081)]);
+    assert_eq!((maps.replies.len(), method(&maps, &WEB)), (2, Real::NAT_SHARED));
+
+    reach(&mut maps, vec![translated(WEB, 8080)]);
+    assert_eq!(method(&maps, &WEB), Real::NAT);
+    reach(&mut maps, Vec::new());
+    assert!(maps.replies.is_empty() && !maps.table.translates);
+}
+
+#[test]
+fn a_real_server_that_left_answers_until_its_flows_have_ended() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let mut service = translated(WEB, 8080);
+    service.reals.push(DesiredReal { port: 8080, forwarding: Forwarding::Nat, ..real(2, 1) });
+    let both = Desired { services: vec![service.clone()], vips: Vec::new() };
+    maps.reach(&mut tables, &both);
+    service.reals.pop();
+    maps.reach(&mut tables, &Desired { services: vec![service], vips: Vec::new() });
+    assert_eq!(maps.replies.len(), 2);
+    let timeouts = crate::config::model::Timeouts::default();
+    let found = tables.survey(timeouts).finish();
+    for write in tables.settle(&found, timeouts, &maps, NOW + timeouts.tcp) {
+        maps.apply(&write);
+    }
+    assert_eq!(maps.replies.len(), 1);
+}
+
 #[test]
 fn a_real_server_is_told_apart_by_how_its_packets_travel() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    let source = Ipv4Addr::new(10, 77, 0, 1);
+    const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
     let by = |forwarding| {
-        let hop = NextHop { source: Some(source), mtu: 1400, ..HOP };
+        let hop = NextHop { source: Some(OWN), mtu: 1400, ..HOP };
         DesiredReal { forwarding, next_hop: Some(hop), ..real(1, 1) }
     };
     let gue = Forwarding::Tunnel(Tunnel::Gue { port: 6080 });
@@ -316,14 +380,15 @@ fn a_real_server_is_told_apart_by_how_its_packets_travel() {
         (Forwarding::Tunnel(Tunnel::Ipip), Real::IPIP, 0),
         (gue, Real::GUE, 6080_u16),
         (Forwarding::Tunnel(Tunnel::Gre), Real::GRE, 0),
+        (Forwarding::Nat, Real::NAT, 0),
         (Forwarding::Direct, Real::DIRECT, 0),
     ] {
         for write in tables.plan(&web(&[by(forwarding)]), &maps, NOW).unwrap() {
             maps.apply(&write);
         }
         let index = tables.real_index(&WEB, Ipv4Addr::new(10, 77, 0, 1), 80).unwrap();
-        let Real { method: got, tunnel_source, mtu, tunnel_port, .. } = maps.reals[index as usize];
-        let address = u32::from_ne_bytes(source.octets());
-        assert_eq!((got, tunnel_source, mtu, tunnel_port), (method, address, 1400, port.to_be()));
+        let Real { method: got, source, mtu, tunnel_port, .. } = maps.reals[index as usize];
+        let address = u32::from_ne_bytes(OWN.octets());
+        assert_eq!((got, source, mtu, tunnel_port), (method, address, 1400, port.to_be()));
     }
 }

@@ -1,0 +1,287 @@
+//! How a real server that does not have the virtual address is reached: destination address and port become its own,
+//! and its answers, which come back through this node, become the service's again.
+//!
+//! Both ways this node is a router: TTLs count down and what does not fit is told its sender. Whose an answer is, is
+//! told by its source, on every director alike. Only where that is not enough are flows remembered (`NAT_FLOWS`):
+//!
+//! | from a real server's address and port | |
+//! |---|---|
+//! | to this node itself, such as an answer to a check | the kernel's |
+//! | TCP, one service has the real server | an answer of the service, unless the flow was seen to begin without it |
+//! | TCP, several services have it | an answer of the one that the client was seen to talk to |
+//! | UDP | the same: what nobody asked for, such as a query of its own, is the real server's own |
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LKUP_RET_UNREACHABLE, bpf_fib_lookup as FibParameters,
+    },
+    helpers::{bpf_fib_lookup, bpf_redirect},
+    programs::XdpContext,
+};
+use lvs_ebpf_common::{
+    Face, LastHop, NatFlow, Outcome, Real, Reply, ServiceKey, Wanted, flow, maps::WANTED_SLOTS,
+};
+use network_types::ip::IpProto;
+
+use super::refusal;
+use crate::{
+    checksum,
+    maps::{CLIENTS, NAT_FLOWS, REALS, REPLIES, WANTED},
+    packet::Packet,
+    parse::{ACK, Ethernet, Ipv4, Ipv4Header, Mac, Ports, SYN, check_tcp, check_udp, tcp_flags},
+    veth,
+};
+
+const TCP: u8 = IpProto::Tcp as u8;
+const UDP: u8 = IpProto::Udp as u8;
+
+/// Gives a client's packet its real server's address and port. The MACs are still to be written.
+///
+/// A function of its own, which looks at the packet again, so that direct routing does not pay for it.
+#[inline(never)]
+pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
+    let frame = Packet::new(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let ip = Ipv4::parse(frame)?;
+    let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
+    if ip.header.ttl <= 1 {
+        return Err(refusal::time_exceeded(ctx, ethernet, &ip, ip.header.destination));
+    }
+    if ip.total_len() > real.mtu {
+        return Err(refusal::too_big(ctx, ethernet, &ip, real.mtu, ip.header.destination));
+    }
+    let to = Face { address: real.address, port: port_of(real, ports.destination), _pad: 0 };
+    if real.method == Real::NAT_SHARED || ip.header.protocol == UDP {
+        let flow = NatFlow {
+            client: ip.header.source,
+            real: to.address,
+            client_port: ports.source,
+            real_port: to.port,
+            protocol: ip.header.protocol.into(),
+        };
+        remember(&flow, Face { address: ip.header.destination, port: ports.destination, _pad: 0 });
+    }
+    remember_hop(ctx, ip.header.source, ethernet);
+    let header = Ipv4Header { destination: to.address, ..ip.header };
+    translate(frame, &ip, header, ports, Ports { destination: to.port, ..ports })
+        .ok_or(Outcome::TruncatedHeader)
+}
+
+/// A real server without a port of its own keeps the service's.
+#[inline(always)]
+fn port_of(real: &Real, port: u16) -> u16 {
+    if real.port == 0 { port } else { real.port }
+}
+
+/// What becomes of a packet that is for no service, but may be from or for a real server.
+#[inline(never)]
+pub fn reply(ctx: &XdpContext) -> Outcome {
+    match try_reply(ctx) {
+        Ok(outcome) | Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
+    let frame = Packet::new(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let ip = Ipv4::parse(frame)?;
+    let ports = Ports::parse(&ip).ok_or(Outcome::NotOurs)?;
+    let is_tcp = ip.header.protocol == TCP;
+    let Some(reply) = of_real(ip.header.source, ports.source, ip.header.protocol) else {
+        if is_tcp && of_real(ip.header.destination, ports.destination, TCP).is_some() {
+            // Somebody talks to the real server itself: its answers are not the service's.
+            let flow = NatFlow {
+                client: ip.header.source,
+                real: ip.header.destination,
+                client_port: ports.source,
+                real_port: ports.destination,
+                protocol: TCP.into(),
+            };
+            remember(&flow, Face::default());
+        }
+        return Err(Outcome::NotOurs);
+    };
+    if ip.is_fragment() {
+        return Err(Outcome::Fragment);
+    }
+    if is_tcp {
+        check_tcp(&ip)?
+    } else {
+        check_udp(&ip)?
+    }
+    let real = REALS.get(reply.real).ok_or(Outcome::BadTable)?;
+    if real.ifindex == ctx.ingress_ifindex() as u32 && !ethernet.destination.is(Mac::from(real.source_mac)) {
+        return Err(Outcome::OtherHost);
+    }
+    let flow = NatFlow {
+        client: ip.header.destination,
+        real: ip.header.source,
+        client_port: ports.destination,
+        real_port: ports.source,
+        protocol: ip.header.protocol.into(),
+    };
+    if is_tcp && tcp_flags(&ip) & (SYN | ACK) == SYN {
+        // It begins a connection of its own.
+        remember(&flow, Face::default());
+        return Err(Outcome::NotOurs);
+    }
+    // SAFETY: any integers make a Face, and the copy does not outlive the element's memory. Should the kernel give
+    // the element to another flow in this very moment, one packet has the other's face.
+    let face = match unsafe { NAT_FLOWS.get(flow) }.copied() {
+        Some(face) if face.address == 0 => return Err(Outcome::NotOurs),
+        Some(face) => Some(face),
+        None if is_tcp => (reply.face.address != 0).then_some(reply.face),
+        None => return Err(Outcome::NotOurs),
+    };
+    let from = face.unwrap_or(Face { address: ip.header.source, port: ports.source, _pad: 0 });
+    let way = way(ctx, &ip, from)?;
+    if face.is_none() {
+        return Err(Outcome::UnknownNatFlow);
+    }
+    if ip.header.ttl <= 1 {
+        return Err(refusal::time_exceeded(ctx, ethernet, &ip, real.source));
+    }
+    let hop = match way {
+        Way::Open(hop) => hop,
+        Way::Narrow(mtu) => return Err(refusal::too_big(ctx, ethernet, &ip, mtu, real.source)),
+    };
+    veth::complete_checksum(ctx);
+    let header = Ipv4Header { source: from.address, ..ip.header };
+    translate(frame, &ip, header, ports, Ports { source: from.port, ..ports })
+        .ok_or(Outcome::TruncatedHeader)?;
+    let macs = Ethernet { destination: hop.destination.into(), source: hop.source.into(), ..ethernet };
+    frame.write(0, macs).ok_or(Outcome::TruncatedHeader)?;
+    if hop.ifindex == ctx.ingress_ifindex() as u32 {
+        return Ok(Outcome::NatReply);
+    }
+    // SAFETY: a helper on plain integers; with flags 0 it cannot fail.
+    unsafe { bpf_redirect(hop.ifindex, 0) };
+    Ok(Outcome::NatReplyRedirected)
+}
+
+#[inline(always)]
+fn of_real(address: u32, port: u16, protocol: u8) -> Option<Reply> {
+    // SAFETY: any integers make a Reply, and the copy does not outlive the element's memory.
+    unsafe { REPLIES.get(ServiceKey { address, port, protocol, _pad: 0 }) }.copied()
+}
+
+/// Where an answer goes.
+enum Way {
+    Open(LastHop),
+    /// The largest packet that fits.
+    Narrow(u16),
+}
+
+/// By the kernel's routes, as any packet from `from`. The kernel may know no neighbour: clients on the link learn this
+/// node's MAC from our answers, so it never asked for theirs. Then the answer goes where the client's packets came
+/// from, or waits until the kernel has asked.
+#[inline(always)]
+fn way(ctx: &XdpContext, ip: &Ipv4, from: Face) -> Result<Way, Outcome> {
+    const AF_INET: u8 = 2;
+    let client = ip.header.destination;
+    // SAFETY: integers and unions of integers: all zero is a question.
+    let mut fib: FibParameters = unsafe { core::mem::zeroed() };
+    fib.family = AF_INET;
+    fib.l4_protocol = ip.header.protocol;
+    fib.sport = from.port;
+    fib.ifindex = ctx.ingress_ifindex() as u32;
+    fib.__bindgen_anon_1.tot_len = ip.total_len();
+    fib.__bindgen_anon_2.tos = ip.header.tos;
+    fib.__bindgen_anon_3.ipv4_src = from.address;
+    fib.__bindgen_anon_4.ipv4_dst = client;
+    // SAFETY: the kernel reads and writes one question, which lives until it returns.
+    let answer =
+        unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut fib, size_of::<FibParameters>() as i32, 0) };
+    match answer as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            Ok(Way::Open(LastHop { destination: fib.dmac, source: fib.smac, ifindex: fib.ifindex }))
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the kernel has written this of the union.
+            Ok(Way::Narrow(unsafe { fib.__bindgen_anon_1.mtu_result }))
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {
+            // SAFETY: any integers make a LastHop, and the copy does not outlive the element's memory.
+            if let Some(hop) = unsafe { CLIENTS.get(client) } {
+                return Ok(Way::Open(*hop));
+            }
+            // SAFETY: the kernel leaves the next hop here.
+            want(Wanted { address: unsafe { fib.__bindgen_anon_4.ipv4_dst }, ifindex: fib.ifindex });
+            Err(Outcome::NoNeighbour)
+        }
+        BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
+            Err(Outcome::NoRoute)
+        }
+        BPF_FIB_LKUP_RET_FWD_DISABLED => Err(Outcome::NotForwarding),
+        // To this node itself, or no route, which the kernel tells the sender.
+        _ => Err(Outcome::NotOurs),
+    }
+}
+
+/// A place that another neighbour has is simply taken: that one is asked for again with its next packet.
+#[inline(always)]
+fn want(wanted: Wanted) {
+    let place = flow::mix(wanted.address.into()) & (WANTED_SLOTS - 1);
+    if let Some(place) = WANTED.get_ptr_mut(place) {
+        // SAFETY: an element of the map, written whole.
+        unsafe { place.cast::<u64>().write_volatile(zerocopy::transmute!(wanted)) };
+    }
+}
+
+/// A write costs far more than a look, and most packets change nothing.
+#[inline(always)]
+fn remember(flow: &NatFlow, face: Face) {
+    // SAFETY: any integers make a Face, and the copy does not outlive the element's memory.
+    if unsafe { NAT_FLOWS.get(flow) }.copied() != Some(face) {
+        // Without room the oldest gives way; should even that fail, the next packet tries again.
+        let _ = NAT_FLOWS.insert(flow, face, 0);
+    }
+}
+
+#[inline(always)]
+fn remember_hop(ctx: &XdpContext, client: u32, ethernet: Ethernet) {
+    let hop = LastHop {
+        destination: ethernet.source.into(),
+        source: ethernet.destination.into(),
+        ifindex: ctx.ingress_ifindex() as u32,
+    };
+    let words = |hop: LastHop| -> [u32; 4] { zerocopy::transmute!(hop) };
+    // SAFETY: as above.
+    let known = unsafe { CLIENTS.get(client) }.copied().map(words);
+    let differs = known.is_none_or(|known| {
+        let new = words(hop);
+        (known[0] ^ new[0]) | (known[1] ^ new[1]) | (known[2] ^ new[2]) | (known[3] ^ new[3]) != 0
+    });
+    if differs {
+        let _ = CLIENTS.insert(client, hop, 0);
+    }
+}
+
+/// One hop further with other addresses and ports. Every checksum follows by the difference (RFC 1624), so what was
+/// wrong stays wrong.
+#[inline(always)]
+fn translate(frame: Packet, ip: &Ipv4, header: Ipv4Header, old: Ports, new: Ports) -> Option<()> {
+    let addresses = [[ip.header.source, ip.header.destination], [header.source, header.destination]];
+    let ttl = header.ttl.wrapping_sub(1);
+    let word = |ttl| u16::from_ne_bytes([ttl, header.protocol]);
+    let checksum = checksum::update(header.checksum, word(header.ttl), word(ttl));
+    let checksum = checksum::exchange(checksum, addresses[0], addresses[1]);
+    frame.write(Ethernet::LEN, Ipv4Header { ttl, checksum, ..header })?;
+    ip.payload.write(0, new)?;
+    let offset = if header.protocol == TCP { 16 } else { 6 };
+    let checksum: u16 = ip.payload.read(offset)?;
+    // RFC 768: none was computed.
+    if header.protocol == UDP && checksum == 0 {
+        return Some(());
+    }
+    let ports = |ports: Ports| -> u32 { zerocopy::transmute!(ports) };
+    let [before, after] = addresses;
+    let changed =
+        checksum::exchange(checksum, [before[0], before[1], ports(old)], [after[0], after[1], ports(new)]);
+    // RFC 768: a sum that comes out as "none" is sent as its other zero.
+    let changed = if header.protocol == UDP && changed == 0 { !0 } else { changed };
+    ip.payload.write(offset, changed)
+}
