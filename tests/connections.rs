@@ -156,6 +156,29 @@ fn wlc_gives_new_connections_to_whoever_has_fewest() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_persistent_client_keeps_its_real_server_while_turns_are_taken_and_it_drains() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let persistent =
+        |config: String| config.replace("lvs_sched rr\n", "lvs_sched rr\n    persistence_timeout 50\n");
+    let scene = Scene::new()?;
+    let config = persistent(scheduled(&scene, "rr", &[1, 1, 1]));
+    let site = Site::start(scene, &config)?;
+    let before = spread_of(site.real_of_each(EARLY)?.into_values());
+    let (name, _) = before.first_key_value().context("no answer")?;
+    ensure!(before.len() == 1, "{before:?}");
+    let weights = [1, 2, 3].map(|number| u16::from(*name != format!("rs{number}")));
+    site.lb1.reload(&persistent(site.scheduled("rr", &weights)))?;
+    let after = spread_of(site.real_of_each(LATE)?.into_values());
+    ensure!(after.keys().eq([name]), "{name} drains, and its client went to {after:?}");
+    // Another client of the same service has a turn of its own.
+    let others = site.scene.watcher.in_ns(|| Ok(get(VIP, None)?))?;
+    ensure!(others != *name, "{others} got a new client while it drains");
+    Ok(())
+}
+
 /// One director, master, with three real servers.
 struct Site {
     lb1: Director,

@@ -39,7 +39,10 @@ pub struct Service {
     /// Length of that range; an index at or beyond it is never followed.
     pub reals_len: u32,
     /// One of [`Service::HASH_SOURCE`] and its kin.
-    pub hash: u32,
+    pub hash: u16,
+    /// 0 = each connection is placed by itself. Else clients are: those that have so many leading bits of their address,
+    /// less one, in common are one client.
+    pub persistence: u16,
     /// What the flow table knows the service by; also its element of `TURNS`.
     pub id: u16,
     /// One of [`Service::NO_TURNS`] and its kin. With turns the flow table remembers every flow's real server.
@@ -48,13 +51,13 @@ pub struct Service {
 
 impl Service {
     /// `mh`, `sh`.
-    pub const HASH_SOURCE: u32 = 0;
+    pub const HASH_SOURCE: u16 = 0;
     /// `mh` with mh-port, `sh` with sh-port.
-    pub const HASH_SOURCE_PORT: u32 = 1;
+    pub const HASH_SOURCE_PORT: u16 = 1;
     /// `dh`.
-    pub const HASH_DESTINATION: u32 = 2;
+    pub const HASH_DESTINATION: u16 = 2;
     /// All others.
-    pub const HASH_CONNECTION: u32 = 3;
+    pub const HASH_CONNECTION: u16 = 3;
 
     /// The ring alone says where a new flow goes.
     pub const NO_TURNS: u16 = 0;
@@ -62,6 +65,27 @@ impl Service {
     pub const EVERY_TURN: u16 = 1;
     /// A new flow whose slot's owner is [`Real::OVERLOADED`] takes the turn; the turns of the others are passed over.
     pub const TURNS_OF_OVERLOADED: u16 = 2;
+    /// Nobody's: the ring alone says where a new flow goes, but the flow table remembers.
+    pub const REMEMBERED: u16 = 3;
+}
+
+impl Service {
+    /// The address and port that say which flow of this service a packet belongs to: those of its client, or, with
+    /// persistence, of all clients that are one.
+    #[inline(always)]
+    pub const fn client(&self, source: u32, port: u16) -> (u32, u16) {
+        match self.persistence {
+            0 => (source, port),
+            one_more => (source & mask(one_more as u32 - 1), 0),
+        }
+    }
+}
+
+/// Of so many leading bits, in network byte order.
+#[inline(always)]
+const fn mask(bits: u32) -> u32 {
+    // A shift by all 32 bits is none.
+    (((u32::MAX as u64) << (32 - (bits & 63)) % 64) as u32).to_be()
 }
 
 /// Where a service's ring lies: the word that a pool change flips.
@@ -152,6 +176,8 @@ impl Real {
     pub const ALIVE: u8 = 1;
     /// Keeps the flows it has and gets no new one.
     pub const DRAINING: u8 = 2;
+    /// The same, since it is no longer configured: a persistent client's new flows go elsewhere too.
+    pub const LEAVING: u8 = 4;
     /// Alive, but new flows had better go elsewhere where their service has turns for them.
     pub const OVERLOADED: u8 = 3;
 }
@@ -197,6 +223,18 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn persistent_clients_are_one_by_their_leading_bits() {
+        let client = u32::from_ne_bytes([10, 1, 2, 3]);
+        for (bits, expected) in
+            [(32, [10, 1, 2, 3]), (31, [10, 1, 2, 2]), (24, [10, 1, 2, 0]), (8, [10, 0, 0, 0]), (0, [0; 4])]
+        {
+            let service = Service { persistence: bits + 1, ..Service::default() };
+            assert_eq!(service.client(client, 7), (u32::from_ne_bytes(expected), 0), "{bits}");
+        }
+        assert_eq!(Service::default().client(client, 7), (client, 7));
+    }
 
     #[test]
     fn references_survive_packing() {

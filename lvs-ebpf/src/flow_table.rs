@@ -6,6 +6,8 @@
 //! | none, and the packet opens it | whoever owns the slot now, or (by its scheduler) whose turn it is; remembered |
 //! | none | it is older than the move: to the slot's old owner while that one lives, else to the new; remembered |
 //!
+//! With persistence a flow is all that one client does with the service.
+//!
 //! A flow that finds no room in its set goes where its next packet, which finds no entry, will go as well.
 
 use aya_ebpf::{Global, helpers::bpf_jiffies64};
@@ -66,8 +68,10 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let mut place = None;
     // SAFETY: an element of the map.
     if let Some((way, entry)) = unsafe { find(set, home.rest) } {
-        let reopened = opens && entry.phase == Phase::Closing;
-        if !reopened && takes(service, entry.real, opens) {
+        // A persistent client comes back to where it was, also while that one drains.
+        let moves = opens && service.persistence == 0;
+        let reopened = moves && entry.phase == Phase::Closing;
+        if !reopened && (takes(service, entry.real, moves) && !left(service, entry.real, opens)) {
             // SAFETY: as above; `way` is inside the set.
             unsafe { refresh(set, way, entry, packet, now) };
             return entry.real.into();
@@ -113,9 +117,15 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
 fn takes(service: &Service, index: u16, opens: bool) -> bool {
     match state(service, index) {
         Some(Real::ALIVE | Real::OVERLOADED) => true,
-        Some(Real::DRAINING) => !opens,
+        Some(Real::DRAINING | Real::LEAVING) => !opens,
         _ => false,
     }
+}
+
+/// Whether a real server is configured no more and the packet opens a flow.
+#[inline(always)]
+fn left(service: &Service, index: u16, opens: bool) -> bool {
+    opens && state(service, index) == Some(Real::LEAVING)
 }
 
 #[inline(always)]
@@ -220,6 +230,8 @@ unsafe fn refresh(set: *mut FlowSet, way: usize, entry: Entry, packet: Packet, n
     let phase = match (entry.phase, packet) {
         (_, Packet::Ends) => Phase::Closing,
         (Phase::New, Packet::Continues | Packet::Udp) => Phase::Established,
+        // A persistent client's next connection: others begin anew.
+        (Phase::Closing, Packet::Opens) => Phase::Established,
         (phase, _) => phase,
     };
     if phase != entry.phase {

@@ -27,18 +27,15 @@ pub fn pick(
     if ring.length == 0 {
         return Err(Outcome::NoReal);
     }
-    let flow = Flow {
-        source: ip.header.source,
-        destination: ip.header.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-    };
+    let (source, source_port) = service.client(ip.header.source, ports.source);
+    let flow =
+        Flow { source, destination: ip.header.destination, source_port, destination_port: ports.destination };
     let hash = flow.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
     let index = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
         slot
     } else {
-        let key = FlowKey { source: ip.header.source, source_port: ports.source, service: service.id };
+        let key = FlowKey { source, source_port, service: service.id };
         let packet = if is_tcp { Packet::tcp(parse::tcp_flags(ip)) } else { Packet::Udp };
         flow_table::owner(service, ring.pack(), u64::from(hash) | u64::from(slot) << 32, key.pack(), packet)
             as u16

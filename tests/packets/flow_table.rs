@@ -34,10 +34,8 @@ impl Site {
         let ring = RingRef { chunk: 64, length: 1 };
         for key in [key(VIP, WEB, TCP), key(VIP, DNS, UDP)] {
             let number = if key.protocol == TCP { ID } else { ID + 1 };
-            self.0.service(Service {
-                id: number,
-                ..Service { takes_turns: rest.takes_turns, ..of(key, ring) }
-            });
+            let Service { takes_turns, persistence, .. } = rest;
+            self.0.service(Service { id: number, takes_turns, persistence, ..of(key, ring) });
         }
     }
 
@@ -120,6 +118,8 @@ fn a_draining_real_keeps_its_flows_until_they_end_and_gets_no_new_one() {
     let Some(mut site) = Site::new() else { return };
     site.ring(1, Some(Some(0)));
     assert_eq!(site.send(from(1), ACK), 0);
+    site.is(0, Real::LEAVING);
+    assert_eq!([site.send(from(1), ACK), site.send(from(3), SYN)], [0, 1]);
     site.is(0, Real::DRAINING);
     assert_eq!([site.send(from(1), ACK), site.send(from(2), ACK), site.send(from(3), SYN)], [0, 0, 1]);
     assert_eq!([site.send(from(1), FIN), site.send(from(1), ACK)], [0, 0], "its last words");
@@ -343,6 +343,51 @@ fn the_first_packet_of_a_udp_flow_takes_a_turn() {
     };
     let to: Vec<u8> = [1, 2, 1, 3, 2].map(|port| site.to(&frame(port))).into();
     assert_eq!(to, [1, 2, 1, 1, 2]);
+}
+
+/// Persistent by the first 24 bits, and by the ring.
+fn persistent() -> Option<Site> {
+    let mut site = Site::new()?;
+    site.serve(Service { takes_turns: Service::REMEMBERED, persistence: 25, ..Service::default() });
+    Some(site)
+}
+
+#[test]
+fn a_persistent_clients_connections_all_go_to_one_real_server_whatever_moves() {
+    let Some(mut site) = persistent() else { return };
+    let neighbour = (Ipv4Addr::new(10, 0, 0, 77), 9);
+    let stranger = (Ipv4Addr::new(10, 0, 1, 7), 9);
+    assert_eq!(site.send(from(1), SYN), 0);
+    site.ring(1, Some(Some(0)));
+    assert_eq!([site.send(from(2), SYN), site.send(neighbour, SYN), site.send(stranger, SYN)], [0, 0, 1]);
+    // Its connections end, and it comes back.
+    assert_eq!([site.send(from(1), FIN), site.send(from(3), SYN), site.send(from(3), ACK)], [0, 0, 0]);
+    site.is(0, Real::DEAD);
+    assert_eq!([site.send(from(4), SYN), site.send(neighbour, SYN)], [1, 1]);
+    site.is(0, Real::ALIVE);
+    assert_eq!(site.send(from(5), SYN), 1, "it stays where it went");
+}
+
+#[test]
+fn a_persistent_client_comes_back_to_a_real_server_that_drains_but_not_to_one_that_left() {
+    let Some(mut site) = persistent() else { return };
+    assert_eq!(site.send(from(1), SYN), 0);
+    site.ring(1, Some(Some(0)));
+    site.is(0, Real::DRAINING);
+    assert_eq!([site.send(from(2), SYN), site.send((Ipv4Addr::new(10, 0, 1, 7), 9), SYN)], [0, 1]);
+    site.is(0, Real::LEAVING);
+    assert_eq!([site.send(from(1), ACK), site.send(from(3), SYN), site.send(from(3), ACK)], [0, 1, 1]);
+}
+
+#[test]
+fn a_persistent_client_takes_one_turn() {
+    let Some(mut site) = persistent() else { return };
+    let sequence = site.0.ring(70, &[1, 2, 3]);
+    site.0.turn(ID, Turn { sequence: sequence.pack(), taken: 0 });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, persistence: 33, ..Service::default() });
+    let other = (Ipv4Addr::new(10, 0, 0, 77), 1);
+    let to = [from(1), from(2), other, from(3), other].map(|client| site.send(client, SYN));
+    assert_eq!(to, [1, 1, 2, 1, 2]);
 }
 
 #[test]

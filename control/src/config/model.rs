@@ -610,6 +610,7 @@ pub struct VirtualServer {
     pub hash_port: bool,
     /// Of the real servers that do not have their own.
     pub forwarding: Forwarding,
+    pub persistence: Option<Persistence>,
     pub quorum: Quorum,
     /// Takes the place of all real servers while there is no quorum.
     pub sorry: Option<SorryServer>,
@@ -635,6 +636,15 @@ impl VirtualServer {
         let sorry = self.sorry.iter().map(|sorry| (sorry.address, sorry.forwarding));
         self.reals.iter().map(|real| (real.address, real.forwarding)).chain(sorry)
     }
+}
+
+/// `persistence_timeout`, `persistence_granularity`: a client's connections all go to one real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// After so long a silence it is a new client.
+    pub timeout: Duration,
+    /// Clients whose addresses begin with the same bits are one: 1 to 32.
+    pub prefix_len: u8,
 }
 
 /// Weight of living real servers that a service needs: lost below `weight - hysteresis`, gained again at

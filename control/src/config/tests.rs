@@ -91,6 +91,25 @@ fn timeouts_are_the_kernels_where_nothing_is_said() {
 }
 
 #[test]
+fn persistence_is_as_in_keepalived_for_half_a_day_at_most() {
+    let persistence = |port| {
+        let service = sound("persistence").services.into_iter().find(|service| service.port == port);
+        service.unwrap().persistence.map(|it| (it.timeout.as_secs(), it.prefix_len))
+    };
+    let expected = [Some((360, 32)), Some((50, 20)), Some((360, 24)), Some((43_200, 32))];
+    assert_eq!([82, 83, 84, 85].map(persistence), expected);
+}
+
+#[test]
+fn by_nat_the_port_is_the_real_servers_own_and_the_services_where_none_is_said() {
+    let real = |port| {
+        let service = sound("persistence").services.into_iter().find(|service| service.port == port).unwrap();
+        (service.reals[0].forwarding, service.reals[0].port)
+    };
+    assert_eq!([82, 83].map(real), [(Forwarding::Nat, 8082), (Forwarding::Nat, 83)]);
+}
+
+#[test]
 fn the_fragments_mean_what_they_say() {
     let expected = |address: [u8; 4], kind, retry, connect_timeout, delay_before_retry| RealServer {
         address: address.into(),
@@ -141,6 +160,7 @@ fn the_fragments_mean_what_they_say() {
             scheduler: Scheduler::Mh,
             hash_port: false,
             forwarding: Forwarding::Direct,
+            persistence: None,
             quorum: Quorum::default(),
             sorry: None,
             notify: UpDown::default(),

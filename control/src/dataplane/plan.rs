@@ -18,7 +18,7 @@ use super::{
     ring::{self, Ring},
     turns::{Load, Turns},
 };
-use crate::config::model::Forwarding;
+use crate::config::model::{Forwarding, Persistence};
 
 mod reals;
 mod replies;
@@ -36,7 +36,8 @@ pub struct Desired {
 pub struct DesiredService {
     pub key: ServiceKey,
     /// One of `Service::HASH_*`.
-    pub hash: u32,
+    pub hash: u16,
+    pub persistence: Option<Persistence>,
     /// The scheduler, where it is not hashing alone.
     pub turns: Option<Turns>,
     /// Every configured real, alive or not: their number decides the ring's length.
@@ -164,7 +165,9 @@ struct Pool {
     id: u16,
     base: u32,
     len: u32,
-    hash: u32,
+    hash: u16,
+    /// As read from the maps it has no timeout yet; the first plan knows it.
+    persistence: Option<Persistence>,
     /// First chunk of the ring.
     chunk: u32,
     ring: Ring,
@@ -244,6 +247,10 @@ impl Tables {
                 base: service.reals_base,
                 len: service.reals_len,
                 hash: service.hash,
+                persistence: service.persistence.checked_sub(1).map(|bits| Persistence {
+                    timeout: Duration::ZERO,
+                    prefix_len: bits.try_into().unwrap_or(32),
+                }),
                 chunk: place.chunk,
                 ring,
                 used: false,
@@ -251,7 +258,7 @@ impl Tables {
                 turns: None,
                 leaving: Vec::new(),
             };
-            if service.takes_turns != Service::NO_TURNS {
+            if matches!(service.takes_turns, Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED) {
                 pool.turns = tables.read_turns(service.id, source);
             }
             tables.pools.insert(service.key, pool);
@@ -349,6 +356,7 @@ impl Tables {
                     base: 0,
                     len: 0,
                     hash: desired.hash,
+                    persistence: desired.persistence,
                     chunk: 0,
                     ring: Ring::default(),
                     used: false,
@@ -365,12 +373,22 @@ impl Tables {
             steps.rebuild = true;
             live_slot = None;
         }
-        let took_turns = pool.turns.is_some();
-        let takers = desired.turns.map_or(Service::NO_TURNS, Turns::takers);
-        steps.rebuild |= (pool.hash, pool.takers) != (desired.hash, takers);
-        (pool.hash, pool.takers) = (desired.hash, takers);
+        let remembered = pool.takers != Service::NO_TURNS;
+        let takers = match desired.turns.map_or(Service::NO_TURNS, Turns::takers) {
+            Service::NO_TURNS if desired.persistence.is_some() => Service::REMEMBERED,
+            takers => takers,
+        };
+        let prefix_len = |persistence: Option<Persistence>| persistence.map(|it| it.prefix_len);
+        steps.rebuild |= (pool.hash, pool.takers) != (desired.hash, takers)
+            || prefix_len(pool.persistence) != prefix_len(desired.persistence);
+        (pool.hash, pool.takers, pool.persistence) = (desired.hash, takers, desired.persistence);
         let mut members = self.place_reals(&mut pool, desired, steps);
-        self.plan_turns(&mut pool, desired.turns.filter(|_| takers != Service::NO_TURNS), &members, steps)?;
+        self.plan_turns(
+            &mut pool,
+            desired.turns.filter(|turns| turns.takers() != Service::NO_TURNS),
+            &members,
+            steps,
+        )?;
         if let Some(turns) = desired.turns {
             members = turns.on_ring(&members);
         }
@@ -384,7 +402,7 @@ impl Tables {
             pool.used |= source.has_forwarded(pool.range());
             ring = if pool.used { ring.moved_to(&owners, now) } else { Ring::new(owners) };
         }
-        if took_turns && pool.turns.is_none() {
+        if remembered && takers == Service::NO_TURNS {
             ring.doubt_all(now);
         }
         if ring != pool.ring {
@@ -501,6 +519,7 @@ impl Tables {
                     reals_base: pool.base,
                     reals_len: pool.len,
                     hash: pool.hash,
+                    persistence: pool.persistence.map_or(0, |it| u16::from(it.prefix_len) + 1),
                     id: pool.id,
                     takes_turns: pool.takers,
                 };

@@ -157,6 +157,7 @@ impl ServiceState {
         DesiredService {
             key: self.key,
             hash: hash(&self.config),
+            persistence: self.config.persistence,
             turns: turns(self.config.scheduler),
             reals: reals.chain(last).collect(),
         }
@@ -247,7 +248,7 @@ fn protocol(service: &VirtualServer) -> &'static str {
     }
 }
 
-fn hash(service: &VirtualServer) -> u32 {
+fn hash(service: &VirtualServer) -> u16 {
     match service.scheduler {
         Scheduler::Mh | Scheduler::Sh if service.hash_port => Service::HASH_SOURCE_PORT,
         Scheduler::Mh | Scheduler::Sh => Service::HASH_SOURCE,

@@ -57,6 +57,7 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
         scheduler: Scheduler::Wlc,
         hash_port: false,
         forwarding: Forwarding::Direct,
+        persistence: None,
         quorum: Quorum::default(),
         sorry: None,
         notify: UpDown::default(),

@@ -43,7 +43,6 @@ const USUAL_PACE: &str = "announcements keep their usual number and pace";
 const OWN_MAC: &str = "the addresses have the MAC of the interface";
 const NO_DUMPS: &str = "there are no dump files: read `lvsd status --json`";
 const NO_SCHEDULE: &str = "call `lvsd reload` from a timer";
-const ANY_SERVER: &str = "a client may reach several real servers (with `lvs_sched mh` it keeps one)";
 const NO_BFD: &str = "lvsd does not speak BFD";
 
 macro_rules! words {
@@ -341,7 +340,7 @@ pub const TABLE: &[Row] = words! {
     [VirtualServer] "sorry_server" read | "stands for all while there is no quorum" "none" "ADDRESS [PORT]"
     [VirtualServer] "sorry_server_inhibit" read | "its connections may end there" "off" ""
     [VirtualServer] "sorry_server_lvs_method" read | "how packets reach it" "lvs_method" "as lvs_method"
-    [VirtualServer RealServer] "lvs_method|lb_kind" read | "how packets reach real servers" "required in virtual_server" "DR, TUN [type ipip|gue port N|gre] [nocsum]"
+    [VirtualServer RealServer] "lvs_method|lb_kind" read | "how packets reach real servers" "NAT" "NAT, DR, TUN [type ipip|gue port N|gre] [nocsum]"
     [VirtualServer RealServer] "slow_start" read | "how long the weight of a real server that returns rises (lvsd's own)" "0" "seconds"
     [VirtualServer RealServer] "drain_timeout" read | "how long connections of a draining real server may last (lvsd's own)" "none" "seconds"
     [VirtualServer RealServer] "inhibit_on_failure" read | "a failed real server keeps its connections, with weight 0" "off" "[BOOL] in real_server"
@@ -353,9 +352,9 @@ pub const TABLE: &[Row] = words! {
     [VirtualServer RealServer] "warmup" read | "the first check comes within this time" "delay_loop" "0 to 86400 s"
     [VirtualServer RealServer] "alpha" read | "down until a check has succeeded" "off" "[BOOL] in real_server"
     [VirtualServer] "real_server" read => RealServer, repeats | "one that serves" "at least one" "ADDRESS [PORT] { .. }"
-    [VirtualServer] "persistence_timeout" not_yet(ANY_SERVER) | "a client keeps its real server so long" "off; 360 without a value" "[SECONDS]"
-    [VirtualServer] "persistence_granularity" not_yet(ANY_SERVER) | "clients of one such subnet are one" "/32" "MASK or length"
-    [VirtualServer] "persistence_engine" not_yet(ANY_SERVER) | "what else tells clients apart" "none" "sip"
+    [VirtualServer] "persistence_timeout" read | "a client keeps its real server so long" "off; 360 without a value" "[SECONDS]"
+    [VirtualServer] "persistence_granularity" read | "clients of one such subnet are one" "/32" "MASK or length"
+    [VirtualServer] "persistence_engine" not_yet("clients are told apart by their address") | "what else tells clients apart" "none" "sip"
     [VirtualServer] "ops" not_yet("") | "each UDP packet is a connection" "off" ""
     [VirtualServer] "flag-1" not_yet("") | "a flag of the scheduler" "off" ""
     [VirtualServer] "flag-2" not_yet("") | "a flag of the scheduler" "off" ""

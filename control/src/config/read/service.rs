@@ -14,7 +14,8 @@ use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
     model::{
-        Forwarding, Pace, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts, VirtualServer,
+        Forwarding, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts,
+        VirtualServer,
     },
     source::Span,
 };
@@ -68,6 +69,7 @@ impl Reader<'_> {
         };
         let reals = self.reals(&items, item, &outer);
         let sorry = self.sorry(&items, &outer, &reals);
+        let persistence = self.persistence(&items);
         let quorum = self.quorum(&items, &reals);
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
         let omega = self.flag(&items, "omega");
@@ -83,6 +85,7 @@ impl Reader<'_> {
             scheduler,
             hash_port,
             forwarding,
+            persistence,
             quorum,
             sorry,
             notify,
@@ -193,6 +196,28 @@ impl Reader<'_> {
             }
         }
         hash_port
+    }
+
+    fn persistence(&mut self, items: &Items<'_>) -> Option<Persistence> {
+        const MONTH: u32 = 31 * 86_400;
+        /// Where only a granularity is said too.
+        const DEFAULT: Duration = Duration::from_secs(360);
+        let prefix_len = self.one(items, "persistence_granularity", granularity);
+        let seconds = |word: &str| value::number(1..=MONTH)(word);
+        let timeout = match items.last("persistence_timeout") {
+            None => prefix_len.map(|_| DEFAULT),
+            Some(item) if item.statement.arguments.is_empty() => Some(DEFAULT),
+            Some(_) => self
+                .one(items, "persistence_timeout", seconds)
+                .map(|seconds| Duration::from_secs(seconds.into())),
+        }?;
+        if timeout > LONGEST_TIMEOUT
+            && let Some(span) = items.span("persistence_timeout")
+        {
+            let message = "more than 43200 seconds (12 hours): lvsd remembers a silent client no longer";
+            self.warn(Class::Unsupported, span, message);
+        }
+        Some(Persistence { timeout: timeout.min(LONGEST_TIMEOUT), prefix_len: prefix_len.unwrap_or(32) })
     }
 
     /// keepalived's default.
@@ -418,6 +443,18 @@ impl Reader<'_> {
 fn timeout(word: &str) -> Value<Duration> {
     const MONTH: u32 = 31 * 86_400;
     value::number(0..=MONTH)(word).map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// A netmask, or how many bits it has.
+fn granularity(word: &str) -> Value<u8> {
+    let Ok(mask) = word.parse::<Ipv4Addr>() else {
+        return value::number(1..=32)(word).and_then(|bits| Ok(u8::try_from(bits)?));
+    };
+    let mask = u32::from(mask);
+    if mask == 0 || mask.leading_ones() + mask.trailing_zeros() != 32 {
+        return Err(Wrong::new(format!("{word} is no netmask")).help("write one like 255.255.255.0, or 24"));
+    }
+    Ok(mask.leading_ones() as u8)
 }
 
 /// A port that is glued to the address is the usual mistake.

@@ -82,8 +82,8 @@ impl Tables {
         }
         for index in &leaving {
             let real = &mut self.reals[*index as usize];
-            if takes_flows(real) {
-                real.state = Real::DRAINING;
+            if takes_flows(real) || real.state == Real::DRAINING {
+                real.state = Real::LEAVING;
                 steps.prepare.push(Write::Real { index: *index, real: *real });
             }
         }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use lvs_ebpf_common::{
-    Real, ServiceKey,
+    Real, Service, ServiceKey,
     flow::{self, Flow},
     flow_table::Phase,
     maps::{self, RingChunk},
@@ -40,7 +40,7 @@ impl Survey<'_> {
     pub fn meet(&mut self, flow: &LiveFlow) -> bool {
         let id = flow.key.service;
         let Some((key, pool)) = self.pools.get(usize::from(id)).copied().flatten() else { return false };
-        if flow.idle >= timeout(&self.timeouts, key.protocol, flow.phase) {
+        if flow.idle >= pool.timeout(&self.timeouts, key.protocol, flow.phase) {
             return false;
         }
         if let Some(load) =
@@ -85,7 +85,7 @@ impl Tables {
     pub fn uses_flow_table(&self) -> bool {
         self.pools
             .values()
-            .any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.turns.is_some())
+            .any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.takers != Service::NO_TURNS)
     }
 
     /// Whether turns that follow the load were taken since the last look.
@@ -122,7 +122,8 @@ impl Tables {
         for (key, pool) in &mut self.pools {
             if let Some(dissent) = found.dissent.get(&pool.id) {
                 let before = pool.ring.chunks();
-                pool.ring.settle(now, timeout(&timeouts, key.protocol, Phase::Established), dissent);
+                let timeout = pool.timeout(&timeouts, key.protocol, Phase::Established);
+                pool.ring.settle(now, timeout, dissent);
                 let after = pool.ring.chunks();
                 if after != before {
                     rewrite(pool.chunk, pool.ring.len(), &before, &after, &mut writes);
@@ -205,6 +206,14 @@ fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
             real.state = state;
             writes.push(Write::Real { index, real: *real });
         }
+    }
+}
+
+impl Pool {
+    /// A persistent client is kept at least as long as any of its connections would be.
+    fn timeout(&self, timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
+        let connection = timeout(timeouts, protocol, phase);
+        self.persistence.map_or(connection, |persistence| persistence.timeout.max(connection))
     }
 }
 

@@ -1,9 +1,12 @@
 //! The maps as the XDP program would read them while a plan is carried out, write by write.
 
-use lvs_ebpf_common::{Face, Turn};
+use lvs_ebpf_common::{
+    Face, Turn,
+    flow_table::{FlowKey, Phase},
+};
 
 use super::*;
-use crate::config::model::Tunnel;
+use crate::{config::model::Tunnel, dataplane::flows::LiveFlow};
 
 mod flows;
 
@@ -25,8 +28,13 @@ fn real(last: u8, weight: u16) -> DesiredReal {
 }
 
 fn web(reals: &[DesiredReal]) -> Desired {
-    let service =
-        DesiredService { key: WEB, hash: Service::HASH_CONNECTION, turns: None, reals: reals.to_vec() };
+    let service = DesiredService {
+        key: WEB,
+        hash: Service::HASH_CONNECTION,
+        persistence: None,
+        turns: None,
+        reals: reals.to_vec(),
+    };
     Desired { services: vec![service], vips: Vec::new() }
 }
 
@@ -272,7 +280,13 @@ fn a_thousand_services_are_all_found_within_the_probes() {
         .collect();
     let services = keys
         .iter()
-        .map(|key| DesiredService { key: *key, hash: 0, turns: None, reals: vec![real(1, 1)] })
+        .map(|key| DesiredService {
+            key: *key,
+            hash: 0,
+            persistence: None,
+            turns: None,
+            reals: vec![real(1, 1)],
+        })
         .collect();
     maps.reach(&mut tables, &Desired { services, vips: Vec::new() });
     assert!(keys.iter().all(|key| maps.forward(key, 1).is_some()));
@@ -313,7 +327,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
 
 fn translated(key: ServiceKey, port: u16) -> DesiredService {
     let real = DesiredReal { port, forwarding: Forwarding::Nat, ..real(1, 1) };
-    DesiredService { key, hash: Service::HASH_CONNECTION, turns: None, reals: vec![real] }
+    DesiredService { key, hash: Service::HASH_CONNECTION, persistence: None, turns: None, reals: vec![real] }
 }
 
 #[test]
@@ -345,6 +359,39 @@ fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_no
     assert_eq!(method(&maps, &WEB), Real::NAT);
     reach(&mut maps, Vec::new());
     assert!(maps.replies.is_empty() && !maps.table.translates);
+}
+
+#[test]
+fn a_persistent_service_remembers_all_its_clients_and_no_longer_doubts_none() {
+    use crate::config::model::{Persistence, Timeouts};
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let persistence = |timeout| Some(Persistence { timeout: Duration::from_secs(timeout), prefix_len: 24 });
+    let with = |persistence| {
+        let mut desired = web(&[real(1, 1), real(2, 1)]);
+        desired.services[0].persistence = persistence;
+        desired
+    };
+    maps.reach(&mut tables, &with(persistence(50)));
+    let service = maps.service(&WEB).unwrap();
+    assert_eq!((service.persistence, service.takes_turns), (25, Service::REMEMBERED));
+    assert!(tables.uses_flow_table());
+    assert_eq!(maps.tables().plan(&with(persistence(50)), &maps, NOW).unwrap(), []);
+
+    // A silent client lives as long as its connections may, and as long as it is to persist.
+    let key = FlowKey { source: 0x0000_000a, source_port: 0, service: service.id };
+    let lives = |tables: &Tables, idle| {
+        let flow = LiveFlow { key, real: 0, phase: Phase::Closing, idle: Duration::from_secs(idle) };
+        tables.survey(Timeouts::default()).meet(&flow)
+    };
+    assert_eq!([119, 120].map(|idle| lives(&tables, idle)), [true, false]);
+    maps.reach(&mut tables, &with(persistence(5000)));
+    assert_eq!([4999, 5000].map(|idle| lives(&tables, idle)), [true, false]);
+
+    // Without persistence those who are elsewhere than the ring says are asked for.
+    maps.reach(&mut tables, &with(None));
+    let ring = RingRef::unpack(maps.service(&WEB).unwrap().ring);
+    assert_ne!(maps.slot(ring.chunk, 0, ring.length) & maps::MOVED, 0);
 }
 
 #[test]

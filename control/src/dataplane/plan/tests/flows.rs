@@ -95,7 +95,9 @@ impl Site {
             (index != NOBODY).then(|| self.maps.reals[(service.reals_base + u32::from(index)) as usize])
         };
         let takes = |index: u16, opens: bool| {
-            real(index).is_some_and(|real| takes_flows(&real) || real.state == Real::DRAINING && !opens)
+            real(index).is_some_and(|real| {
+                takes_flows(&real) || matches!(real.state, Real::DRAINING | Real::LEAVING) && !opens
+            })
         };
         if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
             return real(slot);
