@@ -21,6 +21,8 @@ mod flow_table;
 mod frames;
 #[path = "packets/hostile.rs"]
 mod hostile;
+#[path = "packets/icmp_error.rs"]
+mod icmp_error;
 #[path = "packets/ipv6.rs"]
 mod ipv6;
 #[path = "packets/nat.rs"]

@@ -38,6 +38,9 @@ pub enum Packet {
     Ends,
     /// UDP has no such words: any packet may be the first.
     Udp,
+    /// Not of the flow itself: an ICMP error about it, which anybody may have made up. It is led to the flow's real server and
+    /// changes nothing.
+    About,
 }
 
 impl Packet {
@@ -72,8 +75,10 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
         let moves = opens && service.persistence == 0;
         let reopened = moves && entry.phase == Phase::Closing;
         if !reopened && (takes(service, entry.real, moves) && !left(service, entry.real, opens)) {
-            // SAFETY: as above; `way` is inside the set.
-            unsafe { refresh(set, way, entry, packet, now) };
+            if packet != Packet::About {
+                // SAFETY: as above; `way` is inside the set.
+                unsafe { refresh(set, way, entry, packet, now) };
+            }
             return entry.real.into();
         }
         place = Some(way);
@@ -83,6 +88,9 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let before =
         if slot & MOVED == 0 { owner } else { old_owner(RingRef::unpack(ring), hash).unwrap_or(owner) };
     let without_memory = if before != owner && takes(service, before, false) { before } else { owner };
+    if packet == Packet::About {
+        return without_memory.into();
+    }
     // Services with turns know all their flows, so a UDP flow without an entry is a new one there.
     let is_new = opens || packet == Packet::Udp && service.takes_turns != Service::NO_TURNS;
     let by_ring = if is_new { owner } else { without_memory };

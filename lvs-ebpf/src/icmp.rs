@@ -21,9 +21,19 @@ struct Icmp {
 }
 
 const ECHO_REPLY: u8 = 0;
+const UNREACHABLE: u8 = 3;
 const ECHO_REQUEST: u8 = 8;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
 /// Both kinds of echo have an identifier and a sequence number.
 const ECHO_HEADER: usize = 8;
+
+/// An error about some packet, which it quotes.
+#[inline(always)]
+pub fn is_error(ip: &Ipv4) -> bool {
+    let kind = ip.payload.read(0);
+    matches!(kind, Some(UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)) && !ip.is_fragment()
+}
 
 #[inline(always)]
 pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {

@@ -10,6 +10,7 @@ mod event;
 mod flow_table;
 mod forward;
 mod icmp;
+mod icmp_error;
 mod icmpv6;
 mod ipv6;
 pub mod maps;

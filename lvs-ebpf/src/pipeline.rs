@@ -1,13 +1,14 @@
 //! What happens to a packet, in order.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::Outcome;
+use lvs_ebpf_common::{Outcome, Real, flow::Flow};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
-    arp, forward, icmp, ipv6,
+    arp, flow_table, forward, icmp, icmp_error, ipv6,
+    maps::REALS,
     packet::Packet,
-    parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp},
+    parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
     schedule, service, vip,
 };
 
@@ -29,24 +30,31 @@ pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
         IPV4 if ethernet.destination.is_multicast() => Err(Outcome::NotOurs),
         IPV4 => {
             let ip = Ipv4::parse(frame)?;
-            match ip.header.protocol {
-                TCP | UDP => balance(ctx, frame, ethernet, &ip),
-                ICMP => icmp::answer(ctx, frame, ethernet, &ip),
-                _ => Err(Outcome::NotOurs),
-            }
+            let (index, real) = match ip.header.protocol {
+                TCP | UDP => balance(ctx, &ip)?,
+                ICMP if icmp::is_error(&ip) => follow(ctx)?,
+                ICMP => return icmp::answer(ctx, frame, ethernet, &ip),
+                _ => return Err(Outcome::NotOurs),
+            };
+            forward::to_real(ctx, frame, ethernet, index, real)
         }
         IPV6 => Ok(ipv6::run(ctx)),
         _ => Err(Outcome::NotOurs),
     }
 }
 
+/// A real server and its place in `REALS`.
+type Destination = (u32, &'static Real);
+
 #[inline(always)]
-fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Result<Outcome, Outcome> {
+fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
     if !ip.is_first_fragment() {
         // What stands where the ports would is data. Without its first fragment the kernel can do nothing with it.
         return Err(Outcome::NotOurs);
     }
-    let found = Ports::parse(ip).and_then(|ports| Some((ports, service::find(ip, ports)?)));
+    let found = Ports::parse(ip).and_then(|ports| {
+        Some((ports, service::find(ip.header.destination, ports.destination, ip.header.protocol)?))
+    });
     let Some((ports, service)) = found else {
         return Err(match without_service(ip) {
             Outcome::NotOurs if service::any_translates() => forward::nat::reply(ctx),
@@ -61,8 +69,27 @@ fn balance(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) -> Re
     } else {
         check_udp(ip)?
     }
-    let (index, real) = schedule::pick(service, ip, ports, ip.header.protocol == TCP)?;
-    forward::to_real(ctx, frame, ethernet, index, real)
+    let flow = Flow {
+        source: ip.header.source,
+        destination: ip.header.destination,
+        source_port: ports.source,
+        destination_port: ports.destination,
+    };
+    let packet = || match ip.header.protocol {
+        TCP => flow_table::Packet::tcp(tcp_flags(ip)),
+        _ => flow_table::Packet::Udp,
+    };
+    schedule::pick(service, flow, packet)
+}
+
+#[inline(always)]
+fn follow(ctx: &XdpContext) -> Result<Destination, Outcome> {
+    let index = icmp_error::destination(ctx);
+    match REALS.get(index) {
+        Some(real) => Ok((index, real)),
+        None if service::any_translates() => Err(forward::nat::error_from_real(ctx)),
+        None => Err(Outcome::NotOurs),
+    }
 }
 
 /// A packet whose ports were not seen may still belong to a service: its address tells. A service on an

@@ -11,34 +11,29 @@ use lvs_ebpf_common::{
 use crate::{
     flow_table::{self, Packet},
     maps::{REALS, RINGS},
-    parse::{self, Ipv4, Ports},
 };
 
 /// The real server and its place in `REALS`.
 #[inline(always)]
 pub fn pick(
     service: &Service,
-    ip: &Ipv4,
-    ports: Ports,
-    is_tcp: bool,
+    flow: Flow,
+    packet: impl FnOnce() -> Packet,
 ) -> Result<(u32, &'static Real), Outcome> {
     // SAFETY: a reference; lvsd flips the word with one aligned store, so one load sees place and length agree.
     let ring = RingRef::unpack(unsafe { (&raw const service.ring).read_volatile() });
     if ring.length == 0 {
         return Err(Outcome::NoReal);
     }
-    let (source, source_port) = service.client(ip.header.source, ports.source);
-    let flow =
-        Flow { source, destination: ip.header.destination, source_port, destination_port: ports.destination };
-    let hash = flow.hash(service.hash);
+    let (source, source_port) = service.client(flow.source, flow.source_port);
+    let hash = Flow { source, source_port, ..flow }.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
     let index = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
         slot
     } else {
         let key = FlowKey { source, source_port, service: service.id };
-        let packet = if is_tcp { Packet::tcp(parse::tcp_flags(ip)) } else { Packet::Udp };
-        flow_table::owner(service, ring.pack(), u64::from(hash) | u64::from(slot) << 32, key.pack(), packet)
-            as u16
+        let place = u64::from(hash) | u64::from(slot) << 32;
+        flow_table::owner(service, ring.pack(), place, key.pack(), packet()) as u16
     };
     if u32::from(index) >= service.reals_len {
         return Err(if index == NOBODY { Outcome::NoReal } else { Outcome::BadTable });

@@ -5,19 +5,11 @@ use lvs_ebpf_common::{
     maps::{SERVICE_PROBES, SERVICE_SLOTS},
 };
 
-use crate::{
-    maps::{SERVICES, TABLE},
-    parse::{Ipv4, Ports},
-};
+use crate::maps::{SERVICES, TABLE};
 
 #[inline(always)]
-pub fn find(ip: &Ipv4, ports: Ports) -> Option<&'static Service> {
-    let key = ServiceKey {
-        address: ip.header.destination,
-        port: ports.destination,
-        protocol: ip.header.protocol,
-        _pad: 0,
-    };
+pub fn find(address: u32, port: u16, protocol: u8) -> Option<&'static Service> {
+    let key = ServiceKey { address, port, protocol, _pad: 0 };
     let table = table()?;
     let home = key.home(table.seed);
     for probe in 0..SERVICE_PROBES {

@@ -37,12 +37,17 @@ fn complete(ctx: &XdpContext) -> bool {
 
 #[inline(always)]
 fn try_complete(ctx: &XdpContext) -> Option<()> {
+    const TCP: u8 = IpProto::Tcp as u8;
     const UDP: u8 = IpProto::Udp as u8;
     /// Of eight bytes: as much as a frame in one piece may hold.
     const WORDS: usize = 512;
     let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
     let (header, length) = (ip.header, ip.payload_len);
-    let offset = if header.protocol == UDP { 6 } else { 16 };
+    let offset = match header.protocol {
+        UDP => 6,
+        TCP => 16,
+        _ => return None,
+    };
     let checksum: u16 = ip.payload.read(offset)?;
     // RFC 9293 3.1: addresses, protocol and length.
     let rest = u32::from(u16::from(header.protocol).to_be()) + u32::from((length as u16).to_be());

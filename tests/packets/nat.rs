@@ -12,8 +12,8 @@ use nix::{
 use crate::{director::Action, frames::*, *};
 
 /// Port of the real servers.
-const PORT: u16 = 8080;
-const REAL: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+pub const PORT: u16 = 8080;
+pub const REAL: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// This node's, towards clients and towards real servers.
 const OUTSIDE: &str = "10.0.0.1";
 const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
@@ -21,7 +21,7 @@ const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
 pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 /// The routes say that it is not to be reached.
 pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-const OUTSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x21];
+pub const OUTSIDE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x21];
 
 /// Has the master reach its real servers by NAT, on a host with routes that is new each time.
 pub fn lead(director: &mut Director) {

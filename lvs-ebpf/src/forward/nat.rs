@@ -28,12 +28,14 @@ use network_types::ip::IpProto;
 use super::refusal;
 use crate::{
     checksum,
+    icmp_error::About,
     maps::{CLIENTS, NAT_FLOWS, REALS, REPLIES, WANTED},
     packet::Packet,
     parse::{ACK, Ethernet, Ipv4, Ipv4Header, Mac, Ports, SYN, check_tcp, check_udp, tcp_flags},
     veth,
 };
 
+const ICMP: u8 = IpProto::Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
@@ -45,6 +47,9 @@ pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     let frame = Packet::new(ctx);
     let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
     let ip = Ipv4::parse(frame)?;
+    if ip.header.protocol == ICMP {
+        return error_to_real(frame, &ip, real);
+    }
     let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
     if ip.header.ttl <= 1 {
         return Err(refusal::time_exceeded(ctx, ethernet, &ip, ip.header.destination));
@@ -67,6 +72,63 @@ pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     let header = Ipv4Header { destination: to.address, ..ip.header };
     translate(frame, &ip, header, ports, Ports { destination: to.port, ..ports })
         .ok_or(Outcome::TruncatedHeader)
+}
+
+/// An error about what the real server sent: to its eyes it came from itself.
+#[inline(always)]
+fn error_to_real(frame: Packet, ip: &Ipv4, real: &Real) -> Result<(), Outcome> {
+    let about = About::parse(ip).ok_or(Outcome::TruncatedHeader)?;
+    if ip.header.ttl <= 1 {
+        return Err(Outcome::TtlEnded);
+    }
+    let header = Ipv4Header { destination: real.address, ..ip.header };
+    let inner = Ipv4Header { source: real.address, ..about.header };
+    let ports = Ports { source: port_of(real, about.ports.source), ..about.ports };
+    translate_error(frame, ip, header, &about, inner, ports).ok_or(Outcome::TruncatedHeader)
+}
+
+/// What becomes of an ICMP error that is about no service's flow, but may be about one on its way to a real server.
+#[inline(never)]
+pub fn error_from_real(ctx: &XdpContext) -> Outcome {
+    match try_error_from_real(ctx) {
+        Ok(outcome) | Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+fn try_error_from_real(ctx: &XdpContext) -> Result<Outcome, Outcome> {
+    let frame = Packet::new(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let ip = Ipv4::parse(frame)?;
+    let about = About::parse(&ip).ok_or(Outcome::NotOurs)?;
+    // Not of what passes in the other direction.
+    if about.header.source != ip.header.destination {
+        return Err(Outcome::NotOurs);
+    }
+    let (real, port) = (about.header.destination, about.ports.destination);
+    let reply = of_real(real, port, about.header.protocol).ok_or(Outcome::NotOurs)?;
+    let flow = NatFlow {
+        client: about.header.source,
+        real,
+        client_port: about.ports.source,
+        real_port: port,
+        protocol: about.header.protocol.into(),
+    };
+    // SAFETY: any integers make a Face, and the copy does not outlive the element's memory.
+    let face = unsafe { NAT_FLOWS.get(flow) }.copied().unwrap_or(reply.face);
+    if face.address == 0 {
+        return Err(Outcome::NotOurs);
+    }
+    let Way::Open(hop) = way(ctx, &ip, face)? else { return Err(Outcome::TooBig) };
+    if ip.header.ttl <= 1 {
+        return Err(Outcome::TtlEnded);
+    }
+    // In the service's name, like all that the client hears of it.
+    let header = Ipv4Header { source: face.address, ..ip.header };
+    let inner = Ipv4Header { destination: face.address, ..about.header };
+    let ports = Ports { destination: face.port, ..about.ports };
+    translate_error(frame, &ip, header, &about, inner, ports).ok_or(Outcome::TruncatedHeader)?;
+    send(ctx, frame, ethernet, hop)
 }
 
 /// A real server without a port of its own keeps the service's.
@@ -152,6 +214,11 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     let header = Ipv4Header { source: from.address, ..ip.header };
     translate(frame, &ip, header, ports, Ports { source: from.port, ..ports })
         .ok_or(Outcome::TruncatedHeader)?;
+    send(ctx, frame, ethernet, hop)
+}
+
+#[inline(always)]
+fn send(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, hop: LastHop) -> Result<Outcome, Outcome> {
     let macs = Ethernet { destination: hop.destination.into(), source: hop.source.into(), ..ethernet };
     frame.write(0, macs).ok_or(Outcome::TruncatedHeader)?;
     if hop.ifindex == ctx.ingress_ifindex() as u32 {
@@ -264,12 +331,7 @@ fn remember_hop(ctx: &XdpContext, client: u32, ethernet: Ethernet) {
 /// wrong stays wrong.
 #[inline(always)]
 fn translate(frame: Packet, ip: &Ipv4, header: Ipv4Header, old: Ports, new: Ports) -> Option<()> {
-    let addresses = [[ip.header.source, ip.header.destination], [header.source, header.destination]];
-    let ttl = header.ttl.wrapping_sub(1);
-    let word = |ttl| u16::from_ne_bytes([ttl, header.protocol]);
-    let checksum = checksum::update(header.checksum, word(header.ttl), word(ttl));
-    let checksum = checksum::exchange(checksum, addresses[0], addresses[1]);
-    frame.write(Ethernet::LEN, Ipv4Header { ttl, checksum, ..header })?;
+    frame.write(Ethernet::LEN, one_hop_further(&ip.header, header))?;
     ip.payload.write(0, new)?;
     let offset = if header.protocol == TCP { 16 } else { 6 };
     let checksum: u16 = ip.payload.read(offset)?;
@@ -277,11 +339,50 @@ fn translate(frame: Packet, ip: &Ipv4, header: Ipv4Header, old: Ports, new: Port
     if header.protocol == UDP && checksum == 0 {
         return Some(());
     }
-    let ports = |ports: Ports| -> u32 { zerocopy::transmute!(ports) };
-    let [before, after] = addresses;
-    let changed =
-        checksum::exchange(checksum, [before[0], before[1], ports(old)], [after[0], after[1], ports(new)]);
+    let words =
+        |header: &Ipv4Header, ports: Ports| [header.source, header.destination, zerocopy::transmute!(ports)];
+    let changed = checksum::exchange(checksum, words(&ip.header, old), words(&header, new));
     // RFC 768: a sum that comes out as "none" is sent as its other zero.
     let changed = if header.protocol == UDP && changed == 0 { !0 } else { changed };
     ip.payload.write(offset, changed)
+}
+
+#[inline(always)]
+fn one_hop_further(old: &Ipv4Header, new: Ipv4Header) -> Ipv4Header {
+    let ttl = new.ttl.wrapping_sub(1);
+    let word = |ttl| u16::from_ne_bytes([ttl, new.protocol]);
+    let checksum = checksum::update(new.checksum, word(new.ttl), word(ttl));
+    let new = Ipv4Header { ttl, checksum, ..new };
+    Ipv4Header { checksum: readdressed(old, &new), ..new }
+}
+
+/// The checksum of a header that has other addresses now.
+#[inline(always)]
+fn readdressed(old: &Ipv4Header, new: &Ipv4Header) -> u16 {
+    checksum::exchange(new.checksum, [old.source, old.destination], [new.source, new.destination])
+}
+
+/// The same for an ICMP error, with other addresses and ports in what it quotes too. The quoted TCP or UDP checksum
+/// stays: there may be no room for it in the quote, and nobody computes it over one.
+#[inline(always)]
+fn translate_error(
+    frame: Packet,
+    ip: &Ipv4,
+    header: Ipv4Header,
+    about: &About,
+    inner: Ipv4Header,
+    ports: Ports,
+) -> Option<()> {
+    /// Of the ICMP message.
+    const CHECKSUM: usize = 2;
+    let checksum: u16 = ip.payload.read(CHECKSUM)?;
+    let quoted = Ipv4Header { checksum: readdressed(&about.header, &inner), ..inner };
+    let words = |header: &Ipv4Header, ports: Ports| {
+        [header.source, header.destination, header.checksum.into(), zerocopy::transmute!(ports)]
+    };
+    let changed = checksum::exchange(checksum, words(&about.header, about.ports), words(&quoted, ports));
+    frame.write(Ethernet::LEN, one_hop_further(&ip.header, header))?;
+    ip.payload.write(CHECKSUM, changed)?;
+    ip.payload.write(About::AT, quoted)?;
+    ip.payload.skip(about.ports_at).write(0, ports)
 }

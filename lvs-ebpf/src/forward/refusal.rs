@@ -69,7 +69,8 @@ fn answer<const EXCERPT: usize>(
     failed: Outcome,
 ) -> Result<(), Outcome> {
     let total = HEADERS + EXCERPT * 4;
-    if !icmp::asker_is_host(ethernet, &ip.header) {
+    // RFC 1122 3.2.2: no error about an error.
+    if ip.header.protocol == IpProto::Icmp as u8 || !icmp::asker_is_host(ethernet, &ip.header) {
         return Err(failed);
     }
     Packet::grown(ctx, HEADERS).ok_or(Outcome::NoHeadroom)?;

@@ -1,0 +1,75 @@
+//! Whom an ICMP error about a balanced flow is for: what it quotes tells, and leads to the flow's real server.
+
+use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::flow::Flow;
+use network_types::ip::IpProto;
+
+use crate::{
+    flow_table,
+    packet::Packet,
+    parse::{Ipv4, Ipv4Header, Ports},
+    schedule, service,
+};
+
+const TCP: u8 = IpProto::Tcp as u8;
+const UDP: u8 = IpProto::Udp as u8;
+
+/// The packet that an ICMP error is about, as far as it is quoted.
+pub struct About {
+    pub header: Ipv4Header,
+    pub ports: Ports,
+    /// From the beginning of the ICMP message.
+    pub ports_at: usize,
+}
+
+impl About {
+    /// Where the quote begins in the ICMP message (RFC 792).
+    pub const AT: usize = 8;
+
+    /// None unless the quote has the ports of TCP or UDP; RFC 792 has eight bytes of them in it.
+    #[inline(always)]
+    pub fn parse(ip: &Ipv4) -> Option<Self> {
+        let header: Ipv4Header = ip.payload.read(Self::AT)?;
+        let header_len = usize::from(header.version_ihl & 0xf) * 4;
+        let ports_at = Self::AT + header_len;
+        let is_first_fragment = header.fragment & 0x1fff_u16.to_be() == 0;
+        if header.version_ihl >> 4 != 4
+            || header_len < size_of::<Ipv4Header>()
+            || ip.payload_len < ports_at + size_of::<Ports>()
+            || !is_first_fragment
+            || !matches!(header.protocol, TCP | UDP)
+        {
+            return None;
+        }
+        Some(Self { header, ports: ip.payload.skip(ports_at).read(0)?, ports_at })
+    }
+}
+
+/// Index of the real server in `REALS`, or [`NONE`]. A function of its own: a rare one.
+#[inline(never)]
+pub fn destination(ctx: &XdpContext) -> u32 {
+    find(ctx).unwrap_or(NONE)
+}
+
+/// The error is not about a flow of a service.
+pub const NONE: u32 = u32::MAX;
+
+#[inline(always)]
+fn find(ctx: &XdpContext) -> Option<u32> {
+    let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
+    let about = About::parse(&ip)?;
+    // What the service sent: its own side is the source.
+    let (address, port) = (about.header.source, about.ports.source);
+    if address != ip.header.destination {
+        return None;
+    }
+    let service = service::find(address, port, about.header.protocol)?;
+    let flow = Flow {
+        source: about.header.destination,
+        destination: address,
+        source_port: about.ports.destination,
+        destination_port: port,
+    };
+    let (index, _) = schedule::pick(service, flow, || flow_table::Packet::About).ok()?;
+    Some(index)
+}
