@@ -1,6 +1,10 @@
 //! Does traffic for the VIP reach the real servers, by weight, and through XDP?
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
@@ -51,6 +55,46 @@ fn a_thousand_requests_spread_by_weight_and_none_passes_the_kernel() -> Result<(
     })?;
     assert_eq!(kernel_forwarded(&scene.lb1)?, 0, "packets that the kernel forwarded");
     Ok(())
+}
+
+#[test]
+fn datagrams_in_pieces_arrive_whole() -> Result<()> {
+    const ECHO: SocketAddrV4 = SocketAddrV4::new(*VIP.ip(), 7007);
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut service =
+        "virtual_server 10.77.0.100 7007 {\n lvs_sched mh\n mh-port\n lvs_method DR\n protocol UDP\n"
+            .to_owned();
+    for real in &scene.reals {
+        service += &format!(" real_server {} 7007 {{\n }}\n", real.node.address());
+        let socket = real.node.in_ns(|| Ok(UdpSocket::bind(ECHO)?))?;
+        thread::spawn(move || {
+            let mut buffer = [0; 1 << 16];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                // A client that went away needs no answer.
+                let _ = socket.send_to(&buffer[..length], from);
+            }
+        });
+    }
+    let pool: Vec<_> = scene.reals.iter().map(|real| (real, 1)).collect();
+    let lb1 = Director::start(&scene.lb1, &config(&(web_service(&pool) + &service + "}\n")))?;
+    lb1.wait_for_state("MASTER", Duration::from_secs(10))?;
+    scene.wait_for_service(Duration::from_secs(10))?;
+    scene.client.in_ns(|| {
+        for port in FIRST_PORT..FIRST_PORT + 50 {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            socket.connect(ECHO)?;
+            let query = port.to_be_bytes().repeat(2000);
+            socket.send(&query)?;
+            let mut answer = [0; 1 << 16];
+            let length = socket.recv(&mut answer).with_context(|| format!("from port {port}"))?;
+            ensure!(answer.get(..length) == Some(&query[..]), "another answer than the query");
+        }
+        Ok(())
+    })
 }
 
 #[test]

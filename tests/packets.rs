@@ -17,6 +17,8 @@ use crate::{
 mod director;
 #[path = "packets/flow_table.rs"]
 mod flow_table;
+#[path = "packets/fragment.rs"]
+mod fragments;
 #[path = "packets/frames.rs"]
 mod frames;
 #[path = "packets/hostile.rs"]
@@ -160,14 +162,15 @@ fn cases() -> Vec<Case> {
         (BadUdpLength, nothing, patched(udp(VIP, DNS), length_at, &[0, 7])),
         (BadUdpLength, nothing, patched(udp(VIP, DNS), length_at, &[0, 0])),
         (BadUdpLength, nothing, patched(udp(VIP, DNS), length_at, &[0, 14])),
-        (Fragment, nothing, write_tcp(fragment(VIP, 0, true), 40_000, WEB)),
-        (Fragment, nothing, write_tcp(fragment(BARE, 0, true), 40_000, WEB)),
-        (Fragment, nothing, write_udp(fragment(VIP, 0, true), DNS)),
+        (Fragment, nat::lead, nat::first_fragment_of_an_answer()),
+        (Forwarded, nothing, write_tcp(fragment(VIP, 0, true), 40_000, WEB)),
+        (Redirected, nothing, write_udp(fragment(VIP, 0, true), DNS)),
         (NotOurs, nothing, write_tcp(fragment(VIP, 0, true), 40_000, 81)),
         (NotOurs, nothing, write_udp(fragment(VIP, 0, true), WEB)),
         // Data that looks like the ports of a service.
-        (NotOurs, nothing, write_udp(fragment(VIP, 100, false), DNS)),
-        (NotOurs, nothing, write_tcp(fragment(VIP, 3, true), 40_000, WEB)),
+        (StrayFragment, nothing, write_udp(fragment(VIP, 100, false), DNS)),
+        (StrayFragment, nothing, write_tcp(fragment(VIP, 3, true), 40_000, WEB)),
+        (NotOurs, nothing, write_tcp(fragment(BARE, 3, true), 40_000, WEB)),
         (
             NoReal,
             |director| director.service(service(key(VIP, WEB, TCP), RingRef::default(), 10..11)),
@@ -266,6 +269,7 @@ fn every_outcome_has_a_frame_that_meets_it() {
             | Outcome::OtherHost
             | Outcome::TruncatedHeader
             | Outcome::BadIpHeader
+            | Outcome::StrayFragment
             | Outcome::NotForwarding => Action::Pass,
             _ => Action::Drop,
         };

@@ -70,7 +70,9 @@ outcomes! {
     BadUdpLength = "bad_udp_length",
     /// IPv6 to a virtual or multicast address with more than four extension headers, so not known whether a question: dropped.
     ExtensionHeaders = "extension_headers",
-    /// The first fragment of a packet to a service: dropped, because later fragments carry no ports to balance by.
+    /// A fragment to a virtual address, of whose packet the first fragment went to no real server: left to the kernel unchanged.
+    StrayFragment = "stray_fragment",
+    /// The first fragment of a real server's answer by NAT: dropped, because later fragments carry no ports to translate by.
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.
     NoReal = "no_real",

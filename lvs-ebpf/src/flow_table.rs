@@ -64,8 +64,7 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let (hash, slot) = (place as u32, (place >> 32) as u16);
     let home = FlowKey::home(key);
     let Some(set) = FLOWS.get_ptr_mut(home.set) else { return MOVED.into() };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_jiffies64() } >> TICK_SHIFT.load();
+    let now = now();
     let opens = packet == Packet::Opens;
 
     let mut place = None;
@@ -118,6 +117,13 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     // SAFETY: as above; `way` is inside the set.
     unsafe { remember(set, way, entry, now) };
     real.into()
+}
+
+/// In ticks.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() >> TICK_SHIFT.load() }
 }
 
 /// Whether a real server may get this packet.

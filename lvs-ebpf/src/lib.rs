@@ -9,6 +9,7 @@ mod claim;
 mod event;
 mod flow_table;
 mod forward;
+mod fragment;
 mod icmp;
 mod icmp_error;
 mod icmpv6;

@@ -33,6 +33,7 @@ mod bpf {
             | Outcome::OtherHost
             | Outcome::TruncatedHeader
             | Outcome::BadIpHeader
+            | Outcome::StrayFragment
             | Outcome::NotForwarding => xdp_action::XDP_PASS,
             Outcome::ArpWithoutLease
             | Outcome::SolicitedWithoutLease

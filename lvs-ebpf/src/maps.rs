@@ -14,6 +14,8 @@ use lvs_ebpf_common::{
     },
 };
 
+use crate::fragment::{self, FirstFragment, FragmentKey};
+
 #[map]
 pub static TABLE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -52,6 +54,10 @@ pub static CLAIMS: RingBuf = RingBuf::with_byte_size(1 << 14, 0);
 /// When a claim was last told, for each lease; of no use to userspace.
 #[map]
 pub static CLAIMED: Array<u64> = Array::with_max_entries(LEASE_SLOTS, 0);
+/// Of no use to userspace, and too short-lived to outlast the program.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment> =
+    LruHashMap::with_max_entries(fragment::SLOTS, 0);
 /// When each kind of event was last logged; of no use to userspace.
 #[map]
 pub static LOGGED: Array<u64> = Array::with_max_entries(crate::event::KINDS, 0);

@@ -196,7 +196,8 @@ pub fn check_udp(ip: &Ipv4) -> Result<(), Outcome> {
     }
     let length: u16 = ip.payload.read(4).ok_or(Outcome::TruncatedUdp)?;
     let length = usize::from(u16::from_be(length));
-    if length < HEADER || length > ip.payload_len {
+    // Of a first fragment it counts what the others have too.
+    if length < HEADER || length > ip.payload_len && !ip.is_fragment() {
         return Err(Outcome::BadUdpLength);
     }
     Ok(())

@@ -5,7 +5,7 @@ use lvs_ebpf_common::{Outcome, Real, flow::Flow};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
-    arp, flow_table, forward, icmp, icmp_error, ipv6,
+    arp, flow_table, forward, fragment, icmp, icmp_error, ipv6,
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
@@ -49,8 +49,13 @@ type Destination = (u32, &'static Real);
 #[inline(always)]
 fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
     if !ip.is_first_fragment() {
-        // What stands where the ports would is data. Without its first fragment the kernel can do nothing with it.
-        return Err(Outcome::NotOurs);
+        // What stands where the ports would is data.
+        let index = fragment::destination(ctx);
+        return match REALS.get(index) {
+            Some(real) => Ok((index, real)),
+            None if vip::find(ip.header.destination).is_some() => Err(Outcome::StrayFragment),
+            None => Err(Outcome::NotOurs),
+        };
     }
     let found = Ports::parse(ip).and_then(|ports| {
         Some((ports, service::find(ip.header.destination, ports.destination, ip.header.protocol)?))
@@ -61,9 +66,6 @@ fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
             outcome => outcome,
         });
     };
-    if ip.is_fragment() {
-        return Err(Outcome::Fragment);
-    }
     if ip.header.protocol == TCP {
         check_tcp(ip)?
     } else {
@@ -79,7 +81,11 @@ fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
         TCP => flow_table::Packet::tcp(tcp_flags(ip)),
         _ => flow_table::Packet::Udp,
     };
-    schedule::pick(service, flow, packet)
+    let (index, real) = schedule::pick(service, flow, packet)?;
+    if ip.is_fragment() {
+        fragment::remember(ctx, index);
+    }
+    Ok((index, real))
 }
 
 #[inline(always)]

@@ -42,6 +42,10 @@ fn try_complete(ctx: &XdpContext) -> Option<()> {
     /// Of eight bytes: as much as a frame in one piece may hold.
     const WORDS: usize = 512;
     let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
+    // Whoever cuts a packet has computed its checksum before.
+    if ip.is_fragment() {
+        return None;
+    }
     let (header, length) = (ip.header, ip.payload_len);
     let offset = match header.protocol {
         UDP => 6,

@@ -81,7 +81,9 @@ fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
                 let packet =
                     SlicedPacket::from_ethernet(&frame).unwrap_or_else(|e| panic!("{e}: {frame:02x?}"));
                 let outer = SlicedPacket::from_ethernet(&out).unwrap_or_else(|e| panic!("{e}: {out:02x?}"));
-                assert!(matches!(packet.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_))));
+                let is_whole =
+                    matches!(packet.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)));
+                assert!(is_whole || packet.is_ip_payload_fragmented(), "{frame:02x?}");
                 if let Some(TransportSlice::Icmpv4(message)) = outer.transport {
                     refused += 1;
                     assert_eq!(message.payload(), &frame[14..82]);
@@ -114,7 +116,7 @@ fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
         }
     }
     assert_eq!(director.outcomes().iter().sum::<u64>(), FRAMES, "each frame is counted once");
-    assert!(seen.iter().all(|count| *count > 1000), "{seen:?}");
+    assert!(seen.iter().all(|count| *count > 300), "{seen:?}");
 }
 
 fn check_sent(frame: &[u8], out: &[u8]) {
@@ -129,14 +131,16 @@ fn check_sent(frame: &[u8], out: &[u8]) {
         return;
     }
     assert_eq!(out.len(), frame.len());
+    if packet.is_ip_payload_fragmented() {
+        assert_eq!(out[12..], frame[12..]);
+        return;
+    }
     match packet.transport {
         Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)) => {
-            assert!(!packet.is_ip_payload_fragmented(), "{frame:02x?}");
             assert_eq!(out[12..], frame[12..]);
         }
         // An error that is led to its flow's real server.
         Some(TransportSlice::Icmpv4(_)) if matches!(frame[34], 3 | 11 | 12) => {
-            assert!(!packet.is_ip_payload_fragmented(), "{frame:02x?}");
             assert_eq!(out[12..], frame[12..]);
         }
         Some(TransportSlice::Icmpv4(_)) => {

@@ -165,6 +165,11 @@ pub fn answer_to(client: Ipv4Addr) -> Vec<u8> {
     Frame { to: (client, 40_000), ..Frame::answer() }.tcp()
 }
 
+pub fn first_fragment_of_an_answer() -> Vec<u8> {
+    // More fragments.
+    with_ttl(patched(Frame::answer().tcp(), 20, &[0x20, 0]), 64)
+}
+
 pub fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
     frame[22] = ttl;
     let header = etherparse::Ipv4Header::from_slice(&frame[14..]).unwrap().0;

@@ -50,13 +50,19 @@ pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     if ip.header.protocol == ICMP {
         return error_to_real(frame, &ip, real);
     }
-    let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
     if ip.header.ttl <= 1 {
         return Err(refusal::time_exceeded(ctx, ethernet, &ip, ip.header.destination));
     }
     if ip.total_len() > real.mtu {
         return Err(refusal::too_big(ctx, ethernet, &ip, real.mtu, ip.header.destination));
     }
+    if !ip.is_first_fragment() {
+        // Its packet's ports and checksum are in the first one.
+        let header = Ipv4Header { destination: real.address, ..ip.header };
+        let header = one_hop_further(&ip.header, header);
+        return frame.write(Ethernet::LEN, header).ok_or(Outcome::TruncatedHeader);
+    }
+    let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
     let to = Face { address: real.address, port: port_of(real, ports.destination), _pad: 0 };
     if real.method == Real::NAT_SHARED || ip.header.protocol == UDP {
         let flow = NatFlow {

@@ -1,0 +1,67 @@
+//! Where a fragment goes that has no ports: where the first one of its packet went, which has.
+
+use aya_ebpf::programs::XdpContext;
+
+use crate::{
+    flow_table,
+    maps::FRAGMENTS,
+    packet::Packet,
+    parse::{Ipv4, Ipv4Header},
+};
+
+/// What the fragments of one packet have in common (RFC 791 3.2), in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FragmentKey {
+    source: u32,
+    destination: u32,
+    id: u16,
+    protocol: u16,
+}
+
+/// Where the first one went, and when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FirstFragment {
+    /// Index into `REALS`.
+    real: u32,
+    tick: u32,
+}
+
+/// Packets in pieces that are known at a time: 1.5 MiB.
+pub const SLOTS: u32 = 1 << 14;
+
+/// In ticks of one to two seconds; RFC 1122 3.3.2 has receivers wait for 60 to 120 seconds, Linux waits for 30.
+const LIFE: u32 = 30;
+
+/// There is no first fragment.
+pub const NONE: u32 = u32::MAX;
+
+/// Takes note of a first fragment. A function of its own, like the next: rare ones.
+#[inline(never)]
+pub fn remember(ctx: &XdpContext, real: u32) -> bool {
+    let Ok(ip) = Ipv4::parse(Packet::of_context(ctx)) else { return false };
+    let first = FirstFragment { real, tick: flow_table::now() as u32 };
+    FRAGMENTS.insert(key(&ip.header), first, 0).is_ok()
+}
+
+/// The real server that the first fragment went to, or [`NONE`].
+#[inline(never)]
+pub fn destination(ctx: &XdpContext) -> u32 {
+    find(ctx).unwrap_or(NONE)
+}
+
+#[inline(always)]
+fn find(ctx: &XdpContext) -> Option<u32> {
+    let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
+    // SAFETY: any integers make a FirstFragment, and the copy does not outlive the element's memory.
+    let first = unsafe { FRAGMENTS.get(key(&ip.header)) }.copied()?;
+    let age = (flow_table::now() as u32).wrapping_sub(first.tick);
+    (age <= LIFE).then_some(first.real)
+}
+
+#[inline(always)]
+fn key(header: &Ipv4Header) -> FragmentKey {
+    let Ipv4Header { source, destination, id, protocol, .. } = *header;
+    FragmentKey { source, destination, id, protocol: protocol.into() }
+}
