@@ -1,193 +1,455 @@
-//! Do `lvsd` and keepalived make one pair? Judged by what they send, not by what they say of themselves.
+//! Do `lvsd` and keepalived (and FRR) make one pair? Judged by what they send, not by what they say of themselves.
+//!
+//! The matrix: every row of [`ROWS`] by multicast and by unicast, in every case of [`Case`], with either program first.
+//! All rows of a case run at once, each with a VRID of its own.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    thread,
-    time::Duration,
-};
+use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use lvs_tests::{
-    Advert, ArpProbe, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, require, turns,
-    wait_for, web_service,
+    Advert, ArpProbe, Capture, Director, Frr, Keepalived, Lab, Mac, Need, Node, PATIENCE, Stamp, Vrrp,
+    require, turns, wait_for,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What keepalived may take to remove or to add its address, in which both answer ARP or none does.
-const HANDOVER: Duration = Duration::from_millis(100);
+/// What keepalived may take to remove or to add its address, on a busy machine.
+const HANDOVER: Duration = Duration::from_millis(150);
+/// Timers of the others end early by no more than this.
+const HASTE: Duration = Duration::from_millis(10);
+const FIRST_VRID: u8 = 51;
 
-fn v2_with_password(priority: u8) -> Vrrp {
-    Vrrp { password: Some("secret12"), ..Vrrp::v2(priority) }
+struct Row {
+    name: &'static str,
+    version: u8,
+    interval: Duration,
+    authentication: &'static str,
 }
 
-fn v2_with_ah(priority: u8) -> Vrrp {
-    Vrrp { ah: true, ..v2_with_password(priority) }
+const SECOND: Duration = Duration::from_secs(1);
+
+const ROWS: [Row; 4] = [
+    Row { name: "v2", version: 2, interval: SECOND, authentication: "" },
+    Row {
+        name: "v2 PASS",
+        version: 2,
+        interval: SECOND,
+        authentication: "auth_type PASS\nauth_pass secret12",
+    },
+    Row { name: "v2 AH", version: 2, interval: SECOND, authentication: "auth_type AH\nauth_pass secret12" },
+    Row { name: "v3 IPv4", version: 3, interval: Duration::from_millis(100), authentication: "" },
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    Stop,
+    Kill,
+    Preempt,
+    Nopreempt,
+    /// Priority 255, `state MASTER`: it asks nobody.
+    Owner,
+    /// Of two masters with one priority the higher address remains, which is the second's.
+    Equal,
 }
 
-/// lb1 has priority 150.
-fn v2_with_ah_by_unicast(priority: u8) -> Vrrp {
-    let [lb1, lb2] = [1, 2].map(|host| Ipv4Addr::new(10, 77, 0, host));
-    Vrrp { unicast: Some(if priority == 150 { [lb1, lb2] } else { [lb2, lb1] }), ..v2_with_ah(priority) }
-}
-
-fn v3(priority: u8) -> Vrrp {
-    Vrrp::v3(priority, Duration::from_millis(100))
-}
-
-#[test]
-fn keepalived_follows_lvsd_and_yields_to_it_v2_with_password() -> Result<()> {
-    lvsd_first(v2_with_password)
-}
-
-#[test]
-fn keepalived_follows_lvsd_and_yields_to_it_v3() -> Result<()> {
-    lvsd_first(v3)
-}
-
-#[test]
-fn lvsd_follows_keepalived_and_yields_to_it_v2_with_password() -> Result<()> {
-    keepalived_first(v2_with_password)
-}
-
-#[test]
-fn lvsd_follows_keepalived_and_yields_to_it_v3() -> Result<()> {
-    keepalived_first(v3)
-}
-
-#[test]
-fn keepalived_follows_lvsd_and_yields_to_it_v2_with_ah() -> Result<()> {
-    lvsd_first(v2_with_ah)
-}
-
-#[test]
-fn keepalived_follows_lvsd_and_yields_to_it_v2_with_ah_by_unicast() -> Result<()> {
-    lvsd_first(v2_with_ah_by_unicast)
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Program {
+    Lvsd,
+    Keepalived,
 }
 
 #[test]
-fn lvsd_follows_keepalived_and_yields_to_it_v2_with_ah() -> Result<()> {
-    keepalived_first(v2_with_ah)
+fn the_matrix_holds_with_lvsd_first() -> Result<()> {
+    matrix(Program::Lvsd)
 }
 
 #[test]
-fn lvsd_follows_keepalived_and_yields_to_it_v2_with_ah_by_unicast() -> Result<()> {
-    keepalived_first(v2_with_ah_by_unicast)
+fn the_matrix_holds_with_keepalived_first() -> Result<()> {
+    matrix(Program::Keepalived)
 }
 
-fn lvsd_first(vrrp: fn(u8) -> Vrrp) -> Result<()> {
+fn matrix(first: Program) -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
         return Ok(());
     }
-    let stage = Stage::new()?;
-    let mut lvsd = Director::start(&stage.scene.lb1, &(vrrp(150).text() + &stage.service()))?;
-    stage.wait_for_masters(1)?;
-    let _keepalived = Keepalived::start(&stage.scene.lb2, &vrrp(100).text())?;
-    stage.stay_calm(vrrp)?;
-    lvsd.stop()?;
-    stage.wait_for_masters(2)?;
-    stage.stay_calm(vrrp)?;
-    lvsd.start_again()?;
-    stage.wait_for_masters(3)?;
-    stage.stay_calm(vrrp)?;
-    assert_eq!(lvsd.state()?, "MASTER");
-    stage.judge(vrrp)
+    let mut lab = Lab::new()?;
+    let watcher = lab.host("watcher", [10, 77, 0, 8].into())?;
+    let watch = Capture::start(&watcher, "eth0")?;
+    let cells = cells();
+    let _probes = cells
+        .iter()
+        .map(|cell| ArpProbe::start(&watcher, cell.vip(), Duration::from_millis(20)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut wrong = String::new();
+    for case in [Case::Stop, Case::Kill, Case::Preempt, Case::Nopreempt, Case::Owner, Case::Equal] {
+        let stage = Stage::new(&mut lab, case, first)?;
+        stage.play(&lab, &cells, &watch, &mut wrong)?;
+        // What was killed may have left an address that answers.
+        lab.unplug(&stage.first)?;
+        lab.unplug(&stage.second)?;
+    }
+    println!("{} cells with {first:?} first", cells.len() * 6);
+    // A panic shows the logs.
+    assert!(wrong.is_empty(), "\n{wrong}");
+    Ok(())
 }
 
-fn keepalived_first(vrrp: fn(u8) -> Vrrp) -> Result<()> {
-    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
-        return Ok(());
-    }
-    let stage = Stage::new()?;
-    let mut keepalived = Keepalived::start(&stage.scene.lb1, &vrrp(150).text())?;
-    stage.wait_for_masters(1)?;
-    let lvsd = Director::start(&stage.scene.lb2, &(vrrp(100).text() + &stage.service()))?;
-    stage.stay_calm(vrrp)?;
-    assert_eq!(lvsd.state()?, "BACKUP");
-    keepalived.stop()?;
-    stage.wait_for_masters(2)?;
-    stage.stay_calm(vrrp)?;
-    assert_eq!(lvsd.state()?, "MASTER");
-    let _keepalived = Keepalived::start(&stage.scene.lb1, &vrrp(150).text())?;
-    stage.wait_for_masters(3)?;
-    stage.stay_calm(vrrp)?;
-    assert_eq!(lvsd.state()?, "BACKUP");
-    stage.judge(vrrp)
+/// A row, by multicast or unicast.
+struct Cell {
+    row: &'static Row,
+    unicast: bool,
+    vrid: u8,
 }
 
-/// Where lb1 is to be master, then lb2 because lb1 stops, then lb1 because it is back with its priority.
-struct Stage {
-    watch: Capture,
-    /// At lb1, where unicast adverts pass too.
-    adverts: Capture,
-    _probe: ArpProbe,
-    scene: Scene,
+fn cells() -> Vec<Cell> {
+    let rows = ROWS.iter().flat_map(|row| [(row, false), (row, true)]);
+    rows.zip(FIRST_VRID..).map(|((row, unicast), vrid)| Cell { row, unicast, vrid }).collect()
 }
 
-impl Stage {
-    fn new() -> Result<Self> {
-        let scene = Scene::new()?;
-        let watch = Capture::start(&scene.watcher, "eth0")?;
-        let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), Duration::from_millis(5))?;
-        let adverts = Capture::start(&scene.lb1, "eth0")?;
-        Ok(Self { watch, adverts, _probe: probe, scene })
+impl Cell {
+    fn vip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, 0, 100 + self.vrid)
     }
 
-    fn service(&self) -> String {
-        web_service(&self.scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>())
+    fn text(&self, node: &Node, peer: &Node, priority: u8, case: Case) -> String {
+        let Row { version, interval, authentication, .. } = self.row;
+        let state = if priority == 255 { "MASTER" } else { "BACKUP" };
+        let mut text = format!(
+            "vrrp_instance VI_{vrid} {{\nstate {state}\ninterface eth0\nvirtual_router_id {vrid}\npriority {priority}\n\
+             version {version}\nadvert_int {}\nvirtual_ipaddress {{\n{}/24\n}}\n",
+            interval.as_secs_f64(),
+            self.vip(),
+            vrid = self.vrid,
+        );
+        if case == Case::Nopreempt {
+            text += "nopreempt\n";
+        }
+        if !authentication.is_empty() {
+            text += &format!("authentication {{\n{authentication}\n}}\n");
+        }
+        if self.unicast {
+            text += &format!("unicast_src_ip {}\nunicast_peer {{\n{}\n}}\n", node.address(), peer.address());
+        }
+        text + "}\n"
     }
 
-    fn masters(&self) -> Vec<IpAddr> {
-        let adverts = self.adverts.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+    /// How long a backup of that priority waits for a master that has died.
+    fn down(&self, priority: u8) -> Duration {
+        self.row.interval * 3 + self.skew(priority)
     }
 
-    fn wait_for_masters(&self, count: usize) -> Result<()> {
-        wait_for(&format!("{count} masters one after the other"), PATIENCE, || {
-            Ok((self.masters().len() >= count).then_some(()))
+    fn skew(&self, priority: u8) -> Duration {
+        self.row.interval * (256 - u32::from(priority)) / 256
+    }
+}
+
+enum Daemon {
+    Lvsd(Director),
+    Keepalived(Keepalived),
+}
+
+impl Daemon {
+    fn start(program: Program, node: &Node, text: &str) -> Result<Self> {
+        Ok(match program {
+            Program::Lvsd => Self::Lvsd(Director::start(node, text)?),
+            Program::Keepalived => Self::Keepalived(Keepalived::start(node, text)?),
         })
     }
 
-    /// Longer than anybody waits who believes that there is no master.
-    fn stay_calm(&self, vrrp: fn(u8) -> Vrrp) -> Result<()> {
-        let before = self.masters();
-        thread::sleep(vrrp(100).lifetime() + vrrp(100).skew() + HANDOVER);
-        ensure!(self.masters() == before, "masters were {before:?}, then {:?}", self.masters());
-        Ok(())
+    fn stop(&mut self) -> Result<()> {
+        match self {
+            Self::Lvsd(director) => director.stop(),
+            Self::Keepalived(keepalived) => keepalived.stop(),
+        }
     }
 
-    fn judge(&self, vrrp: fn(u8) -> Vrrp) -> Result<()> {
-        let (lb1, lb2) = (&self.scene.lb1, &self.scene.lb2);
-        assert_eq!(self.masters(), [lb1, lb2, lb1].map(Node::address));
-        let adverts = self.adverts.adverts();
-        let first = find(&adverts, |_| true).context("no advert at all")?;
-        let resigned = find(&adverts, |advert| advert.source == lb1.address() && advert.priority == 0)
-            .context("no advert of priority 0")?;
-        let taken = find(&adverts, |advert| advert.source == lb2.address()).context("no advert of lb2")?;
-        let (waited, skew) = (taken.since(resigned), vrrp(100).skew());
-        println!("took over {waited:?} after priority 0, skew {skew:?}");
-        ensure!(waited <= skew + HANDOVER, "took over {waited:?} after priority 0, skew {skew:?}");
-        let returned = find(&adverts, |advert| advert.source == lb1.address() && advert.at > taken)
-            .context("lb1 did not return")?;
-
-        // Between the handovers one alone answers, and its MAC is in every neighbour's table.
-        for (from, to, master) in
-            [(first, resigned, lb1), (taken, returned, lb2), (returned, Stamp::now(), lb1)]
-        {
-            let answers = self.watch.answers_for(*VIP.ip());
-            let undisputed = answers.iter().filter(|(at, _)| *at > from + HANDOVER && *at + HANDOVER < to);
-            assert_eq!(turns(undisputed.map(|(_, mac)| *mac)), [master.mac()], "{}", master.name());
-            let announced = self.watch.arps().iter().any(|arp| {
-                arp.is_gratuitous()
-                    && arp.sender == (master.mac(), *VIP.ip())
-                    && arp.at >= from
-                    && arp.at <= to
-            });
-            ensure!(announced, "{} did not announce itself", master.name());
+    fn kill(&mut self) -> Result<()> {
+        match self {
+            Self::Lvsd(director) => director.kill(),
+            Self::Keepalived(keepalived) => keepalived.kill(),
         }
-        Ok(())
     }
 }
 
-fn find(adverts: &[Advert], what: impl Fn(&Advert) -> bool) -> Option<Stamp> {
-    adverts.iter().find(|advert| what(advert)).map(|advert| advert.at)
+/// Two new hosts for one case.
+struct Stage {
+    case: Case,
+    programs: [Program; 2],
+    first: Node,
+    second: Node,
+    /// What they send themselves: a switch shows unicast to nobody else.
+    sent: [Capture; 2],
+}
+
+impl Stage {
+    fn new(lab: &mut Lab, case: Case, first: Program) -> Result<Self> {
+        let programs = match first {
+            Program::Lvsd => [Program::Lvsd, Program::Keepalived],
+            Program::Keepalived => [Program::Keepalived, Program::Lvsd],
+        };
+        let number = 10 + 2 * case as u8;
+        let host =
+            |lab: &mut Lab, name: &str, last| lab.host(&format!("{name}{number}"), [10, 77, 0, last].into());
+        let (first, second) = (host(lab, "a", number)?, host(lab, "b", number + 1)?);
+        let sent = [Capture::start(&first, "eth0")?, Capture::start(&second, "eth0")?];
+        Ok(Self { case, programs, first, second, sent })
+    }
+
+    fn priorities(&self) -> [u8; 2] {
+        match self.case {
+            Case::Stop | Case::Kill | Case::Preempt | Case::Nopreempt => [150, 100],
+            Case::Owner => [255, 100],
+            Case::Equal => [100, 100],
+        }
+    }
+
+    fn play(&self, lab: &Lab, cells: &[Cell], watch: &Capture, wrong: &mut String) -> Result<()> {
+        let [first_priority, second_priority] = self.priorities();
+        let text = |node, peer, priority| -> String {
+            cells.iter().map(|cell| cell.text(node, peer, priority, self.case)).collect()
+        };
+        let first =
+            || Daemon::start(self.programs[0], &self.first, &text(&self.first, &self.second, first_priority));
+        let second = || {
+            Daemon::start(self.programs[1], &self.second, &text(&self.second, &self.first, second_priority))
+        };
+        let (one, two) = (self.first.address(), self.second.address());
+        // Kept alive to the end.
+        let _daemons = match self.case {
+            Case::Stop | Case::Kill => {
+                let mut first = first()?;
+                self.expect(cells, &[one], wrong)?;
+                let second = second()?;
+                self.stay(cells, &[one], wrong);
+                match self.case {
+                    Case::Stop => first.stop()?,
+                    _ => first.kill()?,
+                }
+                self.expect(cells, &[one, two], wrong)?;
+                self.stay(cells, &[one, two], wrong);
+                [first, second]
+            }
+            Case::Preempt | Case::Owner => {
+                let second = second()?;
+                self.expect(cells, &[two], wrong)?;
+                let first = first()?;
+                self.expect(cells, &[two, one], wrong)?;
+                self.stay(cells, &[two, one], wrong);
+                [first, second]
+            }
+            Case::Nopreempt => {
+                let second = second()?;
+                self.expect(cells, &[two], wrong)?;
+                let first = first()?;
+                thread::sleep(SECOND);
+                self.stay(cells, &[two], wrong);
+                [first, second]
+            }
+            Case::Equal => {
+                let first = first()?;
+                self.expect(cells, &[one], wrong)?;
+                let second = second()?;
+                thread::sleep(SECOND);
+                self.stay(cells, &[one], wrong);
+                lab.switch().run(&format!("ip link set {} nomaster", self.second.name()))?;
+                self.expect(cells, &[one, two], wrong)?;
+                lab.switch().run(&format!("ip link set {} master br0", self.second.name()))?;
+                thread::sleep(SECOND * 3);
+                [first, second]
+            }
+        };
+        let settled = Stamp::now();
+        thread::sleep(SECOND * 2);
+        for cell in cells {
+            for what in self.judge(cell, watch, settled) {
+                // Writing to a String cannot fail.
+                let _ = writeln!(wrong, "{}: {what}", self.name(cell));
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self, cell: &Cell) -> String {
+        let by = if cell.unicast { "unicast" } else { "multicast" };
+        format!("{} by {by}, {:?} first, {:?}", cell.row.name, self.programs[0], self.case)
+    }
+
+    /// What a host has sent of a cell.
+    fn adverts(&self, cell: &Cell) -> Vec<Advert> {
+        let own = |(capture, node): (&Capture, &Node)| {
+            let (vrid, source) = (cell.vrid, node.address());
+            let mut adverts = capture.adverts();
+            adverts.retain(|advert| advert.vrid == vrid && advert.source == source);
+            adverts
+        };
+        let mut adverts: Vec<_> = self.sent.iter().zip([&self.first, &self.second]).flat_map(own).collect();
+        adverts.sort_by_key(|advert| advert.at);
+        adverts
+    }
+
+    fn masters(&self, cell: &Cell) -> Vec<Ipv4Addr> {
+        turns(self.adverts(cell).iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+    }
+
+    /// Waits until all cells have had these masters.
+    fn expect(&self, cells: &[Cell], masters: &[Ipv4Addr], wrong: &mut String) -> Result<()> {
+        let reached = wait_for("masters", PATIENCE, || {
+            Ok(cells.iter().all(|cell| self.masters(cell).starts_with(masters)).then_some(()))
+        });
+        if reached.is_err() {
+            for cell in cells.iter().filter(|cell| !self.masters(cell).starts_with(masters)) {
+                let _ =
+                    writeln!(wrong, "{}: masters {:?}, not {masters:?}", self.name(cell), self.masters(cell));
+            }
+        }
+        Ok(())
+    }
+
+    /// Longer than anybody waits who believes that there is no master.
+    fn stay(&self, cells: &[Cell], masters: &[Ipv4Addr], wrong: &mut String) {
+        let longest = cells.iter().map(|cell| cell.down(100)).max().unwrap_or_default();
+        thread::sleep(longest + HANDOVER * 2);
+        for cell in cells.iter().filter(|cell| self.masters(cell) != masters) {
+            let _ = writeln!(
+                wrong,
+                "{}: masters {:?} instead of {masters:?}",
+                self.name(cell),
+                self.masters(cell)
+            );
+        }
+    }
+
+    /// The wire of a cell, after all is over; since `settled` nothing was to change.
+    fn judge(&self, cell: &Cell, watch: &Capture, settled: Stamp) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let adverts = self.adverts(cell);
+        let (one, two) = (self.first.address(), self.second.address());
+        let first_of = |source| adverts.iter().find(|advert| advert.source == source).map(|advert| advert.at);
+        let mut within =
+            |what: &str, from: Option<Stamp>, to: Option<Stamp>, least: Duration, most: Duration| {
+                let (Some(from), Some(to)) = (from, to) else {
+                    return wrong.push(format!("{what}: no advert"));
+                };
+                let took = to.since(from);
+                if took + HASTE < least || took > most + HANDOVER {
+                    wrong.push(format!("{what} after {took:?}, not {least:?} to {most:?}"));
+                }
+            };
+        let last_of_first = adverts.iter().rfind(|advert| advert.source == one);
+        match self.case {
+            Case::Stop => {
+                let resigned = last_of_first.filter(|advert| advert.priority == 0).map(|advert| advert.at);
+                within("taken over from priority 0", resigned, first_of(two), Duration::ZERO, cell.skew(100));
+            }
+            Case::Kill => {
+                let last = last_of_first.map(|advert| advert.at);
+                within("taken over from the dead", last, first_of(two), cell.down(100), cell.down(100));
+            }
+            Case::Preempt | Case::Nopreempt | Case::Owner | Case::Equal => {}
+        }
+        let (master, loser): (&Node, &Node) = match self.case {
+            Case::Stop | Case::Kill | Case::Nopreempt | Case::Equal => (&self.second, &self.first),
+            Case::Preempt | Case::Owner => (&self.first, &self.second),
+        };
+        let late = adverts.iter().filter(|advert| advert.at > settled).map(|advert| advert.source);
+        if turns(late.clone()) != [master.address()] {
+            wrong.push(format!("in the end {:?} are masters, not {}", turns(late), master.name()));
+        }
+        let mut answers: Vec<Mac> = watch
+            .answers_for(cell.vip())
+            .into_iter()
+            .filter(|(at, _)| *at > settled)
+            .map(|(_, mac)| mac)
+            .collect();
+        if self.case == Case::Kill && self.programs[0] == Program::Keepalived {
+            // It leaves its address behind, which the kernel answers for.
+            answers.retain(|mac| *mac != loser.mac());
+        }
+        if turns(answers.iter()) != [&master.mac()] {
+            wrong.push(format!("in the end {:?} answer, not {}", turns(answers.iter()), master.mac()));
+        }
+        let announced =
+            |arp: &lvs_tests::Arp| arp.is_gratuitous() && arp.sender == (master.mac(), cell.vip());
+        if !watch.arps().iter().any(announced) {
+            wrong.push(format!("{} did not announce itself", master.name()));
+        }
+        wrong
+    }
+}
+
+// --- FRR
+
+const FRR_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+const FRR_INTERVAL: Duration = Duration::from_millis(100);
+
+#[test]
+fn frr_follows_lvsd_and_yields_to_it_v3() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Frr]) {
+        return Ok(());
+    }
+    let duo = Duo::new()?;
+    let mut lvsd = Director::start(&duo.lvsd, &Vrrp::v3(150, FRR_INTERVAL).text())?;
+    duo.wait_for_masters(&[&duo.lvsd])?;
+    let _frr = Frr::start(&duo.frr, FIRST_VRID, 100, FRR_INTERVAL, FRR_VIP)?;
+    thread::sleep(SECOND * 2);
+    lvsd.stop()?;
+    duo.wait_for_masters(&[&duo.lvsd, &duo.frr])?;
+    lvsd.start_again()?;
+    duo.wait_for_masters(&[&duo.lvsd, &duo.frr, &duo.lvsd])?;
+    duo.stay(&[&duo.lvsd, &duo.frr, &duo.lvsd])?;
+    assert_eq!(lvsd.state()?, "MASTER");
+    Ok(())
+}
+
+#[test]
+fn lvsd_follows_frr_and_yields_to_it_v3() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Frr]) {
+        return Ok(());
+    }
+    let duo = Duo::new()?;
+    let mut frr = Frr::start(&duo.frr, FIRST_VRID, 150, FRR_INTERVAL, FRR_VIP)?;
+    duo.wait_for_masters(&[&duo.frr])?;
+    let lvsd = Director::start(&duo.lvsd, &Vrrp::v3(100, FRR_INTERVAL).text())?;
+    duo.stay(&[&duo.frr])?;
+    lvsd.wait_for_state("BACKUP", PATIENCE)?;
+    frr.stop()?;
+    duo.wait_for_masters(&[&duo.frr, &duo.lvsd])?;
+    duo.stay(&[&duo.frr, &duo.lvsd])?;
+    let rejected: u64 = lvsd.status()?.instances.iter().flat_map(|it| it.rejected.values()).sum();
+    assert_eq!(rejected, 0, "adverts of FRR were refused");
+    Ok(())
+}
+
+struct Duo {
+    lvsd: Node,
+    frr: Node,
+    watch: Capture,
+    _lab: Lab,
+}
+
+impl Duo {
+    fn new() -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let watcher = lab.host("watcher", [10, 77, 0, 8].into())?;
+        let watch = Capture::start(&watcher, "eth0")?;
+        let (lvsd, frr) = (lab.host("lb1", [10, 77, 0, 1].into())?, lab.host("lb2", [10, 77, 0, 2].into())?);
+        Ok(Self { lvsd, frr, watch, _lab: lab })
+    }
+
+    fn masters(&self) -> Vec<Ipv4Addr> {
+        let adverts = self.watch.adverts();
+        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+    }
+
+    fn wait_for_masters(&self, expected: &[&Node]) -> Result<()> {
+        let expected: Vec<_> = expected.iter().map(|node| node.address()).collect();
+        wait_for(
+            &format!("masters {expected:?}"),
+            PATIENCE,
+            || Ok((self.masters() == expected).then_some(())),
+        )
+    }
+
+    fn stay(&self, expected: &[&Node]) -> Result<()> {
+        thread::sleep(SECOND);
+        self.wait_for_masters(expected)
+    }
 }

@@ -5,7 +5,7 @@
 //!
 //! `SIMULATION_SEED=N cargo test -p lvs-tests --test simulation` plays one seed again and tells all that happens.
 //! `SIMULATION_SEEDS=N` plays more than usual.
-#![expect(clippy::indexing_slicing, reason = "hosts and LANs are counted by this program itself")]
+#![expect(clippy::panic, reason = "the helpers of tests fail as tests do")]
 
 use std::{
     env,
@@ -13,15 +13,12 @@ use std::{
     thread,
 };
 
-use crate::{
-    dice::Dice,
-    world::{Seen, World},
-};
+use lvs_tests::Dice;
+
+use crate::world::{Seen, World};
 
 #[path = "simulation/clock.rs"]
 mod clock;
-#[path = "simulation/dice.rs"]
-mod dice;
 #[path = "simulation/host.rs"]
 mod host;
 #[path = "simulation/judge.rs"]

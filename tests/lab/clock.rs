@@ -23,6 +23,10 @@ impl Stamp {
         Self(since_epoch)
     }
 
+    pub fn nanos(self) -> u64 {
+        self.0.as_nanos() as u64
+    }
+
     /// Zero where `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -1,6 +1,6 @@
 //! A host that runs keepalived, the peer `lvsd` has to get on with.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
@@ -18,15 +18,29 @@ impl Keepalived {
     /// VRRP only: no checks, no IPVS. Real-time, which it is on request only: on a busy machine its timers mean little
     /// otherwise.
     pub fn start(node: &Node, config: &str) -> Result<Self> {
-        let config = format!("global_defs {{\n    vrrp_rt_priority 50\n}}\n{config}");
-        let config = node.write_file("keepalived.conf", &config)?;
-        let vrrp_pid = node.dir().join("keepalived-vrrp.pid");
+        Self::start_without_options(
+            node,
+            &format!("global_defs {{\n    vrrp_rt_priority 50\n    vrrp_rlimit_rttime 1000000\n}}\n{config}"),
+        )
+    }
+
+    /// As most people run it.
+    pub fn start_without_options(node: &Node, config: &str) -> Result<Self> {
+        let config = node.write_file("keepalived.conf", config)?;
+        let [pid, vrrp_pid] = ["keepalived.pid", "keepalived-vrrp.pid"].map(|name| node.dir().join(name));
+        // A predecessor that was killed may still be a zombie, which would count as running.
+        for file in [&pid, &vrrp_pid] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
         let mut command = node.command(find_program("keepalived").context("no program `keepalived`")?);
         command
             .args(["--vrrp", "--dont-fork", "--log-console", "--log-detail", "--use-file"])
             .arg(&config)
             .arg("--pid")
-            .arg(node.dir().join("keepalived.pid"))
+            .arg(&pid)
             .arg("--vrrp_pid")
             .arg(&vrrp_pid);
         Ok(Self { process: node.spawn("keepalived", command)?, vrrp_pid })
@@ -45,6 +59,17 @@ impl Keepalived {
         self.process.signal(Signal::SIGSTOP)?;
         signal_pid(child, Signal::SIGKILL)?;
         self.process.kill()
+    }
+
+    /// Both processes, so that neither notices that the other one is.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(Signal::SIGSTOP)?;
+        signal_pid(self.child()?, Signal::SIGSTOP)
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        signal_pid(self.child()?, Signal::SIGCONT)?;
+        self.process.signal(Signal::SIGCONT)
     }
 
     fn child(&self) -> Result<u32> {

@@ -4,6 +4,7 @@ use std::{
     env,
     io::Write as _,
     path::{Path, PathBuf},
+    process::Command,
     thread,
 };
 
@@ -11,6 +12,9 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
+
+/// Where FRR has its daemons, on Debian and elsewhere.
+pub(crate) const FRR: &str = "/usr/lib/frr";
 
 /// Something that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub enum Need {
     /// `lvsd`, built into the directory where this test was built.
     Lvsd,
     Keepalived,
+    /// FRR's vrrpd, and a kernel with the macvlan that it wants.
+    Frr,
 }
 
 /// False, and said so, where this machine lacks something.
@@ -50,12 +56,31 @@ impl Need {
                 (!lvsd.exists()).then(|| format!("no {} (`cargo xtask build` makes it)", lvsd.display()))
             }
             Need::Keepalived => missing_program("keepalived", find_program("keepalived")),
+            Need::Frr => {
+                let vrrpd = Path::new(FRR).join("vrrpd");
+                let absent =
+                    (!vrrpd.exists()).then(|| format!("no {} (`apt-get install frr`)", vrrpd.display()));
+                absent.or_else(no_macvlan)
+            }
         }
     }
 }
 
 fn missing_program(name: &str, found: Option<PathBuf>) -> Option<String> {
     found.is_none().then(|| format!("no {name} (`cargo xtask setup` installs it)"))
+}
+
+/// On a thread of its own, in a namespace that ends with it.
+fn no_macvlan() -> Option<String> {
+    let attempt = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).ok()?;
+        let ip = |line: &str| {
+            Command::new("ip").args(line.split(' ')).output().ok().filter(|it| it.status.success())
+        };
+        ip("link add left type veth peer name right")?;
+        ip("link add third link left type macvlan")
+    });
+    attempt.join().ok().flatten().is_none().then(|| "this kernel has no macvlan, which FRR wants".to_owned())
 }
 
 fn no_namespaces() -> Option<String> {

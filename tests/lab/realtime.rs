@@ -7,7 +7,7 @@ const PRIORITY: i32 = 10;
 
 /// For the thread of an instrument, which sleeps between its short works: on a busy machine it would see its own
 /// lateness otherwise.
-pub(crate) fn enter() {
+pub fn enter() {
     let parameters = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: `parameters` is valid for the call; 0 is the calling thread.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) };

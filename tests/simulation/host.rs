@@ -61,8 +61,6 @@ pub struct Unfinished {
     pub effects: Effects,
     /// When the input came of which these are the effects.
     pub since: Monotonic,
-    /// As the input came. A lease that lapsed while the thread was stopped goes on as far as the advert has earned it.
-    pub was_master: bool,
 }
 
 /// An advert on its way.

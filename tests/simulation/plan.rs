@@ -7,7 +7,9 @@ use control::{
     vrrp::machine::Settings,
 };
 
-use crate::{clock::Moment, dice::Dice, host::address};
+use lvs_tests::Dice;
+
+use crate::{clock::Moment, host::address};
 
 /// How much may go wrong at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,11 +172,10 @@ impl World {
             return Ok(());
         }
         let since = self.hosts[host].clock.show(self.now);
-        let was_master = self.hosts[host].is_master(lan);
         let Some(daemon) = &mut self.hosts[host].daemon else { return Ok(()) };
         let mut effects = Effects::new();
         input(&mut daemon.machines[lan], since, &mut effects);
-        self.work(host, Unfinished { lan, effects, since, was_master })
+        self.work(host, Unfinished { lan, effects, since })
     }
 
     fn work(&mut self, host: usize, mut work: Unfinished) -> Verdict {
@@ -233,7 +232,8 @@ impl World {
                     return Err(format!("host {host} holds a lease for longer than a peer waits"));
                 }
                 if !self.hosts[host].holds(lan, self.now) && until > now {
-                    if !work.was_master {
+                    // Whoever was stopped after the advert of a lease that ran then goes on.
+                    if self.hosts[host].leases[lan] <= work.since {
                         self.judge_takeover(host, lan, work.since)?;
                     }
                     self.hosts[host].leases[lan] = until;

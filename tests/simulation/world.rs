@@ -8,9 +8,10 @@ use std::{
 
 use control::config::model::Preempt;
 
+use lvs_tests::Dice;
+
 use crate::{
     clock::{Clock, Moment},
-    dice::Dice,
     host::{Host, Letter, address},
     judge::Memory,
     plan::{Fault, Incident, Mood, Network, Plan, nanos},
