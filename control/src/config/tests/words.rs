@@ -52,13 +52,15 @@ fn every_word_that_is_called_supported_is_read() {
 }
 
 /// With one of these at least, every word of the table is no error where it may stand.
-const VALUES: [&str; 34] = [
+const VALUES: [&str; 36] = [
     "",
     "1",
     "2",
     "50",
     "0.5",
     "10.0.0.9",
+    "224.0.0.20",
+    "ff02::20",
     "192.0.2.9 80",
     "on",
     "eth0",
