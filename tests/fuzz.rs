@@ -2,7 +2,7 @@
 //!
 //! Two targets: the decoder of adverts with what checks them, and the state machine. Inputs are mutated from a corpus in
 //! `fixtures/fuzz`, a line of hex each; one that shows something new is mutated further. `FUZZ_KEEP=1` adds these to the
-//! corpus. Ten seconds here, ten minutes by `cargo xtask bench fuzz`; `FUZZ_SEED=N` repeats a run.
+//! corpus. Ten seconds here, ten minutes by `cargo xtask fuzz vrrp`; `FUZZ_SEED=N` repeats a run.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 use std::{collections::BTreeSet, env, fs, panic, path::PathBuf, time::Duration};
@@ -10,7 +10,8 @@ use std::{collections::BTreeSet, env, fs, panic, path::PathBuf, time::Duration};
 use bytes::BytesMut;
 use control::{
     config::model::{
-        Authentication, Garp, Preempt, Priority, Secret, Signing, SigningKey, SigningMode, Version, Vrid,
+        Authentication, Garp, Preempt, Priority, Rules, Secret, Signing, SigningKey, SigningMode, Version,
+        Vrid,
     },
     vrrp::{
         FaultCause, Monotonic, State,
@@ -60,7 +61,7 @@ fn fuzz<T: Ord + std::fmt::Debug>(
 ) {
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let seed = number("FUZZ_SEED").unwrap_or_else(|| Stamp::now().nanos() % 1_000_000);
-    let time = Duration::from_secs(number("FUZZ_SECONDS").unwrap_or(10));
+    let time = Duration::from_secs(number("LVSD_FUZZ_SECONDS").unwrap_or(10));
     let file =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/fuzz").join(name).with_extension("hex");
     let mut corpus: Vec<Vec<u8>> = fs::read_to_string(&file).unwrap_or_default().lines().map(bytes).collect();
@@ -138,6 +139,7 @@ fn formats() -> Vec<(Format, Option<Signing>)> {
         authentication: Authentication::None,
         checksum: Checksum::PseudoHeader,
         source: "10.77.0.1".parse().unwrap(),
+        multicast: "224.0.0.18".parse().unwrap(),
         peers: vec![],
         addresses: vec!["10.77.0.100".parse().unwrap()],
     };
@@ -208,6 +210,7 @@ fn live(input: &[u8]) -> Vec<u8> {
         },
         down_timer_adverts: 2 + u32::from(next() % 4),
         grouped: next() % 3 == 0,
+        rules: rules(next()),
     };
     let lasts = interval * settings.down_timer_adverts;
     let mut machine = Machine::new(settings);
@@ -266,6 +269,17 @@ fn live(input: &[u8]) -> Vec<u8> {
         states.truncate(12);
     }
     states
+}
+
+fn rules(bits: u8) -> Rules {
+    let bit = |place: u8| bits >> place & 1 == 1;
+    Rules {
+        lower_prio_no_advert: bit(0),
+        higher_prio_send_advert: bit(1),
+        owner_ignore_adverts: bit(2),
+        skip_check_adv_addr: bit(3),
+        strict: bit(4),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -17,26 +17,21 @@ pub struct Arguments {
 enum Target {
     /// Lexer, tree and reader of the configuration
     Config,
+    /// Decoder of adverts and the state machine of VRRP
+    Vrrp,
 }
 
 /// Optimised, for its number; the few seconds among the tests are not, and find arithmetic that overflows too.
 pub fn fuzz(arguments: &Arguments) -> Result<()> {
     setup()?;
-    let (test, name) = match arguments.target {
-        Target::Config => ("limits", "ten_minutes_find_no_panic_no_hang_and_no_flood"),
+    let limits = "ten_minutes_find_no_panic_no_hang_and_no_flood";
+    let test: &[&str] = match arguments.target {
+        Target::Config => {
+            &["control", "--release", "--test", "limits", "--", "--ignored", "--nocapture", limits]
+        }
+        Target::Vrrp => &["lvs-tests", "--release", "--test", "fuzz", "--", "--nocapture"],
     };
     let mut command = cargo();
-    command.args([
-        "test",
-        "-p",
-        "control",
-        "--release",
-        "--test",
-        test,
-        "--",
-        "--ignored",
-        "--nocapture",
-        name,
-    ]);
+    command.args(["test", "--package"]).args(test);
     run_visibly(command.env("LVSD_FUZZ_SECONDS", arguments.seconds.to_string()))
 }
