@@ -29,7 +29,7 @@ enum Task {
     Run(run::Arguments),
     /// Run all tests: unit, packets, labs, interop
     Test(test::Arguments),
-    /// Measure what a packet costs in the XDP program, or what a large configuration costs
+    /// Measure what a packet or a large configuration costs and how long a failover takes; ten minutes of chaos
     Bench(bench::Arguments),
     /// Change inputs at random until something panics, hangs or takes memory without measure
     Fuzz(fuzz::Arguments),
