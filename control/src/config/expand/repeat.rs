@@ -9,7 +9,7 @@ use crate::config::{
 /// Names, and rounds of values for them.
 struct Repetition {
     names: Vec<String>,
-    rounds: Vec<Vec<String>>,
+    rounds: Box<dyn Iterator<Item = Vec<String>>>,
 }
 
 impl Expander<'_> {
@@ -61,7 +61,7 @@ fn head(text: &str) -> Option<(std::ops::Range<usize>, usize)> {
 }
 
 /// `NAME, [START, [STEP,]] END`.
-fn sequence(parameters: &str, shown: impl Fn(i64) -> String) -> Result<Repetition, String> {
+fn sequence(parameters: &str, shown: impl Fn(i64) -> String + 'static) -> Result<Repetition, String> {
     const MOST: i64 = 65_536;
     let mut words = parameters.split(',').map(|word| word.trim_matches(BLANKS));
     let name = name(words.next().unwrap_or(""))?;
@@ -82,8 +82,8 @@ fn sequence(parameters: &str, shown: impl Fn(i64) -> String) -> Result<Repetitio
     if count > MOST {
         return Err(format!("~SEQ repeats {count} times, which is more than {MOST}"));
     }
-    let rounds = (0..count).map(|round| vec![shown(start + round * step)]).collect();
-    Ok(Repetition { names: vec![name], rounds })
+    let rounds = (0..count).map(move |round| vec![shown(start + round * step)]);
+    Ok(Repetition { names: vec![name], rounds: Box::new(rounds) })
 }
 
 /// As strtol reads it with base 0.
@@ -129,7 +129,7 @@ fn list(parameters: &str) -> Result<Repetition, String> {
     if let Some(round) = rounds.iter().find(|round| round.len() != names.len()) {
         return Err(format!("~LST: {} values for {} names", round.len(), names.len()));
     }
-    Ok(Repetition { names, rounds })
+    Ok(Repetition { names, rounds: Box::new(rounds.into_iter()) })
 }
 
 fn name(word: &str) -> Result<String, String> {
