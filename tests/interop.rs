@@ -3,7 +3,12 @@
 //! The matrix: every row of [`ROWS`] by multicast and by unicast, in every case of [`Case`], with either program first.
 //! All rows of a case run at once, each with a VRID of its own.
 
-use std::{fmt::Write as _, net::Ipv4Addr, thread, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Result;
 use lvs_tests::{
@@ -286,7 +291,7 @@ impl Stage {
     }
 
     fn masters(&self, cell: &Cell) -> Vec<Ipv4Addr> {
-        turns(self.adverts(cell).iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+        turns(self.adverts(cell).iter().filter(|advert| advert.priority > 0).filter_map(source))
     }
 
     /// Waits until all cells have had these masters.
@@ -436,7 +441,7 @@ impl Duo {
 
     fn masters(&self) -> Vec<Ipv4Addr> {
         let adverts = self.watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+        turns(adverts.iter().filter(|advert| advert.priority > 0).filter_map(source))
     }
 
     fn wait_for_masters(&self, expected: &[&Node]) -> Result<()> {
@@ -451,5 +456,12 @@ impl Duo {
     fn stay(&self, expected: &[&Node]) -> Result<()> {
         thread::sleep(SECOND);
         self.wait_for_masters(expected)
+    }
+}
+
+fn source(advert: &Advert) -> Option<Ipv4Addr> {
+    match advert.source {
+        IpAddr::V4(source) => Some(source),
+        IpAddr::V6(_) => None,
     }
 }
