@@ -1,14 +1,11 @@
 //! Two masters: who notices, who wins, and whom do the neighbours believe afterwards?
 
-use std::{
-    fs,
-    net::{Ipv4Addr, UdpSocket},
-    thread,
-    time::Duration,
-};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use lvs_tests::{Director, Mac, Need, Node, PATIENCE, Scene, Stamp, VIP, Vrrp, require, wait_for};
+use lvs_tests::{
+    Director, Need, PATIENCE, Scene, VIP, Vrrp, ask, believes, require, wait_for, wait_until_believed,
+};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 /// From the first word of the winner until everybody believes it: the loser's farewell, the pause between two bursts of
@@ -17,29 +14,6 @@ const ROUND: Duration = Duration::from_millis(400);
 
 fn vrrp(priority: u8) -> Vrrp {
     Vrrp::v3(priority, INTERVAL)
-}
-
-/// Whom a host believes to have the VIP.
-fn believes(node: &Node) -> Result<Option<String>> {
-    let table = node.run(&format!("ip neigh show {} dev eth0", VIP.ip()))?;
-    let mut words = table.split_whitespace().skip_while(|word| *word != "lladdr");
-    Ok(words.nth(1).map(str::to_owned))
-}
-
-/// A packet to the VIP makes its sender ask for it.
-fn ask(node: &Node) -> Result<()> {
-    let send = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"?", VIP);
-    node.in_ns(|| Ok(send().map(drop)?))
-}
-
-fn wait_until_believed(nodes: &[&Node], mac: Mac, limit: Duration) -> Result<Duration> {
-    let start = Stamp::now();
-    for node in nodes {
-        wait_for(&format!("{} to believe {mac}", node.name()), limit, || {
-            Ok((believes(node)? == Some(mac.to_string())).then_some(()))
-        })?;
-    }
-    Ok(start.elapsed())
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub enum HostError {
 #[derive(Clone, Debug)]
 pub struct LocalInstance {
     pub link: Link,
+    /// Its heartbeat interfaces, by index; those that are there.
+    pub heartbeats: Vec<Option<u32>>,
     pub source: IpAddr,
     /// While master the host has the addresses. XDP answers for them and forwards with and without.
     pub accept: bool,
@@ -79,14 +81,22 @@ impl LocalInstance {
             Family::V6 => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
         };
         let link = Link { ifindex, name: instance.interface.clone(), ..Link::default() };
-        Self { link, source, accept: true, addresses: Vec::new(), needs_link: true, absent: Some(lacks) }
+        Self {
+            link,
+            heartbeats: Vec::new(),
+            source,
+            accept: true,
+            addresses: Vec::new(),
+            needs_link: true,
+            absent: Some(lacks),
+        }
     }
 
     /// Whether sockets, announcements and tables made for `other` are right for this one.
     fn is_as(&self, other: &Self) -> bool {
         let place = |local: &Self| {
             let addresses: Vec<_> = local.addresses.iter().map(|a| (a.ifindex, a.mac, a.router)).collect();
-            (local.link.ifindex, local.link.mac, local.source, addresses)
+            (local.link.ifindex, local.link.mac, local.source, local.heartbeats.clone(), addresses)
         };
         place(self) == place(other)
     }
@@ -167,8 +177,11 @@ fn locate_one(
             })
         })
         .collect::<Result<_, HostError>>()?;
+    // One that is not there costs no role; it is found when it comes.
+    let heartbeats = instance.heartbeats.iter().map(|name| Some(snapshot.link(name)?.ifindex)).collect();
     Ok(LocalInstance {
         link,
+        heartbeats,
         source,
         accept: instance.accept,
         addresses,
@@ -359,6 +372,7 @@ impl Host {
         let mut links = self.debounced_links();
         // Until a link's change may count.
         let mut patience = None;
+        let mut down = HashSet::new();
         loop {
             let mut topology = false;
             let mut probe = false;
@@ -393,7 +407,9 @@ impl Host {
                 lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
             }
             patience = debounce(&mut links, &mut snapshot, driver::clock());
-            send_if_new(&self.running, snapshot.running());
+            let running = snapshot.running();
+            self.report_heartbeats(&running, &mut down);
+            send_if_new(&self.running, running);
             self.report_faults(&snapshot, &mut faults);
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
@@ -442,6 +458,19 @@ impl Host {
             (delays.interface.clone(), Debounce::new(delays.up, delays.down, finding))
         });
         debounced.collect()
+    }
+
+    /// A heartbeat interface without a link costs no role. A fault of the instance's own one tells itself.
+    fn report_heartbeats(&self, running: &HashSet<String>, down: &mut HashSet<String>) {
+        for interface in self.config.instances.iter().flat_map(|instance| &instance.heartbeats) {
+            if running.contains(interface) {
+                if down.remove(interface) {
+                    tracing::info!(interface, "a heartbeat interface is up again");
+                }
+            } else if down.insert(interface.clone()) {
+                tracing::warn!(interface, "a heartbeat interface is down");
+            }
+        }
     }
 
     fn report_faults(&self, snapshot: &Snapshot, known: &mut [Option<Option<FaultCause>>]) {
@@ -510,6 +539,7 @@ mod tests {
         let instance = VrrpInstance {
             name: "VI_1".into(),
             interface: "eth0".into(),
+            heartbeats: Vec::new(),
             family: Family::V4,
             vrid: Vrid::new(51).unwrap(),
             priority: Priority::DEFAULT,

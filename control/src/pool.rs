@@ -1,7 +1,7 @@
 //! The task that owns the director's state and the BPF tables: verdicts and next hops in, table changes out.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -19,11 +19,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Global, SorryServer, Track},
+    config::model::{Config, Global, SorryServer, Track, VrrpInstance},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
     notify::pools::{self, Notice},
-    vrrp::{board::Counter, driver, packet::Rejection, report::mac_text, track::Finding},
+    vrrp::{
+        State,
+        board::{Counter, View},
+        driver,
+        packet::Rejection,
+        report::mac_text,
+        track::Finding,
+    },
 };
 
 /// How old the loads are at most that new flows are spread by.
@@ -54,9 +61,29 @@ pub struct Vrrp {
     pub config: Arc<Config>,
     /// Of the trackers.
     pub findings: watch::Receiver<Vec<Finding>>,
+    /// Names of the interfaces that are up and have a carrier.
+    pub running: watch::Receiver<HashSet<String>>,
 }
 
 impl Vrrp {
+    /// Of an instance that has more than one.
+    fn ways(&self, config: &VrrpInstance, view: &View) -> Vec<status::Way> {
+        if config.heartbeats.is_empty() {
+            return Vec::new();
+        }
+        let running = self.running.borrow();
+        let ways = config.ways().enumerate().map(|(way, interface)| {
+            let state = match view.state {
+                _ if !running.contains(interface) => "down",
+                State::Backup if view.silent >> way & 1 == 1 => "silent",
+                State::Backup => "heard",
+                State::Master | State::Fault | State::Init => "up",
+            };
+            status::Way { interface: interface.to_owned(), state: state.to_owned() }
+        });
+        ways.collect()
+    }
+
     fn tracker(&self, track: &Track) -> Option<status::Tracker> {
         let tracker = self.config.trackers.get(track.tracker)?;
         let finding = self.findings.borrow().get(track.tracker).copied().unwrap_or_default();
@@ -269,6 +296,7 @@ impl Pool {
                 vrid: instance.vrid.get(),
                 interface: instance.interface.clone(),
                 vips: instance.addresses.iter().map(|a| a.address.to_string()).collect(),
+                ways: vrrp.ways(config, &view),
                 trackers: config.tracks.iter().filter_map(|track| vrrp.tracker(track)).collect(),
                 claim: view.claim.map(|(mac, at)| status::Claim {
                     mac: mac_text(mac),

@@ -12,6 +12,7 @@ mod realtime;
 pub mod report;
 mod socket;
 pub mod track;
+mod ways;
 
 /// A point of CLOCK_MONOTONIC, the clock that leases are kept in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -35,8 +35,15 @@ pub struct Instance {
     pub lease_remaining_ms: Option<u64>,
     pub trackers: Vec<Tracker>,
     pub claim: Option<Claim>,
+    pub ways: Vec<Way>,
     pub counters: BTreeMap<String, u64>,
     pub rejected: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Way {
+    pub interface: String,
+    pub state: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -124,6 +124,17 @@ impl Lab {
         Ok(())
     }
 
+    /// A cable between two hosts, beside the switch: interface `name` on both.
+    pub fn connect(&self, hosts: [&Node; 2], name: &str) -> Result<()> {
+        let [one, other] = hosts.map(|host| &host.namespace);
+        self.switch
+            .run(&format!("ip link add {name} netns {one} type veth peer name {name} netns {other}"))?;
+        for host in hosts {
+            host.run(&format!("ip link set {name} up"))?;
+        }
+        Ok(())
+    }
+
     /// Moves the cables of these hosts, link up all the time, to a second switch behind [`Lab::cut`] and [`Lab::mend`].
     pub fn second_switch(&self, hosts: &[&Node]) -> Result<()> {
         self.switch.run("ip link add br1 type bridge forward_delay 0 mcast_snooping 0")?;

@@ -33,6 +33,8 @@ pub struct Instance {
     /// 0 = holds none.
     pub lease_remaining_ms: u64,
     pub trackers: Vec<Tracker>,
+    /// Its interfaces that adverts leave and come by; empty where that is one only.
+    pub ways: Vec<Way>,
     /// The last host that said an address of this master's is its own.
     pub claim: Option<Claim>,
     pub counters: BTreeMap<String, u64>,
@@ -58,6 +60,13 @@ impl Instance {
         let rejected = self.rejected.iter().filter(|(_, count)| **count > 0);
         counters.chain(rejected.map(|(kind, count)| format!("{count} adverts refused: {kind}")))
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Way {
+    pub interface: String,
+    /// down: no link. Of a backup: heard, or silent while others are heard. up: of others, who listen to nobody.
+    pub state: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,6 +173,9 @@ impl fmt::Display for Status {
                     "  handed over: backup while another is master, until `lvsd failback` or a restart"
                 )?;
             }
+            for Way { interface, state } in &i.ways {
+                writeln!(f, "  adverts over {interface}: {state}")?;
+            }
             if let Some(Claim { mac, seconds_ago }) = &i.claim {
                 let count = i.counters.get(Counter::Claims.name()).copied().unwrap_or_default();
                 writeln!(
@@ -266,6 +278,7 @@ mod tests {
                     reverse: false,
                     state: "down".into(),
                 }],
+                ways: vec![Way { interface: "eth1".into(), state: "silent".into() }],
                 claim: Some(Claim { mac: "02:00:00:00:00:07".into(), seconds_ago: 3 }),
                 counters: [("adverts_sent", 9), ("send_failures", 3), ("own_address", 0)]
                     .map(|(name, count)| (name.to_owned(), count))
@@ -299,6 +312,9 @@ mod tests {
             "MASTER",
             "track_script chk down (weight -20)",
             "2400ms",
+            "adverts over eth1: silent",
+            "split brain: 02:00:00:00:00:07 claimed its addresses, last 3 s ago",
+            "handed over",
             "3 adverts could not be sent",
             "2 adverts refused: ttl",
             "TCP  10.0.0.100:80 mh no quorum: 0 of 1",

@@ -196,6 +196,8 @@ impl fmt::Display for Family {
 pub struct VrrpInstance {
     pub name: String,
     pub interface: String,
+    /// `heartbeat_interface`: adverts leave and count there too.
+    pub heartbeats: Vec<String>,
     /// Of its adverts, and so of `source`, `peers`, `multicast` and `addresses`.
     pub family: Family,
     pub vrid: Vrid,
@@ -236,6 +238,11 @@ impl VrrpInstance {
     /// All that moves.
     pub fn virtual_addresses(&self) -> impl Iterator<Item = &VirtualAddress> {
         self.addresses.iter().chain(&self.excluded)
+    }
+
+    /// The interfaces that adverts leave and come by, its own first.
+    pub fn ways(&self) -> impl Iterator<Item = &str> {
+        [&self.interface].into_iter().chain(&self.heartbeats).map(String::as_str)
     }
 }
 

@@ -183,6 +183,7 @@ fn what_is_not_said_is_as_in_keepalived() {
         [VrrpInstance {
             name: "V".to_owned(),
             interface: "eth0".to_owned(),
+            heartbeats: Vec::new(),
             family: Family::V4,
             vrid: Vrid::new(1).unwrap(),
             priority: Priority::DEFAULT,
@@ -622,4 +623,31 @@ fn a_diagnostic_as_json_has_its_place() {
             "message": "unknown word \"router_di\" in global_defs; did you mean \"router_id\"?",
         }])
     );
+}
+
+#[test]
+fn heartbeat_interfaces_are_others_than_interface_and_have_one_user_of_a_vrid() {
+    let read = |lines: &str, vrid: u8| {
+        let instance = |name: &str, interface: &str, vrid: u8, lines: &str| {
+            format!(
+                "vrrp_instance {name} {{\ninterface {interface}\nvirtual_router_id {vrid}\n{lines}\n\
+                 virtual_ipaddress {{\n10.0.{vrid}.{}/24\n}}\n}}\n",
+                name.len()
+            )
+        };
+        let loaded = text(&(instance("A", "a", 1, lines) + &instance("BB", "b", vrid, "")));
+        (loaded.config.instances[0].heartbeats.clone(), loaded.errors)
+    };
+    assert_eq!(read("heartbeat_interface b c", 2), (vec!["b".to_owned(), "c".to_owned()], 0));
+    assert_eq!(read("heartbeat_interface b", 1).1, 1, "VRID 1 is taken on b");
+    assert_eq!(read("heartbeat_interface c", 1).1, 0);
+    for wrong in [
+        "heartbeat_interface",
+        "heartbeat_interface a",
+        "heartbeat_interface c c",
+        "heartbeat_interface c d/e",
+    ] {
+        assert_eq!(read(wrong, 2).1, 1, "{wrong}");
+    }
+    assert_eq!(read("heartbeat_interface i1 i2 i3 i4 i5 i6 i7 i8 i9", 2).1, 1);
 }

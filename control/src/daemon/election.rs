@@ -95,7 +95,8 @@ impl Election {
         let (show, findings) = watch::channel(trackers.findings());
         let watching = around.cancel.child_token();
         tasks.spawn(trackers.run(handle.clone(), around.files.clone(), show, watching.clone()));
-        let vrrp = Vrrp { handle, instances: instances.into(), config, findings };
+        let running = voices.running.subscribe();
+        let vrrp = Vrrp { handle, instances: instances.into(), config, findings, running };
         Ok(Self { vrrp, ended, _watching: watching.drop_guard() })
     }
 

@@ -109,6 +109,7 @@ impl Site {
                 name: config.name.clone(),
                 interface: config.interface.clone(),
                 ifindex: local.link.ifindex,
+                heartbeats: local.heartbeats.clone(),
                 source: local.source,
                 absent: local.absent,
                 vrid: config.vrid,

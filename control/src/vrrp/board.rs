@@ -1,6 +1,6 @@
 //! What does the VRRP thread show of itself? Atomics that anybody reads and only it writes.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::{Monotonic, State, packet::Rejection};
 
@@ -21,6 +21,8 @@ pub struct View {
     pub handed_over: bool,
     /// The end of its lease; in the past or zero where it holds none.
     pub lease: Monotonic,
+    /// Ways (`interface`, then `heartbeat_interface`s) that are silent while others are heard; one bit each.
+    pub silent: u32,
     /// The last host that said an address of ours is its own, and when.
     pub claim: Option<([u8; 6], Monotonic)>,
     /// In the order of [`Counter::ALL`].
@@ -81,6 +83,7 @@ struct Row {
     priority: AtomicU8,
     handed_over: AtomicBool,
     lease: AtomicU64,
+    silent: AtomicU32,
     claimant: AtomicU64,
     claimed_at: AtomicU64,
     counters: [AtomicU64; Counter::ALL.len()],
@@ -108,6 +111,7 @@ impl Board {
             priority: row.priority.load(Ordering::Acquire),
             handed_over: row.handed_over.load(Ordering::Acquire),
             lease: Monotonic::from_nanos(row.lease.load(Ordering::Acquire)),
+            silent: row.silent.load(Ordering::Acquire),
             claim: Some(row.claimed_at.load(Ordering::Acquire)).filter(|at| *at > 0).map(|at| {
                 let [_, _, mac @ ..] = row.claimant.load(Ordering::Acquire).to_be_bytes();
                 (mac, Monotonic::from_nanos(at))
@@ -144,6 +148,10 @@ impl Board {
 
     pub(super) fn set_handed_over(&self, instance: usize, handed_over: bool) {
         self.instances[instance].handed_over.store(handed_over, Ordering::Release);
+    }
+
+    pub(super) fn set_silent(&self, instance: usize, ways: u32) {
+        self.instances[instance].silent.store(ways, Ordering::Release);
     }
 
     pub(super) fn set_claim(&self, instance: usize, mac: [u8; 6], at: Monotonic) {

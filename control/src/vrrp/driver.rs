@@ -48,6 +48,8 @@ pub struct Instance {
     pub ifindex: u32,
     /// Why there is no such interface, or nothing to send from: it waits in FAULT for its successor.
     pub absent: Option<FaultCause>,
+    /// Interfaces that adverts leave and count on as well, by index; those that are there. Of IPv4.
+    pub heartbeats: Vec<Option<u32>>,
     /// Its family is that of the instance.
     pub source: IpAddr,
     pub vrid: Vrid,
@@ -112,6 +114,8 @@ pub enum StartError {
     SharedLease { first: String, second: String, lease: u32 },
     #[error("cannot open a VRRP socket on {interface}: {source}")]
     Socket { interface: String, source: io::Error },
+    #[error("instance `{instance}`: cannot open a heartbeat socket: {source}")]
+    Heartbeat { instance: String, source: io::Error },
     #[error("cannot open a socket for announcements: {0}")]
     Announcements(io::Error),
     #[error("cannot set up the VRRP thread: {0}")]
@@ -155,6 +159,11 @@ pub enum EventKind {
         address: IpAddr,
         mac: [u8; 6],
         priority: u8,
+    },
+    /// Over which of its interfaces, `interface` first, a backup hears nothing while it hears others; one bit each.
+    Silent {
+        ways: u32,
+        before: u32,
     },
     SendFailed {
         destination: IpAddr,
@@ -365,8 +374,12 @@ fn check(instances: &[Instance]) -> Result<(), StartError> {
                     lease,
                 });
             }
-            let identity = |it: &Instance| (it.ifindex, it.vrid, it.family());
-            if identity(other) == identity(instance) {
+            let on = |it: &Instance| {
+                it.heartbeats.iter().copied().flatten().chain([it.ifindex]).collect::<Vec<_>>()
+            };
+            let (ours, theirs) = (on(instance), on(other));
+            let meet = ours.iter().any(|ifindex| theirs.contains(ifindex));
+            if meet && (other.vrid, other.family()) == (instance.vrid, instance.family()) {
                 return Err(StartError::DuplicateVrid {
                     first: other.name.clone(),
                     second: name.clone(),
@@ -389,6 +402,7 @@ mod tests {
             interface: "eth0".to_owned(),
             ifindex: 2,
             absent: None,
+            heartbeats: vec![],
             source: [10, 0, 0, 1].into(),
             vrid: Vrid::new(vrid).unwrap(),
             priority: Priority::DEFAULT,
@@ -419,7 +433,9 @@ mod tests {
     fn one_vrid_is_used_once_per_interface_and_family() {
         let elsewhere = Instance { ifindex: 3, ..instance("c", 1, 2) };
         let other_family = Instance { source: [0xfe; 16].into(), ..instance("d", 1, 3) };
-        check(&[instance("a", 1, 0), instance("b", 2, 1), elsewhere, other_family]).unwrap();
+        check(&[instance("a", 1, 0), instance("b", 2, 1), elsewhere.clone(), other_family]).unwrap();
+        let heard_there = Instance { heartbeats: vec![None, Some(3)], ..instance("a", 1, 0) };
+        assert!(refusal(&[heard_there, elsewhere]).contains("both use virtual_router_id 1"));
         let refused = refusal(&[instance("a", 1, 0), instance("b", 1, 1)]);
         assert_eq!(refused, "instances `a` and `b` both use virtual_router_id 1 on eth0");
     }

@@ -169,6 +169,8 @@ impl Rejection {
 pub struct Datagram<'a> {
     pub source: IpAddr,
     pub destination: IpAddr,
+    /// Of IPv4.
+    pub identification: u16,
     /// The hop limit of IPv6.
     pub ttl: u8,
     pub proof: Proof<'a>,
@@ -184,7 +186,8 @@ impl<'a> Datagram<'a> {
         let first = header.get_u8();
         header.advance(1); // TOS
         let total = usize::from(header.get_u16());
-        header.advance(4); // identification, fragment
+        let identification = header.get_u16();
+        header.advance(2); // fragment
         let ttl = header.get_u8();
         let protocol = header.get_u8();
         header.advance(2); // checksum: the kernel has verified it
@@ -203,7 +206,7 @@ impl<'a> Datagram<'a> {
             }
             _ => return None,
         };
-        Some(Self { source, destination, ttl, proof, message })
+        Some(Self { source, destination, identification, ttl, proof, message })
     }
 
     /// The virtual router it is about; `None` where it is too short to say.

@@ -20,6 +20,8 @@ pub struct Reporter {
     group_of: Vec<Option<usize>>,
     /// Names with the word of the file.
     trackers: Vec<String>,
+    /// Of each instance: its interface and its heartbeat interfaces.
+    ways: Vec<Vec<String>>,
     notices: mpsc::Sender<Notice>,
     /// Counts changes that the host has to act on.
     changes: watch::Sender<u64>,
@@ -60,6 +62,7 @@ impl Reporter {
                 .collect(),
             groups: config.groups.iter().map(|group| known(&group.name, common(&group.members))).collect(),
             group_of: (0..config.instances.len()).map(group_of).collect(),
+            ways: config.instances.iter().map(|it| it.ways().map(str::to_owned).collect()).collect(),
             trackers: config.trackers.iter().map(|it| format!("{} {}", it.word(), it.name())).collect(),
             notices,
             changes,
@@ -109,6 +112,23 @@ impl Reporter {
                     (Subject::Instance(index), State::Master, *self.changes.borrow());
                 let cause = format!("{address} is claimed by {mac}");
                 self.notify(Notice { subject, from, what: What::SplitBrain, priority, cause, change });
+            }
+            EventKind::Silent { ways, before } => {
+                for (way, interface) in self.ways.get(index).into_iter().flatten().enumerate() {
+                    match (before >> way & 1, ways >> way & 1) {
+                        (0, 1) => {
+                            tracing::warn!(
+                                instance,
+                                interface,
+                                "no adverts come over an interface, only over others"
+                            )
+                        }
+                        (1, 0) => {
+                            tracing::info!(instance, interface, "adverts come over the interface again")
+                        }
+                        _ => {}
+                    }
+                }
             }
             EventKind::SendFailed { destination, error } => {
                 tracing::warn!(instance, %destination, %error, "an advert could not be sent");
@@ -170,6 +190,7 @@ mod tests {
             groups: vec![],
             group_of: vec![None],
             trackers: vec![],
+            ways: vec![],
             notices,
             changes: watch::channel(3).0,
         };
@@ -194,6 +215,7 @@ mod tests {
             groups: vec![known("VG")],
             group_of: vec![Some(0), Some(0), None],
             trackers: vec!["track_script chk".to_owned()],
+            ways: vec![],
             notices,
             changes: watch::channel(0).0,
         };

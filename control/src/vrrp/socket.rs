@@ -13,6 +13,10 @@ use nix::{
 };
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 
+mod heartbeat;
+
+pub use heartbeat::HeartbeatSocket;
+
 use super::{
     auth::Proof,
     packet::{Datagram, MAX_DATAGRAM},
@@ -139,7 +143,8 @@ impl AdvertSocket {
         }
         let header = || {
             let source = received.address?.ip().into();
-            Some(Datagram { source, destination: destination?, ttl: ttl?, proof: Proof::None, message: &[] })
+            let (destination, ttl) = (destination?, ttl?);
+            Some(Datagram { source, destination, identification: 0, ttl, proof: Proof::None, message: &[] })
         };
         Ok((received.bytes, header()))
     }
@@ -174,6 +179,11 @@ pub fn announced_on(ifindex: u32, family: Family) -> io::Result<SockAddr> {
         Family::V4 => libc::ETH_P_ARP,
         Family::V6 => libc::ETH_P_IPV6,
     };
+    link_address(ifindex, protocol, [0; 6])
+}
+
+/// An interface, and who is meant there.
+fn link_address(ifindex: u32, protocol: i32, mac: [u8; 6]) -> io::Result<SockAddr> {
     let fill = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
         // SAFETY: `storage` is zeroed, aligned and large enough for every kind of socket address, `length` is valid.
         unsafe {
@@ -182,6 +192,9 @@ pub fn announced_on(ifindex: u32, family: Family) -> io::Result<SockAddr> {
             (*address).sll_protocol = (protocol as u16).to_be();
             (*address).sll_ifindex =
                 i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            let [a, b, c, d, e, f] = mac;
+            (*address).sll_halen = 6;
+            (*address).sll_addr = [a, b, c, d, e, f, 0, 0];
             *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         }
         Ok(())

@@ -259,6 +259,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "skip_check_adv_addr" read | "as vrrp_skip_check_adv_addr" "that one" "[BOOL]"
     [VrrpInstance] "strict_mode" read | "as vrrp_strict" "that one" "[BOOL]"
     [VrrpInstance] "timer_expired_backup|thread_timer_expired" not_yet(DEFAULT) | "becomes backup after it was late" "off" "[PRIORITY]"
+    [VrrpInstance] "heartbeat_interface" read | "interfaces over which adverts leave and count as well (lvsd's own)" "none" "up to 8 names"
     [VrrpInstance] "down_timer_adverts" read | "as vrrp_down_timer_adverts" "that one" "2 to 100"
     [VrrpInstance] "v3_checksum_as_v2" read | "as in global_defs" "that one" "[BOOL]"
     [VrrpInstance SyncGroup] "track_interface" read => Entries, repeats | "interfaces that must be up" "none" "{ INTERFACE [weight -253..253 [reverse]] }"

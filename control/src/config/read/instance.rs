@@ -45,16 +45,19 @@ impl Reader<'_> {
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
         let checksum_of_message =
             self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
+        let heartbeats = self.heartbeats(&items, interface.as_deref(), family);
         let (name, interface, vrid) = (name?, interface?, vrid?);
-        let key = (interface.clone(), vrid.get(), family);
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
-        if let Some(first) = self.vrids.insert(key, span) {
-            let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
-            self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+        for interface in heartbeats.iter().chain([&interface]) {
+            if let Some(first) = self.vrids.insert((interface.clone(), vrid.get(), family), span) {
+                let message = format!("virtual_router_id {} is taken on {interface}", vrid.get());
+                self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+            }
         }
         let instance = VrrpInstance {
             name,
             interface,
+            heartbeats,
             family,
             vrid,
             priority,
@@ -106,6 +109,31 @@ impl Reader<'_> {
             Family::V4 => version.unwrap_or(defaults.version),
             Family::V6 => Version::V3,
         }
+    }
+
+    fn heartbeats(&mut self, items: &Items<'_>, interface: Option<&str>, family: Family) -> Vec<String> {
+        const MOST: usize = 8;
+        let Some(item) = items.last("heartbeat_interface") else { return Vec::new() };
+        let mut heartbeats: Vec<String> = Vec::new();
+        for word in &item.statement.arguments {
+            let Some(name) = self.word("heartbeat_interface", word, value::interface) else { continue };
+            if Some(name.as_str()) == interface || heartbeats.contains(&name) {
+                let message =
+                    format!("heartbeat_interface: {name} carries the adverts of this instance already");
+                self.error(Class::Duplicate, word.span, message);
+            } else {
+                heartbeats.push(name);
+            }
+        }
+        if family == Family::V6 {
+            let message = "heartbeat_interface is for instances over IPv4";
+            self.error(Class::Unsupported, item.statement.word.span, message);
+        }
+        if !(1..=MOST).contains(&item.statement.arguments.len()) {
+            let message = format!("heartbeat_interface needs the names of 1 to {MOST} interfaces");
+            self.error(Class::BadValue, item.statement.word.span, message);
+        }
+        heartbeats
     }
 
     fn priority(&mut self, items: &Items<'_>, master: Option<bool>) -> Priority {

@@ -35,8 +35,9 @@ use crate::{
         group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
         packet::{Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
-        socket::{AdvertSocket, FrameSocket, Room, announced_on},
+        socket::{AdvertSocket, FrameSocket, HeartbeatSocket, Room, announced_on},
         track::Standing,
+        ways::Ways,
     },
 };
 
@@ -46,6 +47,7 @@ pub(super) struct Engine {
     /// When each node's machine wants to be woken.
     deadlines: Vec<Monotonic>,
     links: Vec<Link>,
+    pulses: Vec<Pulse>,
     frames: FrameSocket,
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
@@ -81,6 +83,14 @@ struct Link {
     announce_at: Monotonic,
 }
 
+/// One heartbeat interface.
+struct Pulse {
+    ifindex: u32,
+    socket: HeartbeatSocket,
+    /// VRID to node, and which way of that node this is.
+    nodes: Box<[Option<(usize, usize)>; 256]>,
+}
+
 /// One instance.
 struct Node {
     machine: Machine,
@@ -93,6 +103,15 @@ struct Node {
     lease: u32,
     group: Option<usize>,
     link: usize,
+    /// Indexes of its heartbeat interfaces.
+    pulses: Vec<usize>,
+    /// Of adverts there.
+    pulse_format: Format,
+    ways: Ways,
+    /// As told.
+    silent: u32,
+    /// The master has heard nothing of what we were meanwhile: it is told when its adverts come over `interface` again.
+    owes_farewell: bool,
     identification: u16,
     frames: Vec<(SockAddr, Frame)>,
     next_frame: usize,
@@ -120,6 +139,8 @@ const AFTERGLOW: Duration = Duration::from_millis(500);
 
 const TIMER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
+/// With the index of a heartbeat interface.
+const PULSE: u64 = 1 << 32;
 const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 
 impl Engine {
@@ -139,6 +160,7 @@ impl Engine {
         epoll.add(&timer, readable(TIMER)).map_err(io::Error::from)?;
         epoll.add(&shared.bell, readable(BELL)).map_err(io::Error::from)?;
         let mut links: Vec<Link> = Vec::new();
+        let mut pulses = Vec::new();
         let mut nodes = Vec::with_capacity(instances.len());
         for (index, instance) in instances.iter().enumerate() {
             let link = match links.iter().position(|link| link.is_of(instance)) {
@@ -170,16 +192,37 @@ impl Engine {
             }
             shared.board.set_priority(index, node.machine.priority().get());
             shared.board.set_handed_over(index, start.handed_over);
+            for (ifindex, way) in instance.heartbeats.iter().zip(1..) {
+                let Some(ifindex) = ifindex else { continue };
+                let pulse = match pulses.iter().position(|pulse: &Pulse| pulse.ifindex == *ifindex) {
+                    Some(pulse) => pulse,
+                    None => {
+                        let pulse = Pulse::open(instance, *ifindex)?;
+                        epoll
+                            .add(&pulse.socket, readable(PULSE | pulses.len() as u64))
+                            .map_err(io::Error::from)?;
+                        pulses.push(pulse);
+                        pulses.len() - 1
+                    }
+                };
+                pulses[pulse].join(instance)?;
+                pulses[pulse].nodes[usize::from(instance.vrid.get())] = Some((index, way));
+                node.pulses.push(pulse);
+            }
             nodes.push(node);
         }
         Ok(Self {
             deadlines: vec![NEVER; nodes.len()],
             announcing: VecDeque::with_capacity(nodes.len()),
-            ready: vec![EpollEvent::empty(); links.iter().map(|link| link.sockets.len()).sum::<usize>() + 2],
+            ready: vec![
+                EpollEvent::empty();
+                links.iter().map(|link| link.sockets.len()).sum::<usize>() + pulses.len() + 2
+            ],
             groups: groups(instances),
             started: false,
             nodes,
             links,
+            pulses,
             frames: FrameSocket::open().map_err(StartError::Announcements)?,
             leases,
             events,
@@ -229,6 +272,7 @@ impl Engine {
                 match self.ready[index].data() {
                     TIMER => {}
                     BELL => rung = true,
+                    pulse if pulse & PULSE != 0 => self.feel((pulse & !PULSE) as usize),
                     link => self.receive(link as usize),
                 }
             }
@@ -275,7 +319,8 @@ impl Engine {
                     Some((self.links[link].nodes[usize::from(vrid)]?, datagram))
                 });
                 match node {
-                    Some((index, datagram)) => self.hear(index, datagram),
+                    Some((index, datagram)) => self.hear(index, 0, datagram),
+                    None if datagram.is_some_and(|it| self.is_felt(self.links[link].ifindex, &it)) => {}
                     None => self.shared.board.count_stray(),
                 }
             }
@@ -283,16 +328,44 @@ impl Engine {
         self.received = room;
     }
 
-    fn hear(&mut self, index: usize, datagram: Datagram<'_>) {
+    /// What comes over a heartbeat interface; on one that is an instance's `interface` too, other sockets get the rest.
+    fn feel(&mut self, pulse: usize) {
+        let mut room = std::mem::take(&mut self.received);
+        for _ in 0..RECEIVE_BATCH {
+            let Some(datagram) = self.pulses[pulse].socket.receive(&mut room) else { break };
+            let Some(datagram) = datagram else { continue };
+            let node = datagram.vrid().and_then(|vrid| self.pulses[pulse].nodes[usize::from(vrid)]);
+            if let Some((index, way)) = node {
+                self.hear(index, way, datagram);
+            }
+        }
+        self.received = room;
+    }
+
+    fn is_felt(&self, ifindex: u32, datagram: &Datagram<'_>) -> bool {
+        let pulse = self.pulses.iter().find(|pulse| pulse.ifindex == ifindex);
+        let node = pulse.zip(datagram.vrid()).and_then(|(pulse, vrid)| pulse.nodes[usize::from(vrid)]);
+        node.is_some()
+    }
+
+    fn hear(&mut self, index: usize, way: usize, datagram: Datagram<'_>) {
         let (board, node, from) = (&self.shared.board, &mut self.nodes[index], datagram.source);
-        let Node { format, guard, machine, rules, .. } = node;
+        let Node { format, pulse_format, guard, ways, machine, rules, .. } = node;
         let datagram = guard.open(datagram);
-        // The costly part last.
-        let received = format.accept(&datagram).and_then(|received| {
-            guard.check(format, &datagram, wall_clock())?;
-            let is_deaf = rules.owner_ignore_adverts && machine.priority().is_owner();
-            if is_deaf { Err(Rejection::Owner) } else { Ok(received) }
-        });
+        let expected = if way == 0 { &*format } else { &*pulse_format };
+        let (identification, now) = (datagram.identification, clock());
+        // The costly part last. A copy is nothing new, and would look like a replay.
+        let received = match expected.accept(&datagram) {
+            Ok(received) if ways.is_copy(way, from, identification, received.advert.interval, now) => {
+                ways.on_copy(way);
+                return self.note_silence(index, way, from);
+            }
+            Ok(received) => guard.check(format, &datagram, wall_clock()).and_then(|()| {
+                let is_deaf = rules.owner_ignore_adverts && machine.priority().is_owner();
+                if is_deaf { Err(Rejection::Owner) } else { Ok(received) }
+            }),
+            Err(rejection) => Err(rejection),
+        };
         let received = match received {
             Ok(received) => received,
             Err(rejection) => {
@@ -301,6 +374,9 @@ impl Engine {
                 return;
             }
         };
+        node.ways.on_advert(way, from, identification, now);
+        self.note_silence(index, way, from);
+        let board = &self.shared.board;
         board.count(index, Counter::AdvertsReceived);
         if received.advert.priority == 0 {
             board.count(index, Counter::ResignationsReceived);
@@ -325,7 +401,27 @@ impl Engine {
             self.shared.board.count(index, Counter::OwnAddress);
             self.tell(index, EventKind::OwnAddress { from });
         }
+        let was_master = self.nodes[index].machine.state() == State::Master;
         self.input(index, |machine, now, effects| machine.on_advert(from, &received.advert, now, effects));
+        // Its farewell went over `interface`, where nothing may arrive.
+        self.nodes[index].owes_farewell |= way > 0 && was_master;
+    }
+
+    /// A backup that hears a master over some of its interfaces only says so.
+    fn note_silence(&mut self, index: usize, way: usize, from: IpAddr) {
+        let node = &mut self.nodes[index];
+        if node.machine.state() != State::Backup {
+            node.ways.forget();
+        } else if way == 0 && std::mem::take(&mut node.owes_farewell) {
+            self.carry_out(index, Effect::Farewell { peer: from }, clock());
+        }
+        let node = &mut self.nodes[index];
+        let (ways, before) = (node.ways.silent(), std::mem::replace(&mut node.silent, node.ways.silent()));
+        node.owes_farewell |= ways & 1 == 1;
+        if ways != before {
+            self.shared.board.set_silent(index, ways);
+            self.tell(index, EventKind::Silent { ways, before });
+        }
     }
 
     fn read_mailbox(&mut self) {
@@ -504,6 +600,7 @@ impl Engine {
                 }
             }
             Effect::Farewell { peer } => {
+                node.identification = node.identification.checked_add(1).unwrap_or(1);
                 if self.advertise_to(index, 0, peer) {
                     self.shared.board.count(index, Counter::ResignationsSent);
                 }
@@ -523,6 +620,9 @@ impl Engine {
                     board.count(index, Counter::BecameMaster);
                 }
                 node.told = 0;
+                node.ways.forget();
+                node.silent = 0;
+                board.set_silent(index, 0);
                 let priority = node.machine.priority().get();
                 self.tell(index, EventKind::Transition { from, to, cause, priority });
             }
@@ -532,11 +632,19 @@ impl Engine {
     /// True if it has left for at least one receiver.
     fn advertise(&mut self, index: usize, priority: u8) -> bool {
         let mut sent = false;
+        let node = &mut self.nodes[index];
+        // One for all copies: so their receivers know them. The kernel would choose one of its own in place of zero.
+        node.identification = node.identification.checked_add(1).unwrap_or(1);
         for receiver in 0..self.nodes[index].format.peers.len().max(1) {
             let node = &self.nodes[index];
             let destination = node.format.peers.get(receiver).copied();
             let destination = destination.unwrap_or(node.format.multicast);
             sent |= self.advertise_to(index, priority, destination);
+        }
+        // A master whose own interface takes no adverts says nothing elsewhere, lest its lease end unnoticed. Its
+        // farewell has to arrive all the more.
+        if sent || priority == 0 {
+            sent |= self.beat(index, priority);
         }
         if sent && priority == 0 {
             self.shared.board.count(index, Counter::ResignationsSent);
@@ -544,10 +652,36 @@ impl Engine {
         sent
     }
 
+    /// Over the heartbeat interfaces, by multicast.
+    fn beat(&mut self, index: usize, priority: u8) -> bool {
+        let mut sent = false;
+        for pulse in 0..self.nodes[index].pulses.len() {
+            let node = &mut self.nodes[index];
+            let (Some(pulse), destination) = (node.pulses.get(pulse), node.format.multicast) else {
+                continue;
+            };
+            // A multicast advert is its own copy, to the last byte of what authenticates it.
+            if !node.format.peers.is_empty() {
+                self.packet.clear();
+                node.pulse_format.encode(priority, destination, node.identification, &mut self.packet);
+                node.guard.seal(&node.pulse_format, &mut self.packet, wall_clock());
+            }
+            match self.pulses[*pulse].socket.send(&self.packet, destination) {
+                Ok(()) => sent = true,
+                Err(error) => self.send_failed(index, destination, &error),
+            }
+        }
+        sent
+    }
+
+    fn send_failed(&mut self, index: usize, destination: IpAddr, error: &io::Error) {
+        self.shared.board.count(index, Counter::SendFailures);
+        let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+        self.tell(index, EventKind::SendFailed { destination, error });
+    }
+
     fn advertise_to(&mut self, index: usize, priority: u8, destination: IpAddr) -> bool {
         let node = &mut self.nodes[index];
-        // The kernel would choose one of its own in place of zero.
-        node.identification = node.identification.checked_add(1).unwrap_or(1);
         self.packet.clear();
         node.format.encode(priority, destination, node.identification, &mut self.packet);
         node.guard.seal(&node.format, &mut self.packet, wall_clock());
@@ -555,9 +689,7 @@ impl Engine {
         match socket.send(&self.packet, destination) {
             Ok(()) => self.shared.board.count(index, Counter::AdvertsSent),
             Err(error) => {
-                self.shared.board.count(index, Counter::SendFailures);
-                let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-                self.tell(index, EventKind::SendFailed { destination, error });
+                self.send_failed(index, destination, &error);
                 return false;
             }
         }
@@ -601,6 +733,7 @@ impl Engine {
             EventKind::Transition { .. }
             | EventKind::AddressesUp
             | EventKind::AddressesDown
+            | EventKind::Silent { .. }
             | EventKind::Claimed { .. } => None,
             EventKind::Rejected { rejection, .. } => Some(rejection.kind()),
             EventKind::AddressesDiffer { .. } => Some(Rejection::KINDS.len()),
@@ -657,6 +790,21 @@ impl Link {
     }
 }
 
+impl Pulse {
+    fn open(instance: &Instance, ifindex: u32) -> Result<Self, StartError> {
+        let socket = HeartbeatSocket::open(ifindex).map_err(|source| Self::error(instance, source))?;
+        Ok(Self { ifindex, socket, nodes: Box::new([None; 256]) })
+    }
+
+    fn join(&self, instance: &Instance) -> Result<(), StartError> {
+        self.socket.join(instance.multicast).map_err(|source| Self::error(instance, source))
+    }
+
+    fn error(instance: &Instance, source: io::Error) -> StartError {
+        StartError::Heartbeat { instance: instance.name.clone(), source }
+    }
+}
+
 impl Node {
     fn member(&self, now: Monotonic) -> Member {
         Member {
@@ -705,10 +853,15 @@ impl Node {
                 grouped: instance.group.is_some(),
             }),
             guard: Guard::new(&format, instance.signing.as_ref(), wall_clock()),
+            pulse_format: Format { peers: Vec::new(), ..format.clone() },
             format,
             rules: instance.rules,
             heard: None,
             announce_interval: instance.announce_interval,
+            pulses: Vec::new(),
+            ways: Ways::new(1 + instance.heartbeats.len(), instance.down_timer_adverts),
+            silent: 0,
+            owes_farewell: false,
             lease: instance.lease,
             group: instance.group,
             link,

@@ -227,7 +227,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_decoder_panic(format in any_format(), bytes in collection::vec(any::<u8>(), 0..1200)) {
         let _ = Datagram::parse(&bytes).map(|datagram| format.accept(&datagram));
-        let message = Datagram { source: SOURCE, destination: GROUP, ttl: 255, proof: Proof::None, message: &bytes };
+        let message = Datagram { source: SOURCE, destination: GROUP, identification: 0, ttl: 255, proof: Proof::None, message: &bytes };
         let _ = format.accept(&message);
         let _ = ipv6::v6(1).accept(&Datagram { destination: group(Family::V6), ..message });
     }

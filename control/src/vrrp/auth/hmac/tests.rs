@@ -199,7 +199,8 @@ fn assert_signed(source: IpAddr, destination: IpAddr, address: IpAddr, message: 
 
     let peer = Format { source: destination, peers: vec![source], ..format.clone() };
     let mut receiver = guard();
-    let datagram = Datagram { source, destination, ttl: 255, proof: Proof::None, message: sent };
+    let datagram =
+        Datagram { source, destination, identification: 0, ttl: 255, proof: Proof::None, message: sent };
     let datagram = receiver.open(datagram);
     assert!(peer.accept(&datagram).is_ok());
     assert_eq!(receiver.check(&peer, &datagram, wall), Ok(()));

@@ -24,6 +24,7 @@ fn datagram_v6(packet: &[u8]) -> Datagram<'_> {
     Datagram {
         source: address(8),
         destination: address(24),
+        identification: 0,
         ttl: packet[7],
         proof: Proof::None,
         message: &packet[40..],
