@@ -303,6 +303,23 @@ fn adverts_keep_their_grid_when_a_wake_up_is_late() {
 }
 
 #[test]
+fn a_thousand_adverts_with_late_wake_ups_and_answers_between_them_do_not_drift() {
+    let mut bench = Bench::master(Settings { advert_interval: ms(10), ..settings(100) });
+    let start = bench.now;
+    let mut adverts = 0;
+    for step in 1..=1000 {
+        bench.now = start + ms(10) * step + Duration::from_micros(u64::from(step * 7 % 9_000));
+        adverts += bench.wake().iter().filter(|effect| **effect == advert(100)).count();
+        if step % 10 == 0 {
+            bench.hear(LOWER, 50);
+        }
+    }
+    assert_eq!(adverts, 1000);
+    while !bench.fire().contains(&advert(100)) {}
+    assert_eq!(bench.now, start + ms(10) * 1001);
+}
+
+#[test]
 fn missed_adverts_are_not_made_up_for() {
     let mut bench = Bench::master(settings(100));
     let start = bench.now;
