@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::config::model::{Check, CheckSource};
+use crate::config::model::{Check, Family};
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,10 +42,10 @@ impl ConnectError {
 
 /// Connects as `check` says. Dropping the stream closes it, as dropping the future does.
 pub async fn tcp(check: &Check) -> Result<TcpStream, ConnectError> {
-    let socket = socket(&check.source, Type::STREAM, None)?;
+    let socket = socket(check, Type::STREAM, None)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let limit = check.timing.connect_timeout;
-    match timeout(limit, socket.connect(target(check).into())).await {
+    match timeout(limit, socket.connect(target(check))).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(refused(error)),
         Err(_) => Err(ConnectError::Timeout(limit)),
@@ -58,7 +58,7 @@ pub fn udp(check: &Check) -> Result<UdpSocket, ConnectError> {
 }
 
 fn connected(check: &Check, kind: Type, protocol: Option<Protocol>) -> Result<UdpSocket, ConnectError> {
-    let socket = socket(&check.source, kind, protocol)?;
+    let socket = socket(check, kind, protocol)?;
     socket.connect(&target(check).into()).map_err(refused)?;
     UdpSocket::from_std(socket.into()).map_err(|error| ConnectError::Socket(error.kind()))
 }
@@ -66,20 +66,31 @@ fn connected(check: &Check, kind: Type, protocol: Option<Protocol>) -> Result<Ud
 pub struct Icmp {
     /// tokio has no type of its own for it; what it does with the descriptor is the same.
     pub socket: UdpSocket,
-    /// It shows IP headers, and sees what is for others.
+    pub family: Family,
+    /// It sees what is for others, and shows the headers of IPv4.
     pub raw: bool,
 }
 
 /// A raw socket needs CAP_NET_RAW, the other a group within net.ipv4.ping_group_range.
 pub fn icmp(check: &Check, raw: bool) -> Result<Icmp, ConnectError> {
     let kind = if raw { Type::RAW } else { Type::DGRAM };
-    let socket = connected(check, kind, Some(Protocol::ICMPV4))?;
-    Ok(Icmp { socket, raw })
+    let family = Family::of(check.address);
+    let protocol = match family {
+        Family::V4 => Protocol::ICMPV4,
+        Family::V6 => Protocol::ICMPV6,
+    };
+    let socket = connected(check, kind, Some(protocol))?;
+    Ok(Icmp { socket, family, raw })
 }
 
-/// A socket that does not block and is bound as `source` says.
-fn socket(source: &CheckSource, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ConnectError> {
-    let socket = Socket::new(Domain::IPV4, kind.nonblocking(), protocol)
+/// A socket that does not block and is bound as the check's source says.
+fn socket(check: &Check, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ConnectError> {
+    let source = &check.source;
+    let (domain, any) = match check.address {
+        IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    let socket = Socket::new(domain, kind.nonblocking(), protocol)
         .map_err(|error| ConnectError::Socket(error.kind()))?;
     let failed = |to: String| move |cause: io::Error| ConnectError::Bind { to, cause: cause.kind() };
     if let Some(mark) = source.mark {
@@ -88,10 +99,10 @@ fn socket(source: &CheckSource, kind: Type, protocol: Option<Protocol>) -> Resul
     if let Some(interface) = &source.interface {
         socket.bind_device(Some(interface.as_bytes())).map_err(failed(interface.clone()))?;
     }
-    let address = source.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let address = source.address.unwrap_or(any);
     match source.port {
         Some(port) => {
-            let to = SocketAddrV4::new(address, port);
+            let to = SocketAddr::new(address, port);
             // The last check's connection may still be in TIME_WAIT.
             socket
                 .set_reuse_address(true)
@@ -99,10 +110,14 @@ fn socket(source: &CheckSource, kind: Type, protocol: Option<Protocol>) -> Resul
                 .map_err(failed(to.to_string()))?;
         }
         None if source.address.is_some() => {
-            // The port is chosen at connect: else all checks from this address share one range of ports.
-            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
-                .map_err(io::Error::from)
-                .and_then(|()| socket.bind(&SocketAddrV4::new(address, 0).into()))
+            // The port is chosen at connect: else all checks from this address share one range of ports. A raw socket
+            // has none, and one of IPv6 does not know the option.
+            let option = match kind {
+                Type::RAW => Ok(()),
+                _ => setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(io::Error::from),
+            };
+            option
+                .and_then(|()| socket.bind(&SocketAddr::new(address, 0).into()))
                 .map_err(failed(address.to_string()))?;
         }
         None => {}
@@ -110,8 +125,8 @@ fn socket(source: &CheckSource, kind: Type, protocol: Option<Protocol>) -> Resul
     Ok(socket)
 }
 
-fn target(check: &Check) -> SocketAddrV4 {
-    SocketAddrV4::new(check.address, check.port)
+fn target(check: &Check) -> SocketAddr {
+    SocketAddr::new(check.address, check.port)
 }
 
 fn refused(error: io::Error) -> ConnectError {
@@ -123,10 +138,13 @@ fn refused(error: io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::TcpListener;
 
     use super::*;
-    use crate::check::testing::{check_of, full_backlog};
+    use crate::{
+        check::testing::{check_of, full_backlog},
+        config::model::CheckSource,
+    };
 
     #[tokio::test]
     async fn an_open_port_takes_the_connection_and_sees_it_closed_at_once() {
@@ -157,15 +175,31 @@ mod tests {
     async fn bindto_is_the_source_the_server_sees() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut check = check_of(server.local_addr().unwrap());
-        check.source.address = Some(Ipv4Addr::new(127, 0, 0, 77));
+        check.source.address = Some([127, 0, 0, 77].into());
         let _stream = tcp(&check).await.unwrap();
         assert_eq!(server.accept().await.unwrap().1.ip(), Ipv4Addr::new(127, 0, 0, 77));
     }
 
     #[tokio::test]
+    async fn over_ipv6_it_is_the_same() {
+        let Ok(server) = tokio::net::TcpListener::bind("[::1]:0").await else {
+            return lvs_tests::skip("this host has no IPv6");
+        };
+        let mut check = check_of(server.local_addr().unwrap());
+        check.source.address = Some(Ipv6Addr::LOCALHOST.into());
+        let _stream = tcp(&check).await.unwrap();
+        assert_eq!(server.accept().await.unwrap().1.ip(), Ipv6Addr::LOCALHOST);
+        // RFC 3849: nobody has it.
+        check.source.address = Some("2001:db8::77".parse().unwrap());
+        assert!(tcp(&check).await.unwrap_err().is_local());
+        let asked = udp(&check_of(server.local_addr().unwrap())).unwrap();
+        assert_eq!(asked.peer_addr().unwrap(), server.local_addr().unwrap());
+    }
+
+    #[tokio::test]
     async fn an_address_this_host_does_not_own_is_a_local_fault() {
         let mut check = check_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        check.source.address = Some(Ipv4Addr::new(192, 0, 2, 1));
+        check.source.address = Some([192, 0, 2, 1].into());
         let error = tcp(&check).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot bind to 192.0.2.1 here: address not available");
         assert!(error.is_local());
@@ -177,7 +211,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.78:0").unwrap().local_addr().unwrap().port();
         let mut check = check_of(server.local_addr().unwrap());
         check.source =
-            CheckSource { port: Some(free), address: Some(Ipv4Addr::new(127, 0, 0, 78)), ..check.source };
+            CheckSource { port: Some(free), address: Some([127, 0, 0, 78].into()), ..check.source };
         for _ in 0..2 {
             let stream = tcp(&check).await.unwrap();
             let (served, from) = server.accept().await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -141,7 +141,10 @@ async fn watch(
         sleep_until(Instant::from_std(machine.due())).await;
         let Some(slot) = slots.take().await else { return };
         let started = Instant::now();
-        let cut_off = isolated.borrow_and_update().contains(&check.address);
+        let cut_off = match check.address {
+            IpAddr::V4(address) => isolated.borrow_and_update().contains(&address),
+            IpAddr::V6(_) => false,
+        };
         let result = if cut_off { Ok(None) } else { prober.probe(machine.url()).await };
         drop(slot);
 

@@ -310,7 +310,7 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
         other,
         [
             ("10.0.0.11".to_owned(), 80, None),
-            ("10.9.0.12".to_owned(), 8080, Some(Ipv4Addr::new(10, 9, 0, 2))),
+            ("10.9.0.12".to_owned(), 8080, Some([10, 9, 0, 2].into())),
             ("10.0.0.12".to_owned(), 80, None)
         ]
     );

@@ -24,7 +24,7 @@ fn real(last: u8, checks: usize) -> RealServer {
     let address = Ipv4Addr::new(10, 77, 0, last);
     let check = Check {
         kind: CheckKind::Tcp,
-        address,
+        address: address.into(),
         port: 80,
         source: CheckSource::default(),
         timing,
@@ -244,19 +244,21 @@ fn a_new_configuration_keeps_the_state_of_what_is_in_both() {
     let mut after = before.succeed(&config, Vec::new());
 
     assert_eq!(weights(&after), [3, 0, 0, 0], "what was down is down, changed or not; what is new is up");
-    let ids: HashMap<u8, Vec<usize>> = after.targets().into_iter().fold(HashMap::new(), |mut ids, target| {
-        ids.entry(target.check.address.octets()[3]).or_default().push(target.id);
-        ids
-    });
-    assert_eq!((&ids[&1], &ids[&2]), (&vec![0], &vec![1, 2]), "unchanged checks keep their numbers");
-    assert!(ids[&3][0] > 3 && ids[&4][0] > 3, "others get new ones: {ids:?}");
-    let changed = after.targets().into_iter().find(|target| target.id == ids[&3][0]);
+    let ids: HashMap<IpAddr, Vec<usize>> =
+        after.targets().into_iter().fold(HashMap::new(), |mut ids, target| {
+            ids.entry(target.check.address).or_default().push(target.id);
+            ids
+        });
+    let of = |last: u8| &ids[&IpAddr::from([10, 77, 0, last])];
+    assert_eq!((of(1), of(2)), (&vec![0], &vec![1, 2]), "unchanged checks keep their numbers");
+    assert!(of(3)[0] > 3 && of(4)[0] > 3, "others get new ones: {ids:?}");
+    let changed = after.targets().into_iter().find(|target| target.id == of(3)[0]);
     assert!(changed.is_some_and(|target| !target.up), "one success brings it back");
     up(&mut after, 0);
     assert_eq!(weights(&after), [3, 0, 0, 3]);
     up(&mut after, 3);
     assert_eq!(weights(&after), [3, 0, 0, 3], "a late verdict of a check that is gone is nobody's");
-    up(&mut after, ids[&3][0]);
+    up(&mut after, of(3)[0]);
     assert_eq!(weights(&after), [3, 3, 0, 3]);
 }
 
@@ -338,7 +340,8 @@ fn a_real_server_that_a_reload_brings_is_not_told_until_it_changes() {
     let config = Config { services: vec![service(vec![real(2, 1), real(1, 1)])], ..Config::default() };
     let mut after = before.succeed(&config, Vec::new());
     assert_eq!(told.look(after.services(), false), []);
-    let id = after.targets().into_iter().find(|target| target.check.address.octets()[3] == 2).unwrap().id;
+    let second = IpAddr::from([10, 77, 0, 2]);
+    let id = after.targets().into_iter().find(|target| target.check.address == second).unwrap().id;
     down(&mut after, id);
     assert_eq!(told.look(after.services(), false), [news(Some(0), false)]);
 }

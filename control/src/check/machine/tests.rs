@@ -16,7 +16,7 @@ const fn secs(secs: u64) -> Duration {
 fn tcp(retry: u32) -> Check {
     Check {
         kind: CheckKind::Tcp,
-        address: Ipv4Addr::LOCALHOST,
+        address: Ipv4Addr::LOCALHOST.into(),
         port: 80,
         source: CheckSource::default(),
         timing: CheckTiming {

@@ -1,6 +1,6 @@
 //! What a checker shall ask, from where, and how often.
 
-use std::{fmt, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
@@ -12,7 +12,7 @@ use crate::script::Script;
 pub struct Check {
     pub kind: CheckKind,
     /// `connect_ip`, `connect_port`; the real server's own where absent.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub source: CheckSource,
     pub timing: CheckTiming,
@@ -25,8 +25,8 @@ pub struct Check {
 /// Where a check comes from; the kernel chooses what is not said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CheckSource {
-    /// `bindto`.
-    pub address: Option<Ipv4Addr>,
+    /// `bindto`, of the family of what is asked.
+    pub address: Option<IpAddr>,
     /// `bind_port`.
     pub port: Option<u16>,
     /// `bind_if`.

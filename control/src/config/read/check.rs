@@ -4,13 +4,16 @@ mod datagram;
 mod http;
 mod misc;
 
-use std::{net::SocketAddrV4, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr, SocketAddrV4},
+    time::Duration,
+};
 
 use super::{Item, Items, Reader, service::Inherited, value};
 use crate::config::{
     diagnostic::Class,
     keywords::Block,
-    model::{Check, CheckKind, CheckSource, CheckTiming},
+    model::{Check, CheckKind, CheckSource, CheckTiming, Family},
 };
 
 const DELAY_LOOP: Duration = Duration::from_secs(60);
@@ -31,14 +34,14 @@ impl Reader<'_> {
         let block = item.keyword.opens?;
         let items = self.items(block, item.body());
         self.extra(item, &item.statement.arguments);
-        let address = self.one(&items, "connect_ip", value::address).unwrap_or(*real.ip());
+        let address = self.one(&items, "connect_ip", value::host).unwrap_or(IpAddr::V4(*real.ip()));
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port());
         let inherited = self.inherited(&items, outer, 0);
         let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {
             Block::TcpCheck => Some(CheckKind::Tcp),
             Block::HttpGet | Block::SslGet => {
-                let to = SocketAddrV4::new(address, port);
+                let to = SocketAddr::new(address, port);
                 Some(CheckKind::Http(self.http(&items, item, to, &inherited)))
             }
             Block::SmtpCheck => {
@@ -56,14 +59,31 @@ impl Reader<'_> {
             _ => None,
         };
         let timing = self.timing(&items, block, &inherited);
-        let source = self.source_of_check(&items);
+        let source = self.source_of_check(&items, address);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
         Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures })
     }
 
-    fn source_of_check(&mut self, items: &Items<'_>) -> CheckSource {
+    fn source_of_check(&mut self, items: &Items<'_>, to: IpAddr) -> CheckSource {
+        let bindto = self.one(items, "bindto", value::host);
+        if let (Some(from), Some(span)) = (bindto, items.span("bindto"))
+            && Family::of(from) != Family::of(to)
+            && !to.is_unspecified()
+        {
+            self.error(Class::Conflict, span, format!("bindto: from {from} nothing leads to {to}"));
+        }
+        if let (IpAddr::V6(address), Some(span)) = (to, items.span("connect_ip"))
+            && address.is_unicast_link_local()
+            && items.last("bind_if").is_none()
+        {
+            self.error(
+                Class::Missing,
+                span,
+                format!("connect_ip: {to} is on every interface: write bind_if"),
+            );
+        }
         CheckSource {
-            address: self.one(items, "bindto", value::address),
+            address: bindto,
             port: self.one(items, "bind_port", |word| Ok(u16::try_from(value::number(1..=65535)(word)?)?)),
             interface: self.one(items, "bind_if", value::interface),
             mark: self.one(items, "fwmark", value::number(1..=u32::MAX)),

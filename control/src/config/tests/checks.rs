@@ -28,13 +28,13 @@ fn the_words_of_connecting_checks_are_read() {
     let checks = &service.reals.first().unwrap().checks;
     let [full, bare] = checks.as_slice() else { panic!("{checks:?}") };
     let source = CheckSource {
-        address: Some(Ipv4Addr::new(10, 9, 0, 1)),
+        address: Some([10, 9, 0, 1].into()),
         port: Some(1024),
         interface: Some("eth1".to_owned()),
         mark: Some(7),
     };
     assert_eq!((&full.source, full.log_all_failures, bare.log_all_failures), (&source, false, true));
-    assert_eq!((full.address, full.port), (Ipv4Addr::new(10, 9, 0, 11), 8080));
+    assert_eq!((full.address, full.port), ([10, 9, 0, 11].into(), 8080));
     let milliseconds = Duration::from_millis;
     let timing = CheckTiming {
         delay_loop: milliseconds(50),

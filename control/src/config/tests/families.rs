@@ -67,3 +67,14 @@ fn an_advert_over_ipv6_holds_as_many_addresses_as_a_packet_of_1500_bytes() {
     assert!(errors(91, "virtual_ipaddress"));
     assert!(!errors(300, "virtual_ipaddress_excluded"));
 }
+
+#[test]
+fn a_check_may_go_over_ipv6() {
+    let config = sound("ipv6");
+    let checks = &config.services[0].reals[0].checks;
+    let [http, ping] = checks.as_slice() else { panic!("{checks:?}") };
+    assert_eq!((http.address, http.source.address), (v6("2001:db8::11"), Some(v6("2001:db8::1"))));
+    let CheckKind::Http(kind) = &http.kind else { panic!("{http:?}") };
+    assert_eq!(kind.urls[0].host, "[2001:db8::11]:80");
+    assert_eq!((ping.address, ping.source.interface.as_deref()), (v6("fe80::11"), Some("eth0")));
+}

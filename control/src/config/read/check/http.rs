@@ -1,10 +1,6 @@
 //! What HTTP_GET and SSL_GET say, and the certificates of SSL.
 
-use std::{
-    net::{IpAddr, SocketAddrV4},
-    path::Path,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use regex::bytes::RegexBuilder;
 use tokio_rustls::rustls::{
@@ -28,7 +24,7 @@ use crate::config::{
 /// Whom the urls of one check are asked of.
 struct Server {
     tls: bool,
-    address: SocketAddrV4,
+    address: SocketAddr,
     virtualhost: Option<String>,
     sni_name: Option<ServerName<'static>>,
 }
@@ -38,7 +34,7 @@ impl Reader<'_> {
         &mut self,
         items: &Items<'_>,
         item: Item<'_>,
-        to: SocketAddrV4,
+        to: SocketAddr,
         outer: &Inherited,
     ) -> HttpCheck {
         let protocols =
@@ -79,7 +75,7 @@ impl Reader<'_> {
         let path = self.required(&items, item, "path", path);
         let digest = self.one(&items, "digest", digest);
         let host = self.one(&items, "virtualhost", value::text).or_else(|| server.virtualhost.clone());
-        let address = || ServerName::from(IpAddr::V4(*server.address.ip()));
+        let address = || ServerName::from(server.address.ip());
         // A virtualhost may have a port. Where it is no name, as for HTTP it need not be, the address stands for it.
         let name = |host: &String| server_name(host.split_once(':').map_or(host, |(host, _)| host)).ok();
         let server_name = match (&server.sni_name, &host) {
