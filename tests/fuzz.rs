@@ -139,8 +139,10 @@ fn formats() -> Vec<(Format, Option<Signing>)> {
         authentication: Authentication::None,
         checksum: Checksum::PseudoHeader,
         source: "10.77.0.1".parse().unwrap(),
-        multicast: "224.0.0.18".parse().unwrap(),
         peers: vec![],
+        multicast: "224.0.0.18".parse().unwrap(),
+        ttl: 255,
+        ttl_limits: vec![],
         addresses: vec!["10.77.0.100".parse().unwrap()],
     };
     let v2 = Format { version: Version::V2, checksum: Checksum::Message, ..v3.clone() };

@@ -549,6 +549,8 @@ mod tests {
             source,
             peers: Vec::new(),
             multicast: [224, 0, 0, 18].into(),
+            unicast_ttl: 255,
+            ttl_limits: Vec::new(),
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,

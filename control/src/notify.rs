@@ -3,15 +3,18 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, fchown},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileTypeExt as _, OpenOptionsExt as _, fchown},
+    },
     time::Duration,
 };
 
-use nix::{errno::Errno, fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
+use nix::{errno::Errno, fcntl::OFlag, libc, sys::stat::Mode, unistd::mkfifo};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +48,12 @@ pub enum What {
     Became(State),
     /// It is master, and another host says that an address of its is its own.
     SplitBrain,
+    /// A reload has removed the instance.
+    Deleted,
+    /// It is master and has heard a lower priority.
+    LowerPriority,
+    /// It has another priority in this state.
+    Priority(State),
 }
 
 /// Whose state changed, by its place in the configuration.
@@ -141,12 +150,13 @@ impl Speaker {
                 });
             }
             if closed && running.is_empty() {
-                return;
+                return self.end().await;
             }
             tokio::select! {
                 () = cancel.cancelled(), if end.is_none() => end = Some(Instant::now() + LAST_WORDS),
                 () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
-                    return tracing::warn!(scripts = running.len(), "notify scripts did not end in time");
+                    tracing::warn!(scripts = running.len(), "notify scripts did not end in time");
+                    return self.end().await;
                 }
                 notice = notices.recv(), if !closed => match notice {
                     Some(notice) => take(&mut self, notice),
@@ -177,13 +187,16 @@ impl Speaker {
             ("LVSD_PRIORITY", priority.clone()),
             ("LVSD_CAUSE", notice.cause.clone()),
         ];
-        let Notify { master, backup, fault, stop, any } = &listener.notify;
-        let of_state = match notice.what {
-            What::Became(State::Master) => master,
-            What::Became(State::Backup) => backup,
-            What::Became(State::Fault) => fault,
-            What::Became(State::Init) => stop,
-            What::SplitBrain => &None,
+        let notify = &listener.notify;
+        let (of_state, any) = match notice.what {
+            What::Became(State::Master) => (&notify.master, &notify.any),
+            What::Became(State::Backup) => (&notify.backup, &notify.any),
+            What::Became(State::Fault) => (&notify.fault, &notify.any),
+            What::Became(State::Init) => (&notify.stop, &notify.any),
+            What::SplitBrain => (&None, &notify.any),
+            What::Deleted => (&notify.deleted, &notify.any),
+            What::LowerPriority => (&notify.master_rx_lower_pri, &None),
+            What::Priority(_) => (&None, &None),
         };
         let scripts = of_state.iter().map(|script| (script, Vec::new()));
         for (script, arguments) in scripts.chain(any.iter().map(|script| (script, arguments.to_vec()))) {
@@ -196,6 +209,12 @@ impl Speaker {
             let job = Job { last: notice.what == What::Became(State::Init), after: after.clone(), work: run };
             self.start(name, lane, job);
         }
+    }
+
+    /// Readers of FIFOs may read what is left: nobody writes any more.
+    async fn end(self) {
+        let mut readers: JoinSet<()> = self.fifos.into_iter().map(Fifo::end).collect();
+        let _ = timeout(LAST_WORDS, async { while readers.join_next().await.is_some() {} }).await;
     }
 
     fn write(&mut self, line: &str) {
@@ -248,12 +267,32 @@ fn word(what: What) -> &'static str {
         What::Became(State::Fault) => "FAULT",
         What::Became(State::Init) => "STOP",
         What::SplitBrain => "SPLIT_BRAIN",
+        What::Deleted => "DELETED",
+        What::LowerPriority => "MASTER_RX_LOWER_PRI",
+        What::Priority(State::Master) => "MASTER_PRIORITY",
+        What::Priority(_) => "BACKUP_PRIORITY",
     }
+}
+
+/// Bytes that wait in a pipe.
+fn unread(pipe: &File) -> libc::c_int {
+    let mut count = 0;
+    // SAFETY: FIONREAD writes one c_int to a valid place.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if result == 0 { count } else { 0 }
+}
+
+/// As long as the FIFO is written to.
+async fn read(script: Script, fifo: String) {
+    let ended = script.run(&[fifo], &[], Duration::MAX).await;
+    tracing::warn!(script = %script.program.display(), ?ended, "the reader of a FIFO has ended");
 }
 
 /// A named pipe. Lines are lost while nobody reads and the pipe is full.
 struct Fifo {
     file: File,
+    /// Dropped, this kills who reads.
+    reader: JoinSet<()>,
     name: String,
     full: bool,
 }
@@ -275,7 +314,22 @@ impl Fifo {
         if made {
             fchown(&file, Some(config.account.uid), Some(config.account.gid))?;
         }
-        Ok(Self { file, name: path.display().to_string(), full: false })
+        let name = path.display().to_string();
+        let mut reader = JoinSet::new();
+        if let Some(script) = config.reader.clone() {
+            reader.spawn(read(script, name.clone()));
+        }
+        Ok(Self { file, reader, name, full: false })
+    }
+
+    /// What is in a pipe that nobody holds is lost: it stays open until the reader has it.
+    async fn end(self) {
+        let Self { file, mut reader, .. } = self;
+        while !reader.is_empty() && unread(&file) > 0 && reader.try_join_next().is_none() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        drop(file);
+        while reader.join_next().await.is_some() {}
     }
 
     fn tell(&mut self, line: &str) {

@@ -85,7 +85,7 @@ impl Service {
 #[inline(always)]
 const fn mask(bits: u32) -> u32 {
     // A shift by all 32 bits is none.
-    (((u32::MAX as u64) << (32 - (bits & 63)) % 64) as u32).to_be()
+    (((u32::MAX as u64) << ((32 - (bits & 63)) % 64)) as u32).to_be()
 }
 
 /// Where a service's ring lies: the word that a pool change flips.

@@ -37,6 +37,10 @@ pub struct Global {
     /// `vrrp_garp_interval` and `vrrp_gna_interval`: between two announcements on one interface.
     pub garp_interval: Duration,
     pub gna_interval: Duration,
+    /// `vrrp_startup_delay` and `vrrp_delay_after_boot`: until when no instance takes part.
+    pub startup_delay: Duration,
+    pub delay_after_boot: Duration,
+    pub log_unknown_vrids: bool,
     /// `notify_fifo` and `vrrp_notify_fifo`.
     pub fifos: Vec<Fifo>,
     /// `notify_fifo` and `lvs_notify_fifo`.
@@ -71,6 +75,8 @@ impl Default for Timeouts {
 pub struct Fifo {
     pub path: PathBuf,
     pub account: Account,
+    /// Runs as long as lvsd does, with the path as its last argument.
+    pub reader: Option<Script>,
 }
 
 /// What runs when the state changes.
@@ -82,6 +88,13 @@ pub struct Notify {
     pub stop: Option<Script>,
     /// After the one of the state, with arguments that say what happened.
     pub any: Option<Script>,
+    /// `notify_deleted`: an instance that the file has lost is DELETED, not in FAULT; and what runs then.
+    pub says_deleted: bool,
+    pub deleted: Option<Script>,
+    /// When a master hears a lower priority.
+    pub master_rx_lower_pri: Option<Script>,
+    /// FIFOs are told of priorities too.
+    pub priority_changes: bool,
 }
 
 /// What runs when a real server, or a service's quorum, comes or goes.
@@ -213,6 +226,9 @@ pub struct VrrpInstance {
     pub peers: Vec<IpAddr>,
     /// Where multicast adverts go.
     pub multicast: IpAddr,
+    /// Of what is sent to them.
+    pub unicast_ttl: u8,
+    pub ttl_limits: Vec<TtlLimit>,
     pub authentication: Authentication,
     pub signing: Option<Signing>,
     pub preempt: Preempt,
@@ -498,6 +514,14 @@ pub struct Rules {
     pub skip_check_adv_addr: bool,
     /// `strict_mode`.
     pub strict: bool,
+}
+
+/// `min_ttl` and `max_ttl` of a unicast_peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TtlLimit {
+    pub peer: IpAddr,
+    pub least: u8,
+    pub most: u8,
 }
 
 /// Gratuitous ARP schedule.

@@ -25,7 +25,7 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Family, Global, Pattern, Protocol, Version},
+    model::{Config, Family, Fifo, Global, Pattern, Protocol, Version},
     source::Span,
     tree::Statement,
 };
@@ -85,6 +85,7 @@ struct Defaults {
     groups: Groups,
     garp: GarpDefaults,
     rules: RuleDefaults,
+    notify_priority_changes: bool,
     down_timer_adverts: u32,
     checksum_of_message: bool,
 }
@@ -380,9 +381,12 @@ impl Reader<'_> {
             let message = "keepalived does not apply this to the instances above; lvsd does";
             self.warn(Class::Trap, late, message);
         }
+        let notify_priority_changes = self.switch(&items, "vrrp_notify_priority_changes").unwrap_or_default();
         let timeouts = self.timeouts(&items);
         let seconds = |most| value::seconds(Duration::ZERO..=Duration::from_secs(most));
         let garp_interval = self.one(&items, "vrrp_garp_interval", seconds(1)).unwrap_or_default();
+        let startup_delay = self.one(&items, "vrrp_startup_delay", seconds(3600)).unwrap_or_default();
+        let delay_after_boot = self.one(&items, "vrrp_delay_after_boot", seconds(3600)).unwrap_or_default();
         let gna_interval = self.one(&items, "vrrp_gna_interval", seconds(1)).unwrap_or_default();
         let down_timer_adverts = self.one(&items, "vrrp_down_timer_adverts", down_timer_adverts).unwrap_or(3);
         let checksum_of_message = self.switch(&items, "v3_checksum_as_v2").unwrap_or_default();
@@ -393,9 +397,13 @@ impl Reader<'_> {
             None => None,
         };
         self.script_account = account.unwrap_or_else(Account::default_for_scripts);
-        let common = self.fifo(&items, "notify_fifo");
-        let mut with_common = |word| common.iter().cloned().chain(self.fifo(&items, word)).collect();
-        let (fifos, lvs_fifos) = (with_common("vrrp_notify_fifo"), with_common("lvs_notify_fifo"));
+        let common = self.fifo(&items, "notify_fifo", "notify_fifo_script");
+        let own = self.fifo(&items, "vrrp_notify_fifo", "vrrp_notify_fifo_script");
+        let fifos = common.iter().cloned().chain(own).collect();
+        let own = self.fifo(&items, "lvs_notify_fifo", "lvs_notify_fifo_script");
+        // One reader is enough for both who write.
+        let common = common.map(|fifo| Fifo { reader: None, ..fifo });
+        let lvs_fifos = common.into_iter().chain(own).collect();
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
         let dynamic_interfaces = self.dynamic_interfaces(&items);
         let admin_group = self.one(&items, "admin_group", |group| Ok(crate::script::group(group)?));
@@ -405,13 +413,24 @@ impl Reader<'_> {
                 timeouts,
                 garp_interval,
                 gna_interval,
+                startup_delay,
+                delay_after_boot,
+                log_unknown_vrids: self.flag(&items, "log_unknown_vrids"),
                 fifos,
                 lvs_fifos,
                 dynamic_interfaces,
                 rs_init_notifies,
                 admin_group,
             },
-            Defaults { version, groups, garp, rules, down_timer_adverts, checksum_of_message },
+            Defaults {
+                version,
+                groups,
+                garp,
+                rules,
+                notify_priority_changes,
+                down_timer_adverts,
+                checksum_of_message,
+            },
         )
     }
 

@@ -193,6 +193,8 @@ fn what_is_not_said_is_as_in_keepalived() {
             source: None,
             peers: Vec::new(),
             multicast: [224, 0, 0, 18].into(),
+            unicast_ttl: 255,
+            ttl_limits: Vec::new(),
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,
@@ -237,16 +239,28 @@ fn an_instance_says_otherwise_than_global_defs() {
     let config = sound("rules");
     assert_eq!(config.global.garp_interval, Duration::from_millis(1));
     assert_eq!(config.global.gna_interval, Duration::from_micros(500));
-    let [plain, own, strict, owner] = config.instances.as_slice() else { panic!("{config:?}") };
+    let [plain, own, strict, owner, far] = config.instances.as_slice() else { panic!("{config:?}") };
     let global = Rules { higher_prio_send_advert: true, skip_check_adv_addr: true, ..Rules::default() };
     assert_eq!((plain.rules, plain.accept), (global, true));
     let seconds = Duration::from_secs;
     let garp = |garp: Garp| (garp.repeat, garp.delay, garp.lower_prio_repeat, garp.lower_prio_delay);
     assert_eq!(garp(plain.garp), (1, seconds(0), 1, seconds(7)));
+    let notify = |of: &VrrpInstance| {
+        let Notify { says_deleted, deleted, master_rx_lower_pri, priority_changes, .. } = &of.notify;
+        (*says_deleted, deleted.is_some(), master_rx_lower_pri.is_some(), *priority_changes)
+    };
+    assert_eq!(notify(plain), (false, false, false, true));
+    assert_eq!(notify(own), (true, false, true, false));
+    assert_eq!(notify(strict), (true, true, false, true));
     assert_eq!(own.rules, Rules { lower_prio_no_advert: true, ..Rules::default() });
     assert_eq!((garp(own.garp), own.accept), ((4, seconds(2), 0, seconds(1)), false));
     let strictly = Rules { lower_prio_no_advert: true, owner_ignore_adverts: true, strict: true, ..global };
     assert_eq!((strict.rules, strict.accept, strict.preempt), (strictly, false, Preempt::Immediate));
+    let limit = |host, least, most| TtlLimit { peer: [10, 1, 0, host].into(), least, most };
+    assert_eq!((far.unicast_ttl, &*far.ttl_limits), (64, &[limit(2, 60, 63), limit(4, 62, 255)][..]));
+    let (delay, after_boot) = (config.global.startup_delay, config.global.delay_after_boot);
+    assert_eq!((delay, after_boot), (Duration::from_millis(1_500), seconds(20)));
+    assert!(config.global.log_unknown_vrids);
     assert_eq!((owner.rules, owner.accept), (Rules { owner_ignore_adverts: false, ..strictly }, true));
 }
 

@@ -1,6 +1,6 @@
 //! One generation of VRRP: its thread, what watches trackers for it, and what speaks for it.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -81,8 +81,17 @@ impl Election {
         });
         let starts: Vec<_> = starts.collect();
         let (event_sender, events) = mpsc::channel(room);
+        let global = &config.global;
+        let options = driver::Options {
+            // A reload is no start.
+            startup_delay: match before {
+                None => global.startup_delay.max(global.delay_after_boot.saturating_sub(driver::uptime())),
+                Some(_) => Duration::ZERO,
+            },
+            log_unknown_vrids: global.log_unknown_vrids,
+        };
         let (handle, thread) =
-            driver::spawn(instances.clone(), &starts, around.leases.clone(), event_sender)?;
+            driver::spawn(instances.clone(), &starts, options, around.leases.clone(), event_sender)?;
         let ended = tokio::task::spawn_blocking(move || thread.join());
 
         let (notices, told) = mpsc::channel(room);

@@ -119,6 +119,8 @@ impl Site {
                 start_as_master: config.start_as_master,
                 peers: config.peers.clone(),
                 multicast: config.multicast,
+                unicast_ttl: config.unicast_ttl,
+                ttl_limits: config.ttl_limits.clone(),
                 authentication: config.authentication,
                 signing: config.signing.clone(),
                 preempt: config.preempt,

@@ -69,6 +69,46 @@ async fn tell(notifier: Notifier, told: &[Notice]) {
 }
 
 #[tokio::test]
+async fn the_reader_of_a_fifo_gets_its_name_and_every_line() {
+    let scratch = Scratch::new("reader");
+    let path = scratch.0.join("fifo");
+    let reader = scratch.script("while read -r line; do echo \"$line\" >> $DIR/log; done < $1");
+    let fifos = open(&[model::Fifo { path, account: Account::ROOT, reader }]);
+    let (notifier, _settled) = notifier(Notify::default(), fifos);
+    tell(notifier, &[notice(State::Init, State::Backup), notice(State::Backup, State::Master)]).await;
+    assert_eq!(scratch.said(), "INSTANCE \"VI_1\" BACKUP 150\nINSTANCE \"VI_1\" MASTER 150\n");
+}
+
+#[tokio::test]
+async fn what_is_no_change_of_state_has_words_of_its_own() {
+    let scratch = Scratch::new("words");
+    let log = |name: &str| scratch.script(&format!("echo {name} $* $LVSD_STATE >> $DIR/log"));
+    let notify = Notify {
+        master: log("master"),
+        fault: log("fault"),
+        deleted: log("deleted"),
+        master_rx_lower_pri: log("lower"),
+        any: log("any"),
+        ..Notify::default()
+    };
+    let fifo = scratch.0.join("fifo");
+    let config = model::Fifo { path: fifo.clone(), account: Account::ROOT, reader: None };
+    let (notifier, _settled) = notifier(notify, open(&[config]));
+    let mut reader = OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let all =
+        [What::LowerPriority, What::Priority(State::Master), What::Priority(State::Backup), What::Deleted];
+    let told = all.map(|what| Notice { what, ..notice(State::Master, State::Master) });
+    tell(notifier, &told).await;
+    let ran = "lower MASTER_RX_LOWER_PRI\ndeleted DELETED\nany INSTANCE VI_1 DELETED 150 DELETED\n";
+    assert_eq!(scratch.said(), ran);
+    let words = ["MASTER_RX_LOWER_PRI", "MASTER_PRIORITY", "BACKUP_PRIORITY", "DELETED"];
+    let expected: String = words.iter().map(|word| format!("INSTANCE \"VI_1\" {word} 150\n")).collect();
+    let mut lines = vec![0; expected.len()];
+    reader.read_exact(&mut lines).unwrap();
+    assert_eq!(String::from_utf8(lines).unwrap(), expected);
+}
+
+#[tokio::test]
 async fn scripts_run_in_the_order_of_the_changes_and_are_told_what_happened() {
     let scratch = Scratch::new("order");
     // What a later one would overtake if it were not waited for.
@@ -110,7 +150,7 @@ async fn a_script_waits_until_the_host_has_acted() {
     );
     let change = [Notice { change: 7, ..notice(State::Backup, State::Master) }];
     let host = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(200)).await;
         fs::write(scratch.0.join("address"), "here").unwrap();
         settled.send_replace(7);
     };
@@ -139,7 +179,7 @@ async fn a_stop_is_told_beside_a_script_that_hangs_and_both_have_a_second() {
 async fn a_fifo_gets_a_line_for_each_change_and_never_blocks() {
     let scratch = Scratch::new("fifo");
     let path = scratch.0.join("fifo");
-    let config = model::Fifo { path: path.clone(), account: Account::ROOT };
+    let config = model::Fifo { path: path.clone(), account: Account::ROOT, reader: None };
     let mut reader = Fifo::open(&config).unwrap().file;
     let (notifier, _settled) = notifier(Notify::default(), vec![Fifo::open(&config).unwrap()]);
     tell(notifier, &[notice(State::Backup, State::Master), notice(State::Master, State::Init)]).await;

@@ -34,7 +34,9 @@ use super::{
     track::Standing,
 };
 use crate::{
-    config::model::{Authentication, Family, Garp, Preempt, Priority, Rules, Signing, Version, Vrid},
+    config::model::{
+        Authentication, Family, Garp, Preempt, Priority, Rules, Signing, TtlLimit, Version, Vrid,
+    },
     dataplane::lease::LeaseMap,
 };
 
@@ -60,6 +62,8 @@ pub struct Instance {
     /// Empty = multicast.
     pub peers: Vec<IpAddr>,
     pub multicast: IpAddr,
+    pub unicast_ttl: u8,
+    pub ttl_limits: Vec<TtlLimit>,
     pub authentication: Authentication,
     pub signing: Option<Signing>,
     pub preempt: Preempt,
@@ -76,6 +80,15 @@ pub struct Instance {
     pub lease: u32,
     /// Which sync group it is of.
     pub group: Option<usize>,
+}
+
+/// What is not of one instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How long nothing takes part at first, unless the lease of an instance runs.
+    pub startup_delay: Duration,
+    /// Adverts of VRIDs that no instance on their interface has are told, once each.
+    pub log_unknown_vrids: bool,
 }
 
 /// A virtual address and where it is announced.
@@ -131,8 +144,8 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// A claim is told once a minute, other remarks once per kind until the state of the instance changes; the board counts
-/// them all.
+/// A claim is told once a minute; what is rejected, differs or fails once per kind until the state of the instance
+/// changes. The board counts them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// With the priority that it has now.
@@ -164,6 +177,22 @@ pub enum EventKind {
     Silent {
         ways: u32,
         before: u32,
+    },
+    /// As master; not more often than every ten seconds.
+    LowerPriority {
+        from: IpAddr,
+        /// Ours.
+        priority: u8,
+    },
+    /// Of a master or a backup.
+    Priority {
+        state: State,
+        priority: u8,
+    },
+    /// Beside the instance.
+    UnknownVrid {
+        from: IpAddr,
+        vrid: u8,
     },
     SendFailed {
         destination: IpAddr,
@@ -262,6 +291,12 @@ pub fn clock() -> Monotonic {
     Monotonic::from_nanos(u64::try_from(now).unwrap_or(0))
 }
 
+/// How long this host has been up, sleep included.
+pub fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_nanoseconds());
+    Duration::from_nanos(u64::try_from(now).unwrap_or(0))
+}
+
 /// The time since the Unix epoch, which sequence numbers are made of.
 fn wall_clock() -> Duration {
     let now = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.num_nanoseconds());
@@ -333,6 +368,7 @@ const WORDS: usize = 64;
 pub fn spawn(
     instances: Vec<Instance>,
     starts: &[Start],
+    options: Options,
     leases: LeaseMap,
     events: mpsc::Sender<Event>,
 ) -> Result<(Handle, Thread), StartError> {
@@ -346,7 +382,8 @@ pub fn spawn(
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,
     });
     let (words, unread) = sync_channel(WORDS);
-    let mut engine = engine::Engine::new(&instances, starts, leases, events, shared.clone(), unread)?;
+    let mut engine =
+        engine::Engine::new(&instances, starts, options, leases, events, shared.clone(), unread)?;
     realtime::lock_memory();
     let thread = thread::Builder::new().name("vrrp".to_owned()).stack_size(256 << 10).spawn(move || {
         realtime::enter();
@@ -411,6 +448,8 @@ mod tests {
             start_as_master: false,
             peers: vec![],
             multicast: [224, 0, 0, 18].into(),
+            unicast_ttl: 255,
+            ttl_limits: vec![],
             authentication: Authentication::None,
             signing: None,
             preempt: Preempt::Immediate,

@@ -8,7 +8,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 
 use super::auth::{AH_PROTOCOL, AuthenticationHeader, Guard, Proof};
-use crate::config::model::{Authentication, Family, Version, Vrid};
+use crate::config::model::{Authentication, Family, TtlLimit, Version, Vrid};
 
 pub const PROTOCOL: u8 = 112;
 /// A receive buffer that holds the longest advert, behind the longest IP header.
@@ -70,6 +70,10 @@ pub struct Format {
     pub peers: Vec<IpAddr>,
     /// Where multicast adverts go.
     pub multicast: IpAddr,
+    /// Of the adverts sent.
+    pub ttl: u8,
+    /// Of those that peers send. All others may have any.
+    pub ttl_limits: Vec<TtlLimit>,
     /// At most [`max_addresses`].
     pub addresses: Vec<IpAddr>,
 }
@@ -88,8 +92,8 @@ pub struct Received {
 pub enum Rejection {
     #[error("the advert has {got} bytes, not {expected}")]
     Length { expected: usize, got: usize },
-    #[error("the TTL (hop limit) is {got}, not 255: it came through a router")]
-    Ttl { got: u8 },
+    #[error("the TTL (hop limit) is {got}, not within {least} to {most}: it came through routers")]
+    Ttl { got: u8, least: u8, most: u8 },
     #[error("the VRRP version is {got}, not {expected}")]
     Version { expected: u8, got: u8 },
     #[error("the authentication type is {got}, not {expected}")]
@@ -257,10 +261,10 @@ impl Format {
 
         match (self.source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                out.put_slice(&ipv4_header(source, destination, identification, length));
+                out.put_slice(&ipv4_header(source, destination, self.ttl, identification, length));
             }
             _ => {
-                out.put_slice(&ipv6_header(length));
+                out.put_slice(&ipv6_header(self.ttl, length));
                 put_address(out, self.source);
                 put_address(out, destination);
             }
@@ -294,8 +298,14 @@ impl Format {
             return Err(Rejection::Length { expected, got });
         };
         // RFC 9568 7.1: TTL 255 proves that it crossed no router. Unicast peers may be routed.
-        if self.peers.is_empty() && datagram.ttl != 255 {
-            return Err(Rejection::Ttl { got: datagram.ttl });
+        let limit = self.ttl_limits.iter().find(|limit| limit.peer == datagram.source);
+        let (least, most) = match limit {
+            _ if self.peers.is_empty() => (255, 255),
+            Some(limit) => (limit.least, limit.most),
+            None => (0, 255),
+        };
+        if !(least..=most).contains(&datagram.ttl) {
+            return Err(Rejection::Ttl { got: datagram.ttl, least, most });
         }
         if version != wire_version(self.version) {
             return Err(Rejection::Version { expected: wire_version(self.version), got: version });
@@ -456,19 +466,20 @@ fn put_address(out: &mut impl BufMut, address: IpAddr) {
 }
 
 /// Version, traffic class, lengths; the addresses follow.
-fn ipv6_header(payload: usize) -> [u8; 8] {
+fn ipv6_header(hop_limit: u8, payload: usize) -> [u8; 8] {
     let mut header = [0; 8];
     let mut out = header.as_mut_slice();
     out.put_u32(0x6c00_0000); // internetwork control, no flow label
     out.put_u16(u16::try_from(payload).unwrap_or(u16::MAX));
     out.put_u8(PROTOCOL);
-    out.put_u8(255);
+    out.put_u8(hop_limit);
     header
 }
 
 fn ipv4_header(
     source: Ipv4Addr,
     destination: Ipv4Addr,
+    ttl: u8,
     identification: u16,
     payload: usize,
 ) -> [u8; IPV4_HEADER] {
@@ -479,7 +490,7 @@ fn ipv4_header(
     out.put_u16(0); // total length
     out.put_u16(identification);
     out.put_u16(0); // not a fragment, may become one
-    out.put_u8(255);
+    out.put_u8(ttl);
     out.put_u8(0); // protocol
     out.put_u16(0); // checksum
     out.put_slice(&source.octets());

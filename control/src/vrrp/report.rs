@@ -17,7 +17,11 @@ pub struct Reporter {
     instances: Vec<Known>,
     groups: Vec<Known>,
     /// Of each instance.
+    interfaces: Vec<String>,
+    /// Of each instance.
     group_of: Vec<Option<usize>>,
+    /// Of each instance.
+    notifies: Vec<Notifies>,
     /// Names with the word of the file.
     trackers: Vec<String>,
     /// Of each instance: its interface and its heartbeat interfaces.
@@ -25,6 +29,12 @@ pub struct Reporter {
     notices: mpsc::Sender<Notice>,
     /// Counts changes that the host has to act on.
     changes: watch::Sender<u64>,
+}
+
+/// What is told of an instance only if its file asks for it.
+struct Notifies {
+    deleted: bool,
+    priority_changes: bool,
 }
 
 /// An instance or a sync group, and what was told of it last.
@@ -60,9 +70,18 @@ impl Reporter {
                 .zip(&states)
                 .map(|(it, state)| known(&it.name, *state))
                 .collect(),
+            interfaces: config.instances.iter().map(|it| it.interface.clone()).collect(),
             groups: config.groups.iter().map(|group| known(&group.name, common(&group.members))).collect(),
             group_of: (0..config.instances.len()).map(group_of).collect(),
             ways: config.instances.iter().map(|it| it.ways().map(str::to_owned).collect()).collect(),
+            notifies: config
+                .instances
+                .iter()
+                .map(|it| Notifies {
+                    deleted: it.notify.says_deleted,
+                    priority_changes: it.notify.priority_changes,
+                })
+                .collect(),
             trackers: config.trackers.iter().map(|it| format!("{} {}", it.word(), it.name())).collect(),
             notices,
             changes,
@@ -80,6 +99,11 @@ impl Reporter {
         let instance = self.instances.get(index).map_or("?", |known| known.name.as_str());
         match kind {
             EventKind::Transition { from, to, cause, priority } => {
+                let is_deleted = cause == Cause::Fault(FaultCause::Removed);
+                let what = match self.notifies.get(index) {
+                    Some(Notifies { deleted: true, .. }) if is_deleted => What::Deleted,
+                    _ => What::Became(to),
+                };
                 let cause = self.text(cause);
                 tracing::info!(instance, %from, %to, cause, "VRRP state changed");
                 let change = self.change();
@@ -89,7 +113,6 @@ impl Reporter {
                     return;
                 }
                 let subject = Subject::Instance(index);
-                let what = What::Became(to);
                 self.notify(Notice { subject, from, what, priority, cause: cause.clone(), change });
                 self.follow(index, to, cause, change);
             }
@@ -108,10 +131,23 @@ impl Reporter {
             EventKind::Claimed { address, mac, priority } => {
                 let mac = mac_text(mac);
                 tracing::error!(instance, %address, mac, "split brain: another host claims a virtual address of ours");
-                let (subject, from, change) =
-                    (Subject::Instance(index), State::Master, *self.changes.borrow());
                 let cause = format!("{address} is claimed by {mac}");
-                self.notify(Notice { subject, from, what: What::SplitBrain, priority, cause, change });
+                self.remark(index, What::SplitBrain, State::Master, priority, cause);
+            }
+            EventKind::LowerPriority { from, priority } => {
+                let cause = format!("{from} is master too, with a lower priority");
+                tracing::warn!(instance, %from, "a master of lower priority is heard");
+                self.remark(index, What::LowerPriority, State::Master, priority, cause);
+            }
+            EventKind::Priority { state, priority } => {
+                tracing::info!(instance, priority, "priority changed");
+                if self.notifies.get(index).is_some_and(|it| it.priority_changes) {
+                    self.remark(index, What::Priority(state), state, priority, "trackers".to_owned());
+                }
+            }
+            EventKind::UnknownVrid { from, vrid } => {
+                let interface = self.interfaces.get(index).map_or("?", String::as_str);
+                tracing::warn!(interface, %from, vrid, "adverts of a virtual router that is not configured");
             }
             EventKind::Silent { ways, before } => {
                 for (way, interface) in self.ways.get(index).into_iter().flatten().enumerate() {
@@ -147,6 +183,12 @@ impl Reporter {
         // keepalived has no priority for groups either.
         let what = What::Became(to);
         self.notify(Notice { subject: Subject::Group(of), from, what, priority: 0, cause, change });
+    }
+
+    /// What leaves the state as it is.
+    fn remark(&self, index: usize, what: What, from: State, priority: u8, cause: String) {
+        let (subject, change) = (Subject::Instance(index), *self.changes.borrow());
+        self.notify(Notice { subject, from, what, priority, cause, change });
     }
 
     fn notify(&self, notice: Notice) {
@@ -189,6 +231,8 @@ mod tests {
             instances: vec![known],
             groups: vec![],
             group_of: vec![None],
+            interfaces: vec![],
+            notifies: vec![],
             trackers: vec![],
             ways: vec![],
             notices,
@@ -207,12 +251,44 @@ mod tests {
     }
 
     #[test]
+    fn a_removed_instance_is_deleted_and_priorities_are_told_only_where_the_file_asks_for_it() {
+        for asked in [false, true] {
+            let (notices, mut told) = mpsc::channel(8);
+            let mut reporter = Reporter {
+                instances: vec![Known { name: "A".to_owned(), state: State::Backup }],
+                groups: vec![],
+                interfaces: vec!["eth0".to_owned()],
+                group_of: vec![None],
+                notifies: vec![Notifies { deleted: asked, priority_changes: asked }],
+                ways: vec![],
+                trackers: vec![],
+                notices,
+                changes: watch::channel(0).0,
+            };
+            let from = [10, 0, 0, 2].into();
+            reporter.report(0, EventKind::Priority { state: State::Backup, priority: 90 });
+            reporter.report(0, EventKind::LowerPriority { from, priority: 100 });
+            let cause = Cause::Fault(FaultCause::Removed);
+            let (from, to) = (State::Backup, State::Fault);
+            reporter.report(0, EventKind::Transition { from, to, cause, priority: 100 });
+            let told: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).map(|it| it.what).collect();
+            let expected: &[_] = match asked {
+                false => &[What::LowerPriority, What::Became(State::Fault)],
+                true => &[What::Priority(State::Backup), What::LowerPriority, What::Deleted],
+            };
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[test]
     fn a_group_is_told_of_when_its_last_member_has_changed_and_after_it() {
         let known = |name: &str| Known { name: name.to_owned(), state: State::Init };
         let (notices, mut told) = mpsc::channel(64);
         let mut reporter = Reporter {
             instances: ["A", "B", "ALONE"].map(known).into(),
             groups: vec![known("VG")],
+            interfaces: vec![],
+            notifies: vec![Notifies { deleted: true, priority_changes: true }],
             group_of: vec![Some(0), Some(0), None],
             trackers: vec!["track_script chk".to_owned()],
             ways: vec![],

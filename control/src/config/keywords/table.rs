@@ -25,7 +25,6 @@ const CHECKS: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCh
 
 /// Words that had a meaning once.
 pub const DEAD: &str = "keepalived ignores it as well";
-const NO_SCRIPTS: &str = "the script is not run";
 const NO_MAIL: &str = "no mail is sent";
 const NOT_TRACKED: &str = "its failure changes neither state nor priority";
 const UNCHECKED: &str = "the real server is not checked by it";
@@ -121,10 +120,10 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "admin_group" read | "group that may use the control socket (lvsd's own)" "root only" "GROUP"
     [GlobalDefs] "use_symlink_paths" not_yet("programs are called by their last path and the name in the file") | "keeps symbolic links in the paths of scripts" "off" "[BOOL]"
     [GlobalDefs] "set_supplementary_groups" not_yet("scripts have one group") | "gives scripts all groups of their user" "off" ""
-    [GlobalDefs] "notify_fifo_script" not_yet(NO_SCRIPTS) | "program that reads notify_fifo" "none" "COMMAND"
-    [GlobalDefs] "vrrp_notify_fifo_script" not_yet(NO_SCRIPTS) | "program that reads vrrp_notify_fifo" "none" "COMMAND"
-    [GlobalDefs] "lvs_notify_fifo_script" not_yet(NO_SCRIPTS) | "program that reads lvs_notify_fifo" "none" "COMMAND"
-    [GlobalDefs] "vrrp_notify_priority_changes" not_yet("a FIFO is told of states only") | "tells FIFOs of priorities too" "off" "[BOOL]"
+    [GlobalDefs] "notify_fifo_script" read | "program that reads notify_fifo" "none" "COMMAND"
+    [GlobalDefs] "vrrp_notify_fifo_script" read | "program that reads vrrp_notify_fifo" "none" "COMMAND"
+    [GlobalDefs] "lvs_notify_fifo_script" read | "program that reads lvs_notify_fifo" "none" "COMMAND"
+    [GlobalDefs] "vrrp_notify_priority_changes" read | "tells FIFOs of priorities too" "off" "[BOOL]"
     [GlobalDefs] "fifo_write_vrrp_states_on_reload" not_yet("a FIFO is told of changes only") | "tells FIFOs all states again after a reload" "off" ""
     [GlobalDefs] "vrrp_mcast_group4" read | "where IPv4 adverts go" "224.0.0.18" "ADDRESS"
     [GlobalDefs] "vrrp_mcast_group6" read | "where IPv6 adverts go" "ff02::12" "ADDRESS"
@@ -142,9 +141,9 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "vrrp_skip_check_adv_addr" read | "does not compare the addresses of each advert of the same master" "off" ""
     [GlobalDefs] "vrrp_strict" read | "holds to the RFC, without keepalived's extensions" "off" ""
     [GlobalDefs] "vrrp_owner_ignore_adverts" read | "the owner of the addresses drops others' adverts" "off" "[BOOL]"
-    [GlobalDefs] "log_unknown_vrids" not_yet(DEFAULT) | "logs adverts of no instance here" "off" ""
-    [GlobalDefs] "vrrp_startup_delay" not_yet(DEFAULT) | "waits before instances start" "0" "seconds"
-    [GlobalDefs] "vrrp_delay_after_boot" not_yet(DEFAULT) | "waits until the host has been up so long" "0" "seconds"
+    [GlobalDefs] "log_unknown_vrids" read | "logs adverts of no instance here" "off" ""
+    [GlobalDefs] "vrrp_startup_delay" read | "waits before instances start" "0" "seconds"
+    [GlobalDefs] "vrrp_delay_after_boot" read | "waits until the host has been up so long" "0" "seconds"
     [GlobalDefs] "dynamic_interfaces" read | "interfaces may come and go" "off" "[allow_if_changes]"
     [GlobalDefs] "default_interface" ignored("only static addresses need it, which lvsd does not set") | "interface of addresses that name none" "eth0" "INTERFACE"
     [GlobalDefs] "disable_local_igmp" not_yet(DEFAULT) | "joins link-local groups without telling" "off" ""
@@ -239,7 +238,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "preempt_delay" read | "how long a master of lower priority is left alone" "0" "0 to 1000 s"
     [VrrpInstance] "unicast_src_ip" read | "source of unicast adverts" "the interface's first address" "ADDRESS"
     [VrrpInstance] "mcast_src_ip" read | "source of multicast adverts" "the interface's first address" "ADDRESS"
-    [VrrpInstance] "unicast_peer" read => Entries, repeats | "nodes that get adverts by unicast" "none = multicast" "{ ADDRESS .. }"
+    [VrrpInstance] "unicast_peer" read => Entries, repeats | "nodes that get adverts by unicast" "none = multicast" "{ ADDRESS [min_ttl N] [max_ttl N] .. }"
     [VrrpInstance] "garp_master_delay" read | "as vrrp_garp_master_delay" "that one" "0 to 86400 s"
     [VrrpInstance] "garp_master_repeat" read | "as vrrp_garp_master_repeat" "that one" "1 to 1000"
     [VrrpInstance] "garp_master_refresh" read | "as vrrp_garp_master_refresh" "that one" "0 to 86400 s"
@@ -247,7 +246,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "virtual_ipaddress_excluded" read => Entries, repeats | "addresses that move without being named in adverts" "" "{ ADDRESS .. }"
     [VrrpInstance] "no_virtual_ipaddress" read | "an instance without addresses is meant" "off" ""
     [VrrpInstance] "auth_hmac" read => AuthHmac | "signs adverts" "off" "{ .. }"
-    [VrrpInstance] "unicast_ttl" not_yet(DEFAULT) | "TTL of unicast adverts" "255" "0 to 255"
+    [VrrpInstance] "unicast_ttl" read | "TTL of unicast adverts" "255" "0 to 255"
     [VrrpInstance] "unicast_fault_no_peer" not_yet(DEFAULT) | "FAULT, not multicast, without peers" "off" ""
     [VrrpInstance] "check_unicast_src" read | "as vrrp_check_unicast_src" "that one" ""
     [VrrpInstance] "old_unicast_checksum" not_yet(DEFAULT) | "checksum of keepalived before 1.3.6" "found out" "[never]"
@@ -273,9 +272,10 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance SyncGroup] "notify_fault" read | "runs on FAULT" "none" "COMMAND [USER [GROUP]]"
     [VrrpInstance SyncGroup] "notify_stop" read | "runs at the end" "none" "COMMAND [USER [GROUP]]"
     [VrrpInstance SyncGroup] "notify" read | "runs on every change, with TYPE NAME STATE PRIORITY" "none" "COMMAND [USER [GROUP]]"
-    [VrrpInstance] "notify_deleted" not_yet(NO_SCRIPTS) | "runs when a reload removes the instance" "notify_fault" "[COMMAND]"
-    [VrrpInstance] "notify_master_rx_lower_pri" not_yet(NO_SCRIPTS) | "runs when a master hears a lower priority" "none" "COMMAND"
-    [VrrpInstance SyncGroup] "notify_priority_changes" not_yet("a FIFO is told of states only") | "as vrrp_notify_priority_changes" "that one" "[BOOL]"
+    [VrrpInstance] "notify_deleted" read | "runs when a reload removes the instance" "notify_fault" "[COMMAND]"
+    [VrrpInstance] "notify_master_rx_lower_pri" read | "runs when a master hears a lower priority" "none" "COMMAND"
+    [VrrpInstance] "notify_priority_changes" read | "as vrrp_notify_priority_changes" "that one" "[BOOL]"
+    [SyncGroup] "notify_priority_changes" not_yet("a FIFO is told of states only") | "as vrrp_notify_priority_changes" "that one" "[BOOL]"
     [VrrpInstance SyncGroup VirtualServer RealServer] "smtp_alert" not_yet(NO_MAIL) | "sends mails of changes" "by smtp_alert.. of global_defs" "[BOOL]"
     [VrrpInstance] "garp_lower_prio_delay" read | "as vrrp_garp_lower_prio_delay" "that one" "seconds"
     [VrrpInstance] "garp_lower_prio_repeat" read | "as vrrp_garp_lower_prio_repeat" "that one" "number"

@@ -9,7 +9,7 @@ use crate::config::{
     diagnostic::{Class, Report, quote},
     keywords::{Block, nearest_of},
     lexer::Word,
-    model::{Authentication, Family, Preempt, Priority, Version, Vrid, VrrpInstance},
+    model::{Authentication, Family, Preempt, Priority, TtlLimit, Version, Vrid, VrrpInstance},
     tree::Statement,
 };
 
@@ -31,14 +31,18 @@ impl Reader<'_> {
         let authentication = if signing.is_some() { Authentication::None } else { authentication };
         let preempt = self.preempt(&items, item, start_as_master == Some(true), priority);
         let source = self.source(&items, family);
-        let peers = self.peers(&items, source, family);
+        let (peers, ttl_limits) = self.peers(&items, source, family);
+        let unicast_ttl = self.one(&items, "unicast_ttl", octet).unwrap_or(255);
         let multicast = self.one(&items, "mcast_dst_ip", value::group(family));
         let multicast = multicast.unwrap_or(defaults.groups.of(family));
         let Addresses { advertised, excluded } = self.addresses(&items, item, family, version);
         let garp = self.instance_garp(&items, &defaults.garp);
         let rules = self.rules(&items, &defaults.rules);
         let accept = self.accept(&items, priority, rules);
-        let notify = self.notify(&items);
+        let mut notify = self.notify(&items);
+        if items.last("notify_priority_changes").is_none() {
+            notify.priority_changes = defaults.notify_priority_changes;
+        }
         let tracks = self.tracks(&items, priority);
         let track_primary = !self.flag(&items, "dont_track_primary");
         let down_timer_adverts =
@@ -67,6 +71,8 @@ impl Reader<'_> {
             source,
             peers,
             multicast,
+            unicast_ttl,
+            ttl_limits,
             authentication,
             signing,
             preempt: if rules.strict && preempt != Preempt::Never { Preempt::Immediate } else { preempt },
@@ -263,9 +269,14 @@ impl Reader<'_> {
         unicast.or(multicast)
     }
 
-    fn peers(&mut self, items: &Items<'_>, source: Option<IpAddr>, family: Family) -> Vec<IpAddr> {
+    fn peers(
+        &mut self,
+        items: &Items<'_>,
+        source: Option<IpAddr>,
+        family: Family,
+    ) -> (Vec<IpAddr>, Vec<TtlLimit>) {
         let mut peers = HashMap::new();
-        let mut order = Vec::new();
+        let (mut order, mut limits) = (Vec::new(), Vec::new());
         let blocks: Vec<_> = items.all("unicast_peer").collect();
         for item in &blocks {
             self.extra(*item, &item.statement.arguments);
@@ -279,7 +290,15 @@ impl Reader<'_> {
             let address = self.word("unicast_peer", &entry.word, value::host_of(family));
             let Some(address) = address else { continue };
             self.address_has_no_block(entry);
-            self.peer_options(&entry.arguments);
+            let [least, most] = self.ttl_limit(&entry.arguments);
+            if least.is_some() || most.is_some() {
+                let (least, most) = (least.unwrap_or(0), most.unwrap_or(255));
+                limits.push(TtlLimit { peer: address, least, most });
+                if least > most {
+                    let message = format!("min_ttl {least} is above max_ttl {most}");
+                    self.error(Class::BadValue, entry.word.span, message);
+                }
+            }
             if source == Some(address) {
                 let message = format!("unicast_peer: {address} is this node itself: not a peer");
                 match alone {
@@ -294,20 +313,29 @@ impl Reader<'_> {
                 order.push(address);
             }
         }
-        order
+        (order, limits)
     }
 
-    fn peer_options(&mut self, mut words: &[Word]) {
+    /// `[min_ttl N] [max_ttl N]`.
+    fn ttl_limit(&mut self, mut words: &[Word]) -> [Option<u8>; 2] {
+        let mut limit = [None; 2];
         while let [word, rest @ ..] = words {
-            words = match (word.text, rest) {
-                ("min_ttl" | "max_ttl", [_, rest @ ..]) => {
-                    let message = format!("{} is not supported yet: every TTL is accepted", word.text);
-                    self.warn(Class::Unsupported, word.span, message);
-                    rest
+            let (limit, name) = match word.text {
+                "min_ttl" => (&mut limit[0], "min_ttl"),
+                "max_ttl" => (&mut limit[1], "max_ttl"),
+                _ => {
+                    self.one_entry_a_line(word, &["min_ttl", "max_ttl"]);
+                    break;
                 }
-                _ => return self.one_entry_a_line(word, &["min_ttl", "max_ttl"]),
             };
+            let [value, rest @ ..] = rest else {
+                self.error(Class::BadValue, word.span, format!("{name} needs a value"));
+                break;
+            };
+            *limit = self.word(name, value, octet);
+            words = rest;
         }
+        limit
     }
 
     pub fn address_has_no_block(&mut self, entry: &Statement) {
@@ -331,4 +359,8 @@ impl Reader<'_> {
         };
         self.reports.push(report);
     }
+}
+
+fn octet(word: &str) -> value::Value<u8> {
+    value::number(0..=255)(word).and_then(|number| Ok(u8::try_from(number)?))
 }

@@ -14,12 +14,18 @@ use crate::{
 
 impl Reader<'_> {
     pub(super) fn notify(&mut self, items: &Items<'_>) -> Notify {
+        let says_deleted = items.last("notify_deleted").is_some();
+        let deleted = items.last("notify_deleted").is_some_and(|item| !item.statement.arguments.is_empty());
         Notify {
             master: self.command_of(items, "notify_master"),
             backup: self.command_of(items, "notify_backup"),
             fault: self.command_of(items, "notify_fault"),
             stop: self.command_of(items, "notify_stop"),
             any: self.command_of(items, "notify"),
+            says_deleted,
+            deleted: if deleted { self.command_of(items, "notify_deleted") } else { None },
+            master_rx_lower_pri: self.command_of(items, "notify_master_rx_lower_pri"),
+            priority_changes: self.switch(items, "notify_priority_changes").unwrap_or(false),
         }
     }
 
@@ -38,8 +44,17 @@ impl Reader<'_> {
         self.word(word, command, |_| runnable(words_of(command)?, account))
     }
 
-    /// `WORD NAME [USER [GROUP]]`.
-    pub(super) fn fifo(&mut self, items: &Items<'_>, word: &'static str) -> Option<Fifo> {
+    /// `WORD NAME [USER [GROUP]]`, and `READER COMMAND [USER [GROUP]]`.
+    pub(super) fn fifo(
+        &mut self,
+        items: &Items<'_>,
+        word: &'static str,
+        reader: &'static str,
+    ) -> Option<Fifo> {
+        let script = self.command_of(items, reader);
+        if let (Some(span), None) = (items.span(reader), items.last(word)) {
+            self.warn(Class::Missing, span, format!("{reader} without {word}: it is not run"));
+        }
         let item = items.last(word)?;
         let (path, user) = self.first(item)?;
         let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
@@ -47,7 +62,7 @@ impl Reader<'_> {
             path if path.starts_with('/') => Ok(PathBuf::from(path)),
             path => Err(Wrong::new(format!("{} does not begin with `/`", quote(path)))),
         })?;
-        Some(Fifo { path, account })
+        Some(Fifo { path, account, reader: script })
     }
 
     /// `USER [GROUP]`, also written `USER:GROUP` or `USER :GROUP`.

@@ -24,6 +24,8 @@ fn format() -> Format {
         source: [10, 77, 0, 1].into(),
         peers: vec![],
         multicast: [224, 0, 0, 18].into(),
+        ttl: 255,
+        ttl_limits: vec![],
         addresses: vec![],
     }
 }

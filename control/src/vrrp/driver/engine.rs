@@ -21,8 +21,8 @@ use socket2::SockAddr;
 use tokio::sync::mpsc;
 
 use super::{
-    Event, EventKind, Instance, Shared, Start, StartError, Word, clock, decode_fault, decode_standing,
-    wall_clock,
+    Event, EventKind, Instance, Options, Shared, Start, StartError, Word, clock, decode_fault,
+    decode_standing, wall_clock,
 };
 use crate::{
     announce::{self, Frame},
@@ -66,6 +66,9 @@ pub(super) struct Engine {
     groups: Vec<Vec<usize>>,
     /// All nodes have had their start: groups may look at them.
     started: bool,
+    /// Until when nothing takes part.
+    start_at: Option<Monotonic>,
+    log_unknown_vrids: bool,
     /// Set once everything has been resigned: when to end at the latest.
     stop_at: Option<Monotonic>,
 }
@@ -81,6 +84,8 @@ struct Link {
     nodes: Box<[Option<usize>; 256]>,
     /// When the next announcement may leave.
     announce_at: Monotonic,
+    /// VRIDs of others that were told of.
+    strangers: Box<[bool; 256]>,
 }
 
 /// One heartbeat interface.
@@ -99,6 +104,8 @@ struct Node {
     rules: Rules,
     /// Who sent the last advert that counted.
     heard: Option<IpAddr>,
+    /// When it may be said again that a master of lower priority was heard.
+    lower_at: Monotonic,
     announce_interval: Duration,
     lease: u32,
     group: Option<usize>,
@@ -128,6 +135,8 @@ struct Node {
 /// Longest run of one kind of work before the others get their turn. The receive buffer holds fewer adverts than
 /// this, so a timer never fires while an advert that would have stopped it lies unread.
 const RECEIVE_BATCH: usize = 4096;
+/// Between two words about masters of lower priority.
+const LOWER_PAUSE: Duration = Duration::from_secs(10);
 const ANNOUNCE_BATCH: usize = 64;
 
 /// A claim that goes on is told again after this.
@@ -147,6 +156,7 @@ impl Engine {
     pub(super) fn new(
         instances: &[Instance],
         starts: &[Start],
+        options: Options,
         leases: LeaseMap,
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
@@ -233,17 +243,26 @@ impl Engine {
             effects: Effects::with_capacity(16),
             packet: BytesMut::with_capacity(MAX_DATAGRAM),
             received: Room::new(),
+            start_at: (!options.startup_delay.is_zero()).then(|| clock() + options.startup_delay),
+            log_unknown_vrids: options.log_unknown_vrids,
             stop_at: None,
         })
     }
 
     /// Until it is told to stop or to leave.
     pub(super) fn run(&mut self) -> io::Result<()> {
+        let lease = |engine: &Self, index: usize| {
+            Monotonic::from_nanos(engine.leases.until(engine.nodes[index].lease))
+        };
+        // Who is master still has not just been started.
+        if (0..self.nodes.len()).any(|index| lease(self, index) > clock()) {
+            self.start_at = None;
+        }
         for index in 0..self.nodes.len() {
-            let lease = Monotonic::from_nanos(self.leases.until(self.nodes[index].lease));
+            let lease = lease(self, index);
             let fault = self.nodes[index].fault;
             // What has no result yet holds a start up, but does not end a lease that runs.
-            if fault.is_none() || lease > clock() {
+            if self.start_at.is_none() && (fault.is_none() || lease > clock()) {
                 self.input(index, |machine, now, effects| machine.on_start(lease, now, effects));
             }
             self.fault(index, fault);
@@ -284,12 +303,19 @@ impl Engine {
                 self.read_mailbox();
             }
             self.fire();
+            if self.start_at.is_some_and(|at| at <= clock()) {
+                self.start_at = None;
+                for index in 0..self.nodes.len() {
+                    self.fault(index, self.nodes[index].fault);
+                }
+            }
         }
     }
 
     /// Arms the timer for what comes next. True when there is nothing left to do.
     fn set_timer(&self, announce_at: Option<Monotonic>) -> io::Result<bool> {
-        let mut next = self.deadlines.iter().copied().chain(announce_at).min().unwrap_or(NEVER);
+        let mut next =
+            self.deadlines.iter().copied().chain(announce_at).chain(self.start_at).min().unwrap_or(NEVER);
         if let Some(stop_at) = self.stop_at {
             if clock() >= stop_at {
                 return Ok(true);
@@ -321,7 +347,7 @@ impl Engine {
                 match node {
                     Some((index, datagram)) => self.hear(index, 0, datagram),
                     None if datagram.is_some_and(|it| self.is_felt(self.links[link].ifindex, &it)) => {}
-                    None => self.shared.board.count_stray(),
+                    None => self.wonder(link, datagram.and_then(|it| Some((it.vrid()?, it.source)))),
                 }
             }
         }
@@ -346,6 +372,17 @@ impl Engine {
         let pulse = self.pulses.iter().find(|pulse| pulse.ifindex == ifindex);
         let node = pulse.zip(datagram.vrid()).and_then(|(pulse, vrid)| pulse.nodes[usize::from(vrid)]);
         node.is_some()
+    }
+
+    /// What is of no instance here; with VRID and source if it has them.
+    fn wonder(&mut self, link: usize, stranger: Option<(u8, IpAddr)>) {
+        self.shared.board.count_stray();
+        let beside = self.nodes.iter().position(|node| node.link == link);
+        if let (true, Some((vrid, from)), Some(beside)) = (self.log_unknown_vrids, stranger, beside)
+            && !std::mem::replace(&mut self.links[link].strangers[usize::from(vrid)], true)
+        {
+            self.tell(beside, EventKind::UnknownVrid { from, vrid });
+        }
     }
 
     fn hear(&mut self, index: usize, way: usize, datagram: Datagram<'_>) {
@@ -402,9 +439,21 @@ impl Engine {
             self.tell(index, EventKind::OwnAddress { from });
         }
         let was_master = self.nodes[index].machine.state() == State::Master;
+        let priority = self.nodes[index].machine.priority().get();
         self.input(index, |machine, now, effects| machine.on_advert(from, &received.advert, now, effects));
+        let now = clock();
+        let node = &mut self.nodes[index];
         // Its farewell went over `interface`, where nothing may arrive.
-        self.nodes[index].owes_farewell |= way > 0 && was_master;
+        node.owes_farewell |= way > 0 && was_master;
+        let theirs = (received.advert.priority, from);
+        if node.machine.state() == State::Master
+            && received.advert.priority > 0
+            && theirs < (priority, node.format.source)
+            && now >= node.lower_at
+        {
+            node.lower_at = now + LOWER_PAUSE;
+            self.tell(index, EventKind::LowerPriority { from, priority });
+        }
     }
 
     /// A backup that hears a master over some of its interfaces only says so.
@@ -434,7 +483,12 @@ impl Engine {
             if standing.priority != self.nodes[index].machine.standing() {
                 let priority = standing.priority;
                 self.input(index, |machine, now, effects| machine.on_priority(priority, now, effects));
-                shared.board.set_priority(index, self.nodes[index].machine.priority().get());
+                let priority = self.nodes[index].machine.priority().get();
+                shared.board.set_priority(index, priority);
+                let state = self.nodes[index].machine.state();
+                if matches!(state, State::Master | State::Backup) {
+                    self.tell(index, EventKind::Priority { state, priority });
+                }
             }
             let fault = decode_fault(fault.load(Ordering::Acquire)).or(standing.fault);
             if fault != self.nodes[index].fault {
@@ -527,6 +581,7 @@ impl Engine {
             self.groups[group].retain(|member| *member != index);
         }
         match fault {
+            None if self.start_at.is_some() => {}
             // A member of a sync group recovers with the others.
             None if self.nodes[index].group.is_some() => self.input(index, |_, _, _| {}),
             None => self.input(index, Machine::on_recovered),
@@ -562,8 +617,8 @@ impl Engine {
         let members = &self.groups[group];
         // More orders than members have states would be a circle; the thread must not turn in it.
         for _ in 0..8 * members.len() {
-            let now = clock();
-            let members = self.groups[group].iter().map(|index| self.nodes[*index].member(now));
+            let (now, is_held) = (clock(), self.start_at.is_some());
+            let members = self.groups[group].iter().map(|index| self.nodes[*index].member(now, is_held));
             let Some((member, order)) = group::next(members) else { return };
             let index = self.groups[group][member];
             self.apply(index, |machine, now, effects| machine.obey(order, now, effects));
@@ -734,7 +789,10 @@ impl Engine {
             | EventKind::AddressesUp
             | EventKind::AddressesDown
             | EventKind::Silent { .. }
-            | EventKind::Claimed { .. } => None,
+            | EventKind::Claimed { .. }
+            | EventKind::LowerPriority { .. }
+            | EventKind::Priority { .. }
+            | EventKind::UnknownVrid { .. } => None,
             EventKind::Rejected { rejection, .. } => Some(rejection.kind()),
             EventKind::AddressesDiffer { .. } => Some(Rejection::KINDS.len()),
             EventKind::OwnAddress { .. } => Some(Rejection::KINDS.len() + 1),
@@ -762,6 +820,7 @@ impl Link {
             sockets: Vec::new(),
             nodes: Box::new([None; 256]),
             announce_at: Monotonic::default(),
+            strangers: Box::new([false; 256]),
         };
         link.add_socket(instance, PROTOCOL)?;
         Ok(link)
@@ -806,11 +865,12 @@ impl Pulse {
 }
 
 impl Node {
-    fn member(&self, now: Monotonic) -> Member {
+    fn member(&self, now: Monotonic, is_held: bool) -> Member {
         Member {
             state: self.machine.state(),
             wants_master: self.machine.wants_master(now),
             own: match self.fault {
+                None if is_held => Own::Waiting,
                 None => Own::Ready,
                 Some(FaultCause::Untried) => Own::Waiting,
                 Some(_) => Own::Failed,
@@ -837,6 +897,8 @@ impl Node {
             source: instance.source,
             peers: instance.peers.clone(),
             multicast: instance.multicast,
+            ttl: if instance.peers.is_empty() { 255 } else { instance.unicast_ttl },
+            ttl_limits: instance.ttl_limits.clone(),
             addresses: instance.advertised().collect(),
         };
         Ok(Self {
@@ -857,6 +919,7 @@ impl Node {
             format,
             rules: instance.rules,
             heard: None,
+            lower_at: Monotonic::default(),
             announce_interval: instance.announce_interval,
             pulses: Vec::new(),
             ways: Ways::new(1 + instance.heartbeats.len(), instance.down_timer_adverts),

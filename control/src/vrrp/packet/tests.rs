@@ -30,6 +30,8 @@ fn v2() -> Format {
         source: SOURCE,
         peers: Vec::new(),
         multicast: GROUP,
+        ttl: 255,
+        ttl_limits: vec![],
         addresses: vec![VIP],
     }
 }
@@ -95,11 +97,30 @@ fn a_length_in_the_ip_header_beyond_what_came_is_refused() {
 
 #[test]
 fn a_routed_multicast_advert_is_refused_and_a_routed_unicast_one_is_not() {
-    for (peers, outcome) in [(vec![], Some(Rejection::Ttl { got: 254 })), (vec![PEER], None)] {
+    for (peers, outcome) in
+        [(vec![], Some(Rejection::Ttl { got: 254, least: 255, most: 255 })), (vec![PEER], None)]
+    {
         let format = Format { peers, ..v2() };
         let mut bytes = sent(&format, 100, 1);
         bytes[8] = 254;
         assert_eq!(answer(&format, &bytes).err(), outcome);
+    }
+}
+
+#[test]
+fn a_unicast_advert_has_the_ttl_that_is_set_and_may_cross_as_many_routers_as_the_peer_is_away() {
+    let format = Format { peers: vec![PEER], ttl: 64, ..v2() };
+    assert_eq!(sent(&format, 100, 1)[8], 64);
+    for (least, most, ttl, is_fine) in
+        [(60, 62, 59, false), (60, 62, 60, true), (60, 62, 62, true), (60, 62, 63, false), (0, 255, 1, true)]
+    {
+        let limits = vec![TtlLimit { peer: SOURCE, least, most }];
+        let mut bytes = sent(&format, 100, 1);
+        bytes[8] = ttl;
+        let receiver = Format { ttl_limits: limits, ..mirrored(&format) };
+        let outcome = receiver.accept(&Datagram::parse(&bytes).unwrap());
+        let refused = Rejection::Ttl { got: ttl, least, most };
+        assert_eq!(outcome.err(), (!is_fine).then_some(refused), "{ttl} within {least} to {most}");
     }
 }
 

@@ -22,6 +22,8 @@ fn format(host: u8) -> Format {
         source: [10, 77, 0, host].into(),
         peers: vec![],
         multicast: [224, 0, 0, 18].into(),
+        ttl: 255,
+        ttl_limits: vec![],
         addresses: vec![[10, 77, 0, 100].into()],
     }
 }

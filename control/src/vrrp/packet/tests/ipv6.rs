@@ -81,5 +81,5 @@ fn over_ipv6_a_checksum_without_pseudo_header_is_wrong() {
 fn an_advert_over_ipv6_that_came_through_a_router_is_refused() {
     let packet = sent(&v6(100), 100, 1);
     let routed = Datagram { ttl: 254, ..datagram_v6(&packet) };
-    assert_eq!(v6(100).accept(&routed), Err(Rejection::Ttl { got: 254 }));
+    assert_eq!(v6(100).accept(&routed), Err(Rejection::Ttl { got: 254, least: 255, most: 255 }));
 }

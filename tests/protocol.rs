@@ -1,0 +1,114 @@
+//! Do the words that change how VRRP is spoken do what they say?
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use lvs_tests::{
+    Capture, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, turns, wait_for, web_service,
+};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn vrrp(priority: u8) -> Vrrp {
+    Vrrp::v3(priority, INTERVAL)
+}
+
+fn service(scene: &Scene) -> String {
+    web_service(&scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>())
+}
+
+#[test]
+fn with_no_accept_the_service_is_there_and_the_director_is_not() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let config = |lines| vrrp(150).text_with(lines) + &service(&scene);
+    let lb1 = Director::start(&scene.lb1, &config(""))?;
+    let has_address =
+        || -> Result<bool> { Ok(scene.lb1.run("ip -4 address show dev eth0")?.contains("10.77.0.100")) };
+    // A port without a service is the director's own, and its kernel says that nobody listens there.
+    let other = SocketAddr::from((*VIP.ip(), 81));
+    let is_refused = || -> Result<bool> {
+        let connect = || Ok(TcpStream::connect_timeout(&other, Duration::from_millis(500)));
+        Ok(scene.client.in_ns(connect)?.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
+    };
+    wait_for("a refused connection", PATIENCE, || Ok((has_address()? && is_refused()?).then_some(())))?;
+
+    lb1.reload(&config("    no_accept"))?;
+    wait_for("no address", PATIENCE, || Ok((!has_address()?).then_some(())))?;
+    scene.wait_for_service(PATIENCE)?;
+    ensure!(!is_refused()?, "the director answers");
+    ensure!(!has_address()?, "the address has come back");
+    assert_eq!(lb1.state()?, "MASTER");
+    Ok(())
+}
+
+#[test]
+fn directors_that_sign_follow_each_other_and_nobody_else() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let signed = |key: char| {
+        format!(
+            "    auth_hmac {{\n        key 1 {}\n        active_key 1\n    }}",
+            key.to_string().repeat(32)
+        )
+    };
+    let watch = Capture::start(&scene.watcher, "eth0")?;
+    let mut lb1 = Director::start(&scene.lb1, &vrrp(150).text_with(&signed('k')))?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let lb2 = Director::start(&scene.lb2, &vrrp(100).text_with(&signed('k')))?;
+    thread::sleep(10 * INTERVAL);
+    assert_eq!(lb2.state()?, "BACKUP");
+
+    // With another key it would be the better master; it is heard by none, and hears none.
+    let stranger = Director::start(&scene.client, &vrrp(200).text_with(&signed('x')))?;
+    for (director, kind) in [(&lb1, "integrity"), (&lb2, "integrity"), (&stranger, "integrity")] {
+        wait_for("refused adverts", PATIENCE, || {
+            let status = director.status()?;
+            Ok(status.instances.iter().any(|it| it.rejected.get(kind) > Some(&0)).then_some(()))
+        })?;
+    }
+    assert_eq!((lb1.state()?, lb2.state()?), ("MASTER".to_owned(), "BACKUP".to_owned()));
+
+    lb1.stop()?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+    lb1.start_again()?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    let adverts = watch.adverts();
+    let pair = adverts.iter().filter(|it| it.priority > 0 && it.source != scene.client.address());
+    assert_eq!(turns(pair.map(|it| it.source)), [&scene.lb1, &scene.lb2, &scene.lb1].map(Node::address));
+    Ok(())
+}
+
+#[test]
+fn a_delayed_start_is_told_by_init_and_strangers_by_the_log() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let delay = "global_defs {\n    vrrp_startup_delay 3\n    log_unknown_vrids\n}\n";
+    let other = vrrp(100).text().replace("virtual_router_id 51", "virtual_router_id 77");
+    let _other = Director::start(&scene.lb2, &other.replace("10.77.0.100/24", "10.77.0.101/24"))?;
+    let watch = Capture::start(&scene.watcher, "eth0")?;
+    let lb1 = Director::start(&scene.lb1, &(delay.to_owned() + &vrrp(150).text()))?;
+    assert_eq!(lb1.state()?, "INIT");
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let log = fs::read_to_string(lb1.process().log())?;
+    let told = log.lines().filter(|line| line.contains("virtual router that is not configured"));
+    assert_eq!(told.filter(|line| line.contains("77")).count(), 1, "{log}");
+    ensure!(watch.adverts().iter().any(|it| it.source == scene.lb1.address()), "no advert");
+
+    lb1.reload(&(delay.to_owned() + &vrrp(160).text()))?;
+    assert_eq!(lb1.state()?, "MASTER", "a reload is no start");
+    Ok(())
+}
