@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ const REQUEST_BYTES: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What waits for another director takes longer: some of the longest intervals (40.95 s, in v2 255 s).
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(1100);
-/// Clients served at once; others wait in the listen queue.
+/// Clients served at once, of root and of all others each: nobody can lock root out. One too many is hung up on.
 const CLIENTS: usize = 16;
 /// Longest answer that `ask` reads: far above the status of the largest configuration.
 const ANSWER_BYTES: u64 = 1 << 30;
@@ -131,17 +132,19 @@ pub async fn serve(
     calls: mpsc::Sender<Call>,
     cancel: CancellationToken,
 ) {
-    let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
+    let [of_root, of_others] = [(); 2].map(|()| Arc::new(Semaphore::new(CLIENTS)));
     let mut clients = tokio::task::JoinSet::new();
     loop {
-        let client = async {
-            let place = places.clone().acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
-        };
         tokio::select! {
             () = cancel.cancelled() => return,
-            Some((accepted, place)) = client => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+                    let places = if is_root { &of_root } else { &of_others };
+                    let Ok(place) = places.clone().try_acquire_owned() else {
+                        tracing::warn!(is_root, "too many clients of the control socket");
+                        continue;
+                    };
                     let (requests, calls) = (requests.clone(), calls.clone());
                     clients.spawn(async move {
                         // A client that hangs up or says nothing is its own loss.

@@ -60,7 +60,8 @@ pub enum Command {
     /// Have a real server of a running director take no new flows; those it has continue.
     ///
     /// SERVICE and REAL are as `lvsd status` shows them, for instance `tcp:192.0.2.100:80` and `192.0.2.11:80`. An
-    /// order holds over weights of the configuration and of checks, through reloads and restarts, until `enable` or `reset`.
+    /// order holds over weights of the configuration and of checks, through reloads and restarts, until `enable` or `reset`. It is this
+    /// director's alone: give it on every director.
     Drain {
         service: String,
         real: String,

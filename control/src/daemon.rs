@@ -136,12 +136,9 @@ impl Daemon {
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
         let orders_path = Orders::path(run_dir);
-        let orders = Orders::load(&orders_path).with_context(|| {
-            format!("cannot read {}, remove it to forget all orders", orders_path.display())
-        })?;
+        let orders = Orders::load(&orders_path);
         let mut director = Director::new(&site.config, site.vips(&indexes), orders, |key, real| {
-            let known = real.weight > 0 && dataplane.knows(key, real.address, real.port);
-            known.then(|| dataplane.takes_flows(key, real.address, real.port))
+            dataplane.was_up(key, real.address, real.port, real.inhibit_on_failure)
         });
         director.on_next_hops(site.next_hops.clone());
         // An address that the file has lost since may be on its interface still, and the tables will not keep the

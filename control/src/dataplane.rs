@@ -347,14 +347,14 @@ impl Dataplane {
             .collect()
     }
 
-    /// Whether a real server may get new flows by the tables, as they are or were found.
-    pub fn takes_flows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
-        self.tables.takes_flows(key, address, port)
-    }
-
-    /// Whether the tables, as they are or were found, know a real server.
-    pub fn knows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
-        self.tables.real_index(key, address, port).is_some()
+    /// Whether a real server's checks succeeded, by the tables as they were found; `None`: they do not say. One that
+    /// drained may have had weight 0, unless it does so when it fails (`inhibits`).
+    pub fn was_up(&self, key: &ServiceKey, address: Ipv4Addr, port: u16, inhibits: bool) -> Option<bool> {
+        match self.tables.state(key, address, port)? {
+            Real::ALIVE | Real::OVERLOADED => Some(true),
+            Real::DEAD => Some(false),
+            _ => inhibits.then_some(false),
+        }
     }
 
     /// What a real server was sent, over all CPUs.

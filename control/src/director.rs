@@ -8,7 +8,7 @@ mod service;
 mod told;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     time::Instant,
 };
@@ -175,7 +175,7 @@ impl Director {
             Order::Enable { service, real } => {
                 let (s, r) = self.named(service, real)?;
                 let real = &self.services[s].reals[r];
-                if real.config.weight == 0 {
+                if real.config.weight == 0 && real.ordered.is_none() {
                     return Err(OrderError::ConfiguredZero { real: real.name() });
                 }
                 (vec![(s, r)], None)
@@ -189,6 +189,7 @@ impl Director {
             }
         };
         let mut changes = Vec::new();
+        let touched: BTreeSet<_> = places.iter().map(|(s, _)| *s).collect();
         for (s, r) in places {
             let service = &mut self.services[s];
             let name = service.name();
@@ -200,6 +201,10 @@ impl Director {
             if from != to {
                 changes.push(Change::Real { service: s, real: r, from, to });
             }
+        }
+        // One step: what lies between is no reason to lose the quorum.
+        for s in touched {
+            let service = &mut self.services[s];
             if service.settle_quorum() {
                 changes.push(Change::Quorum { service: s, gained: service.has_quorum() });
             }

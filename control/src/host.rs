@@ -173,7 +173,7 @@ fn locate_one(
                 config: address.clone(),
                 ifindex: link.ifindex,
                 mac: link.mac,
-                router: link.router,
+                router: link.router && address.address.is_ipv6(),
             })
         })
         .collect::<Result<_, HostError>>()?;

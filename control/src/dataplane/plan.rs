@@ -290,9 +290,9 @@ impl Tables {
         Some(pool.base + position as u32)
     }
 
-    /// Whether a real server may get new flows: the ring's, or by its scheduler some time.
-    pub fn takes_flows(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> bool {
-        self.real_index(key, address, port).is_some_and(|index| takes_flows(&self.reals[index as usize]))
+    /// [`Real::state`] of a service's real server.
+    pub fn state(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Option<u8> {
+        self.real_index(key, address, port).map(|index| self.reals[index as usize].state)
     }
 
     fn members(&self, pool: &Pool) -> &[Real] {

@@ -82,13 +82,20 @@ impl Orders {
         run_dir.join("orders.json")
     }
 
-    /// None where there is no file. One that cannot be read is an error: an operator's drain must not vanish unsaid.
-    pub fn load(path: &Path) -> io::Result<Self> {
-        match fs::read(path) {
+    /// None where there is no file. What cannot be read is put aside and told: an operator's drain does not vanish
+    /// unsaid, but a director that does not start is worse.
+    pub fn load(path: &Path) -> Self {
+        let read = || match fs::read(path) {
             Ok(text) => Ok(serde_json::from_slice(&text)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
-        }
+        };
+        read().unwrap_or_else(|error: io::Error| {
+            let aside = path.with_extension("unreadable");
+            let moved = fs::rename(path, &aside).is_ok();
+            tracing::error!(%error, file = %path.display(), moved, "orders cannot be read: nothing is overridden");
+            Self::default()
+        })
     }
 
     /// At no time is half of them in the file.
@@ -110,18 +117,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_survive_a_restart_and_an_unreadable_file_is_told() {
+    fn orders_survive_a_restart_and_an_unreadable_file_is_put_aside() {
         let dir = std::env::temp_dir().join(format!("lvsd-orders-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let path = Orders::path(&dir);
-        let mut orders = Orders::load(&path).unwrap();
+        let mut orders = Orders::load(&path);
         assert_eq!(orders, Orders::default());
         orders.set("tcp:10.0.0.1:80", "10.0.0.2:80", Some(7));
         orders.save(&path).unwrap();
-        assert_eq!(Orders::load(&path).unwrap().weight("tcp:10.0.0.1:80", "10.0.0.2:80"), Some(7));
+        assert_eq!(Orders::load(&path).weight("tcp:10.0.0.1:80", "10.0.0.2:80"), Some(7));
 
         fs::write(&path, "{").unwrap();
-        assert!(Orders::load(&path).is_err());
+        assert_eq!(Orders::load(&path), Orders::default());
+        assert!(dir.join("orders.unreadable").exists());
         orders.set("tcp:10.0.0.1:80", "10.0.0.2:80", None);
         orders.save(&path).unwrap();
         assert!(!path.exists(), "no orders, no file");

@@ -64,9 +64,7 @@ impl ServiceState {
         let name = name(&config);
         let real = |real: &RealServer| {
             let ordered = orders.weight(&name, &real_name(real));
-            // That it got no flows says nothing of one that was to get none.
-            let was_up = was_up(&key, real).filter(|_| ordered != Some(0));
-            RealState::new(real.clone(), ordered, was_up)
+            RealState::new(real.clone(), ordered, was_up(&key, real))
         };
         let reals = config.reals.iter().map(real).collect();
         let mut service = Self { config, key, reals, has_quorum: false };

@@ -420,8 +420,7 @@ fn orders_are_kept_for_a_restart_and_forgotten_with_their_real_server() {
     let one = Config { services: vec![service(vec![real(2, 0)])], ..Config::default() };
     let mut orders = Orders::default();
     orders.set(SERVICE, "10.77.0.1:80", Some(0));
-    // The tables of before say that a drained one took no flows: that is no reason to distrust it.
-    let director = Director::new(&both, Vec::new(), orders, |_, _| Some(false));
+    let director = Director::new(&both, Vec::new(), orders, |_, _| None);
     assert_eq!(director.services()[0].reals[0].standing(), Standing::Draining);
     let director = director.succeed(&one, Vec::new()).succeed(&both, Vec::new());
     assert_eq!(weights(&director)[0], 3);
@@ -485,4 +484,24 @@ fn a_reload_goes_on_with_a_slow_start_and_what_is_new_begins_one() {
     assert!(!director.advance(start + Duration::from_millis(5900)), "nothing for the tables");
     assert!(director.advance(start + Duration::from_secs(10)));
     assert_eq!(weights(&director), [100, 50]);
+}
+
+#[test]
+fn a_reset_does_not_lose_a_quorum_on_its_way() {
+    let weighing = |last, weight| RealServer { weight, ..real(last, 0) };
+    let quorum = Quorum { weight: 2, hysteresis: 1 };
+    let mut director =
+        direct(VirtualServer { quorum, ..service(vec![weighing(1, 0), weighing(2, 2), weighing(3, 1)]) });
+    for (real, to) in [("10.77.0.1:80", 5), ("10.77.0.2:80", 0), ("10.77.0.3:80", 0)] {
+        director.on_order(&weight(real, to)).unwrap();
+    }
+    director.on_order(&Order::Enable { service: SERVICE.into(), real: "10.77.0.3:80".into() }).unwrap();
+    director.on_order(&weight("10.77.0.3:80", 0)).unwrap();
+    assert!(director.services()[0].has_quorum());
+    let changes = director.on_order(&Order::Reset).unwrap();
+    assert!(!changes.iter().any(|change| matches!(change, Change::Quorum { .. })), "{changes:?}");
+    // An order stands over a configured 0 and can be taken back.
+    director.on_order(&weight("10.77.0.1:80", 5)).unwrap();
+    director.on_order(&Order::Enable { service: SERVICE.into(), real: "10.77.0.1:80".into() }).unwrap();
+    assert_eq!(weights(&director), [0, 2, 1]);
 }

@@ -219,8 +219,9 @@ fn a_restarted_daemon_finds_nothing_to_write_in_the_tables_it_left() {
     maps.reach(&mut tables, &desired);
     let mut adopted = maps.tables();
     assert_eq!(adopted.plan(&desired, &maps, NOW).unwrap(), []);
-    assert!(adopted.takes_flows(&WEB, Ipv4Addr::new(10, 77, 0, 3), 80));
-    assert!(!adopted.takes_flows(&WEB, Ipv4Addr::new(10, 77, 0, 2), 80));
+    let state = |last| adopted.state(&WEB, Ipv4Addr::new(10, 77, 0, last), 80);
+    assert_eq!(state(3), Some(Real::ALIVE));
+    assert_eq!(state(2), Some(Real::DRAINING));
 }
 
 #[test]
