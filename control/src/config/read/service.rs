@@ -55,7 +55,7 @@ impl Reader<'_> {
         let protocol = self.protocol(&items, item);
         let scheduler = self.scheduler(&items);
         let hash_port = self.hash_port(&items, scheduler);
-        let forwarding = self.forwarding(&items);
+        let forwarding = self.forwarding(&items, item);
         let outer = Outer {
             port: endpoint.map(|(_, port)| port),
             forwarding,
@@ -220,9 +220,18 @@ impl Reader<'_> {
         Some(Persistence { timeout: timeout.min(LONGEST_TIMEOUT), prefix_len: prefix_len.unwrap_or(32) })
     }
 
-    /// keepalived's default.
-    fn forwarding(&mut self, items: &Items<'_>) -> Option<Forwarding> {
-        if items.lacks("lvs_method") { Some(Forwarding::Nat) } else { self.method(items, "lvs_method") }
+    fn forwarding(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Forwarding> {
+        if !items.lacks("lvs_method") {
+            return self.method(items, "lvs_method");
+        }
+        let has_own =
+            |real: Item<'_>| real.body().iter().any(|it| ["lvs_method", "lb_kind"].contains(&it.word.text));
+        if !items.all("real_server").all(has_own) {
+            let message = "virtual_server without lvs_method: NAT, as in keepalived";
+            let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
+            self.reports.push(report.help("write `lvs_method NAT` if that is meant"));
+        }
+        Some(Forwarding::Nat)
     }
 
     pub(super) fn inherited(&mut self, items: &Items<'_>, outer: &Inherited, least_retry: u32) -> Inherited {
