@@ -189,6 +189,16 @@ impl Reports {
         }
     }
 
+    /// For what is read again and has been told.
+    pub fn mark(&self) -> (usize, usize, usize) {
+        (self.kept.len(), self.errors, self.warnings)
+    }
+
+    pub fn forget_since(&mut self, (kept, errors, warnings): (usize, usize, usize)) {
+        self.kept.truncate(kept);
+        (self.errors, self.warnings) = (errors, warnings);
+    }
+
     /// Another error would not be shown: no need to think of a suggestion.
     pub fn is_full(&self) -> bool {
         self.errors >= Self::KEPT

@@ -7,6 +7,7 @@ mod instance;
 mod method;
 mod rules;
 mod script;
+mod server_group;
 mod service;
 mod signing;
 mod track;
@@ -44,6 +45,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         log_all_failures: false,
         patterns: HashMap::new(),
         roots: None,
+        server_groups: HashMap::new(),
         services: HashMap::new(),
         script_account: Account::ROOT,
         trackers: Trackers::default(),
@@ -66,7 +68,10 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
     let link_delays = reader.link_delays(&top, &instances);
     let groups = top.all("vrrp_sync_group");
     let groups = groups.filter_map(|item| reader.group(item, &mut instances)).collect();
-    let services: Vec<_> = top.all("virtual_server").filter_map(|item| reader.service(item)).collect();
+    for item in top.all("virtual_server_group") {
+        reader.server_group(item);
+    }
+    let services: Vec<_> = top.all("virtual_server").flat_map(|item| reader.services(item)).collect();
     reader.every_service_has_an_instance(&services);
     let trackers = reader.used_trackers();
     Config {
@@ -117,6 +122,8 @@ struct Reader<'a> {
     patterns: HashMap<String, Pattern>,
     /// The `ca` of SSL_GETs.
     roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// None: it has errors.
+    server_groups: HashMap<String, (Option<server_group::Endpoints>, Span)>,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
     /// As whom scripts run that do not say it themselves.
     script_account: Account,

@@ -665,3 +665,13 @@ fn heartbeat_interfaces_are_others_than_interface_and_have_one_user_of_a_vrid() 
     }
     assert_eq!(read("heartbeat_interface i1 i2 i3 i4 i5 i6 i7 i8 i9", 2).1, 1);
 }
+
+#[test]
+fn a_virtual_server_of_a_group_is_one_for_each_of_its_addresses() {
+    let loaded = load(Path::new("tests/config/sound/server_group.conf"), "lb1").unwrap();
+    let services: Vec<_> =
+        loaded.config.services.iter().map(|it| (it.address.octets()[3], it.port, it.reals[0].port)).collect();
+    let expected = [(100, 80), (100, 443), (110, 80), (111, 80), (112, 80)];
+    assert_eq!(services, expected.map(|(address, port)| (address, port, port)));
+    assert_eq!(loaded.diagnostics.len(), 1, "the quorum is told once: {}", loaded.render_text());
+}

@@ -1,7 +1,7 @@
 //! What a virtual_server says.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -48,9 +48,35 @@ struct Outer {
 }
 
 impl Reader<'_> {
-    pub fn service(&mut self, item: Item<'_>) -> Option<(Span, VirtualServer)> {
+    /// One for each address of a group.
+    pub fn services(&mut self, item: Item<'_>) -> Vec<(Span, VirtualServer)> {
         let span = item.statement.span();
-        let endpoint = self.service_endpoint(item);
+        let mut endpoints: VecDeque<_> = match item.statement.arguments.as_slice() {
+            [kind, name, extra @ ..] if kind.text == "group" => {
+                self.extra(item, extra);
+                self.group_endpoints(name).unwrap_or_default().into_iter().map(Some).collect()
+            }
+            _ => [self.service_endpoint(item)].into(),
+        };
+        // Without one, and once for all of them, it is read for its own mistakes.
+        let first = endpoints.pop_front().flatten();
+        let mut read: Vec<_> = self.service(item, first).into_iter().collect();
+        for endpoint in endpoints {
+            let told = self.reports.mark();
+            read.extend(self.service(item, endpoint));
+            self.reports.forget_since(told);
+        }
+        for service in &read {
+            let (address, port) = (service.address, service.port);
+            if let Some(first) = self.services.insert((address, port, service.protocol), span) {
+                let message = format!("a second virtual_server {address} {port} of this protocol");
+                self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
+            }
+        }
+        read.into_iter().map(|service| (span, service)).collect()
+    }
+
+    fn service(&mut self, item: Item<'_>, endpoint: Option<(Ipv4Addr, u16)>) -> Option<VirtualServer> {
         let items = self.items(Block::VirtualServer, item.body());
         let protocol = self.protocol(&items, item);
         let scheduler = self.scheduler(&items);
@@ -74,11 +100,7 @@ impl Reader<'_> {
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
         let omega = self.flag(&items, "omega");
         let ((address, port), protocol, forwarding) = (endpoint?, protocol?, forwarding?);
-        if let Some(first) = self.services.insert((address, port, protocol), span) {
-            let message = format!("a second virtual_server {address} {port} of this protocol");
-            self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
-        }
-        let service = VirtualServer {
+        Some(VirtualServer {
             address,
             port,
             protocol,
@@ -91,8 +113,7 @@ impl Reader<'_> {
             notify,
             omega,
             reals,
-        };
-        Some((span, service))
+        })
     }
 
     fn service_endpoint(&mut self, item: Item<'_>) -> Option<(Ipv4Addr, u16)> {
@@ -102,9 +123,14 @@ impl Reader<'_> {
                 self.error(Class::Missing, span, "virtual_server without an address and a port");
                 None
             }
-            [kind, ..] if kind.text == "fwmark" || kind.text == "group" => {
-                let message = format!("virtual_server {} is not supported yet", kind.text);
-                self.error(Class::Unsupported, span, message);
+            [kind] if kind.text == "group" => {
+                self.error(Class::Missing, span, "virtual_server group without a name");
+                None
+            }
+            [kind, ..] if kind.text == "fwmark" => {
+                let message = "fwmark: XDP sees packets before any firewall could have marked them";
+                let report = Report::error(Class::Unsupported, span, message);
+                self.reports.push(report.help("name the addresses in a virtual_server_group"));
                 None
             }
             [address] => {
@@ -467,7 +493,7 @@ fn granularity(word: &str) -> Value<u8> {
 }
 
 /// A port that is glued to the address is the usual mistake.
-fn server(word: &str) -> Value<Ipv4Addr> {
+pub(super) fn server(word: &str) -> Value<Ipv4Addr> {
     value::address(word).map_err(|wrong| match word.split_once(':') {
         Some((address, port)) if value::address(address).is_ok() => {
             wrong.help(format!("write {address} {port}"))

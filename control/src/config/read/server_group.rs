@@ -1,0 +1,99 @@
+//! What a virtual_server_group says: the addresses that one virtual_server stands for.
+
+use std::net::Ipv4Addr;
+
+use super::{Item, Reader, service::server, value, value::Wrong};
+use crate::config::{
+    diagnostic::{Class, Report, quote},
+    lexer::Word,
+    tree::Statement,
+};
+
+/// Each address is a service of its own, with its own checks.
+const MOST: usize = 256;
+
+pub(super) type Endpoints = Vec<(Ipv4Addr, u16)>;
+
+impl Reader<'_> {
+    pub fn server_group(&mut self, item: Item<'_>) {
+        let [word, extra @ ..] = item.statement.arguments.as_slice() else {
+            return self.error(Class::Missing, item.statement.span(), "virtual_server_group without a name");
+        };
+        self.extra(item, extra);
+        let mut endpoints = Endpoints::new();
+        let mut sound = true;
+        for entry in item.body() {
+            match self.group_entry(item, entry) {
+                Some(more) => endpoints.extend(more),
+                None => sound = false,
+            }
+        }
+        if endpoints.len() > MOST {
+            let message =
+                format!("{} addresses, more than {MOST} in one virtual_server_group", endpoints.len());
+            self.error(Class::BadValue, word.span, message);
+            sound = false;
+        }
+        if item.body().is_empty() {
+            self.error(Class::Missing, item.statement.span(), "virtual_server_group without an address");
+        }
+        let group = (sound.then_some(endpoints), word.span);
+        if let Some((_, first)) = self.server_groups.insert(word.text.to_owned(), group) {
+            let message = format!("a second virtual_server_group {}", quote(word.text));
+            self.reports.push(Report::error(Class::Duplicate, word.span, message).first(first));
+        }
+    }
+
+    /// `ADDRESS PORT` or `A.B.C.D-E PORT`.
+    fn group_entry(&mut self, item: Item<'_>, entry: &Statement<'_>) -> Option<Endpoints> {
+        if entry.word.text == "fwmark" {
+            let message = "fwmark: XDP sees packets before any firewall could have marked them";
+            self.error(Class::Unsupported, entry.word.span, message);
+            return None;
+        }
+        if entry.body.is_some() {
+            self.error(Class::Syntax, entry.word.span, "an entry takes no block");
+        }
+        let range = self.word("virtual_server_group", &entry.word, range);
+        let [port, extra @ ..] = entry.arguments.as_slice() else {
+            let message = "an address without a port (every port) is not supported yet";
+            self.error(Class::Unsupported, entry.word.span, message);
+            return None;
+        };
+        self.extra(item, extra);
+        let port = self.word("virtual_server_group", port, value::port)?;
+        let (first, last) = range?;
+        Some((u32::from(first)..=u32::from(last)).map(|address| (address.into(), port)).collect())
+    }
+
+    /// What `virtual_server group NAME` stands for.
+    pub(super) fn group_endpoints(&mut self, name: &Word) -> Option<Endpoints> {
+        let near = match self.server_groups.get(name.text) {
+            Some((endpoints, _)) => return endpoints.clone(),
+            None => {
+                crate::config::keywords::nearest_of(self.server_groups.keys().map(String::as_str), name.text)
+            }
+        };
+        let suggestion = near.map_or(String::new(), |near| format!("; did you mean {}?", quote(near)));
+        let message = format!("there is no virtual_server_group {}{suggestion}", quote(name.text));
+        self.error(Class::BadValue, name.span, message);
+        None
+    }
+}
+
+/// An address, or several that differ in their last byte.
+fn range(word: &str) -> value::Value<(Ipv4Addr, Ipv4Addr)> {
+    let Some((first, last)) = word.split_once('-') else {
+        if word.contains('/') {
+            return Err(Wrong::unsupported("a subnet is not supported yet").help("write A.B.C.D-E"));
+        }
+        let address = server(word)?;
+        return Ok((address, address));
+    };
+    let first = server(first)?;
+    let [a, b, c, d] = first.octets();
+    match last.parse::<u8>() {
+        Ok(last) if last >= d => Ok((first, [a, b, c, last].into())),
+        _ => Err(Wrong::new(format!("{} is no last byte in {d} to 255", quote(last)))),
+    }
+}
