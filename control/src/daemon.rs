@@ -32,7 +32,7 @@ use self::{
 use crate::{
     admin::{self, Call, Handover, Request, What},
     check,
-    config::{self, Config, outline::Outline},
+    config::{self, Config, model::Mail, outline::Outline},
     dataplane::{self, Dataplane, Mode, plan::NextHop},
     director::{Director, Orders, Told},
     file_value::Files,
@@ -41,8 +41,11 @@ use crate::{
         addresses::{self, Place},
     },
     netlink::Netlink,
-    notify::pools,
-    pool::{Pool, Succession, Vrrp},
+    notify::{
+        mail::{self, Mailer},
+        pools,
+    },
+    pool::{Pool, Succession, Vrrp, router_id},
     vrrp::{FaultCause, State},
 };
 
@@ -180,7 +183,22 @@ impl Daemon {
         let silence = CancellationToken::new();
         let files = Files::open();
         tasks.spawn(files.clone().run(cancel.clone()));
-        let around = Surroundings { leases, files: files.clone(), roles, voices, tasks, cancel, silence };
+        let (mailer, letters) = Mailer::new();
+        let (mail_settings, settings) = watch::channel(mail_settings(&site.config));
+        let mails = mail::run(settings, letters, cancel.clone());
+        let quiet = silence.clone();
+        tasks.spawn(async move { quiet.run_until_cancelled(mails).await });
+        let around = Surroundings {
+            mailer,
+            mail_settings,
+            leases,
+            files: files.clone(),
+            roles,
+            voices,
+            tasks,
+            cancel,
+            silence,
+        };
         let election = match Election::hold(&site, &indexes, None, &around) {
             Ok(election) => election,
             Err(error) => {
@@ -200,7 +218,8 @@ impl Daemon {
         let (vrrp_changed, vrrp_receiver) = watch::channel(election.vrrp.clone());
         around.tasks.spawn(claims::run(dataplane.claims()?, vrrp_receiver.clone(), around.cancel.clone()));
         let (voice, told) = mpsc::channel(NOTICES);
-        let notifier = pools::run(told, around.voices.settled.subscribe(), around.cancel.clone());
+        let notifier =
+            pools::run(told, around.voices.settled.subscribe(), around.mailer.clone(), around.cancel.clone());
         let silence = around.silence.clone();
         around.tasks.spawn(async move { silence.run_until_cancelled(notifier).await });
         let pool = Pool {
@@ -387,6 +406,7 @@ impl Daemon {
             self.around.voices.clone(),
             self.around.roles.subscribe(),
         );
+        self.around.mail_settings.send_replace(mail_settings(&site.config));
         self.site = site;
         Ok(())
     }
@@ -475,6 +495,10 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+fn mail_settings(config: &Config) -> (String, Option<Mail>) {
+    (router_id(&config.global), config.global.mail.clone())
 }
 
 async fn withdraw_all(site: &Site) -> anyhow::Result<()> {

@@ -18,7 +18,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::lanes::{Job, Lanes};
+use self::{
+    lanes::{Job, Lanes},
+    mail::{Letter, Mailer},
+};
 use crate::{
     config::model::{self, Config, Notify},
     script::{Ended, Script},
@@ -26,6 +29,7 @@ use crate::{
 };
 
 mod lanes;
+pub mod mail;
 pub mod pools;
 
 /// One change of state.
@@ -75,6 +79,7 @@ pub struct Notifier {
 struct Speaker {
     lanes: Lanes<Run>,
     fifos: Vec<Fifo>,
+    mailer: Mailer,
     settled: watch::Receiver<u64>,
 }
 
@@ -107,7 +112,7 @@ const WAITING: usize = 32;
 
 impl Notifier {
     /// Opens the FIFOs. `settled` counts the changes that the host has acted on.
-    pub fn new(config: &Config, settled: watch::Receiver<u64>) -> Self {
+    pub fn new(config: &Config, settled: watch::Receiver<u64>, mailer: Mailer) -> Self {
         let listener = |name: &String, notify: &Notify, members: &[usize]| Listener {
             name: name.clone(),
             notify: notify.clone(),
@@ -117,7 +122,7 @@ impl Notifier {
             config.instances.iter().map(|it| listener(&it.name, &it.notify, &[])).collect();
         let groups: Vec<_> =
             config.groups.iter().map(|it| listener(&it.name, &it.notify, &it.members)).collect();
-        let speaker = Speaker::new(instances.len() + groups.len(), &config.global.fifos, settled);
+        let speaker = Speaker::new(instances.len() + groups.len(), &config.global.fifos, settled, mailer);
         Self { speaker, instances, groups }
     }
 
@@ -129,8 +134,8 @@ impl Notifier {
 }
 
 impl Speaker {
-    fn new(lanes: usize, fifos: &[model::Fifo], settled: watch::Receiver<u64>) -> Self {
-        Self { lanes: Lanes::new(lanes, RUNNING, WAITING), fifos: open(fifos), settled }
+    fn new(lanes: usize, fifos: &[model::Fifo], settled: watch::Receiver<u64>, mailer: Mailer) -> Self {
+        Self { lanes: Lanes::new(lanes, RUNNING, WAITING), fifos: open(fifos), mailer, settled }
     }
 
     async fn run<N>(
@@ -187,6 +192,19 @@ impl Speaker {
             ("LVSD_PRIORITY", priority.clone()),
             ("LVSD_CAUSE", notice.cause.clone()),
         ];
+        // keepalived's rule: a stop is not mailed.
+        let is_mailed = match notice.what {
+            What::Became(state) => state != State::Init,
+            What::SplitBrain => true,
+            What::Deleted | What::LowerPriority | What::Priority(_) => false,
+        };
+        if listener.notify.mail && is_mailed {
+            self.mailer.send(Letter {
+                subject: format!("VRRP {} {name} is {state}", kind.to_lowercase()),
+                text: format!("It was {}: {}.\n", notice.from, notice.cause),
+                is_fault: notice.what == What::Became(State::Fault),
+            });
+        }
         let notify = &listener.notify;
         let (of_state, any) = match notice.what {
             What::Became(State::Master) => (&notify.master, &notify.any),

@@ -383,7 +383,7 @@ fn named<const N: usize>(names: [&str; N], counts: [u64; N]) -> BTreeMap<String,
 }
 
 /// Name of this node: what the file says, else the hostname.
-fn router_id(global: &Global) -> String {
+pub fn router_id(global: &Global) -> String {
     let host = || nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
     global.router_id.clone().unwrap_or_else(host)
 }

@@ -1,6 +1,7 @@
 //! What a configuration means once it has been read: valid by construction, no text left to interpret.
 
 mod check;
+mod mail;
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ use crate::{
 };
 
 pub use check::*;
+pub use mail::*;
 
 /// Everything that one file (with its includes) says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -45,6 +47,7 @@ pub struct Global {
     pub fifos: Vec<Fifo>,
     /// `notify_fifo` and `lvs_notify_fifo`.
     pub lvs_fifos: Vec<Fifo>,
+    pub mail: Option<Mail>,
     /// Interfaces may come after the start and go: nothing to complain of.
     pub dynamic_interfaces: bool,
     /// Where a real server stands at the start is told too.
@@ -95,6 +98,8 @@ pub struct Notify {
     pub master_rx_lower_pri: Option<Script>,
     /// FIFOs are told of priorities too.
     pub priority_changes: bool,
+    /// `smtp_alert`: somebody is mailed too.
+    pub mail: bool,
 }
 
 /// What runs when a real server, or a service's quorum, comes or goes.
@@ -103,6 +108,8 @@ pub struct UpDown {
     // Boxed: few of many real servers have any.
     pub up: Option<Box<Script>>,
     pub down: Option<Box<Script>>,
+    /// `smtp_alert`: somebody is mailed too.
+    pub mail: bool,
 }
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).

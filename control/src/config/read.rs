@@ -4,6 +4,7 @@ mod address;
 mod check;
 mod group;
 mod instance;
+mod mail;
 mod method;
 mod rules;
 mod script;
@@ -31,6 +32,7 @@ use super::{
     tree::Statement,
 };
 use crate::{script::Account, vrrp::packet};
+use mail::Alerts;
 use rules::{GarpDefaults, RuleDefaults};
 use track::Trackers;
 use value::{Value, Wrong};
@@ -48,6 +50,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         server_groups: HashMap::new(),
         services: HashMap::new(),
         script_account: Account::ROOT,
+        alerts: Alerts::default(),
         trackers: Trackers::default(),
         members: HashMap::new(),
     };
@@ -127,6 +130,7 @@ struct Reader<'a> {
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
     /// As whom scripts run that do not say it themselves.
     script_account: Account,
+    alerts: Alerts,
     trackers: Trackers,
     /// Of sync groups: where each instance was first named.
     members: HashMap<String, Span>,
@@ -412,6 +416,7 @@ impl Reader<'_> {
         let common = common.map(|fifo| Fifo { reader: None, ..fifo });
         let lvs_fifos = common.into_iter().chain(own).collect();
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
+        let mail = self.mail(&items);
         let dynamic_interfaces = self.dynamic_interfaces(&items);
         let admin_group = self.one(&items, "admin_group", |group| Ok(crate::script::group(group)?));
         (
@@ -425,6 +430,7 @@ impl Reader<'_> {
                 log_unknown_vrids: self.flag(&items, "log_unknown_vrids"),
                 fifos,
                 lvs_fifos,
+                mail,
                 dynamic_interfaces,
                 rs_init_notifies,
                 admin_group,

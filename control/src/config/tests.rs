@@ -557,6 +557,53 @@ fn priority_255_without_a_state_is_master_at_once() {
 }
 
 #[test]
+fn mails_are_sent_of_what_asks_for_them() {
+    let read = |global: &str| {
+        text(&format!(
+            "global_defs {{\nnotification_email {{\nops@example.org night@example.org\n}}\n{global}\n}}\n\
+             vrrp_instance A {{\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {{\n192.0.2.1/32\n}}\nsmtp_alert off\n}}\n\
+             vrrp_instance B {{\ninterface a\nvirtual_router_id 2\nvirtual_ipaddress {{\n192.0.2.2/32\n}}\n}}\n\
+             virtual_server 192.0.2.1 80 {{\nprotocol TCP\nlvs_method DR\nreal_server 192.0.2.3 80 {{\n}}\n\
+             real_server 192.0.2.4 80 {{\nsmtp_alert no\n}}\n}}\n"
+        ))
+    };
+    let flags = |loaded: &Loaded| -> Vec<bool> {
+        let instances = loaded.config.instances.iter().map(|it| it.notify.mail);
+        let service = &loaded.config.services[0];
+        let pool = [service.notify.mail].into_iter().chain(service.reals.iter().map(|real| real.notify.mail));
+        instances.chain(pool).collect()
+    };
+    let relay = "smtp_server 192.0.2.9 2525\n";
+    let full = read(&format!(
+        "{relay}notification_email_from lb1@example.org\nsmtp_helo_name lb1\nsmtp_connect_timeout 5\nno_email_faults"
+    ));
+    let mail = Mail {
+        to: ["ops@example.org", "night@example.org"].map(|it| it.parse().unwrap()).into(),
+        from: "lb1@example.org".parse().unwrap(),
+        relay: "192.0.2.9".to_owned(),
+        port: 2525,
+        helo: Some("lb1".to_owned()),
+        timeout: Duration::from_secs(5),
+        faults: false,
+    };
+    assert_eq!(
+        (full.config.global.mail.clone(), full.diagnostics.len()),
+        (Some(mail), 0),
+        "{}",
+        full.render_text()
+    );
+    assert_eq!(flags(&full), [false, false, false, true, false], "real servers without being asked");
+    assert_eq!(flags(&read(&format!("{relay}smtp_alert"))), [false, true, true, true, false]);
+    assert_eq!(
+        flags(&read(&format!("{relay}smtp_alert_vrrp\nsmtp_alert_checker off"))),
+        [false, true, false, false, false]
+    );
+    let nowhere = read("smtp_alert");
+    assert_eq!((nowhere.config.global.mail.clone(), nowhere.diagnostics.len()), (None, 1));
+    assert_eq!(read(&format!("{relay}notification_email_from nobody\nsmtp_connect_timeout 0")).errors, 2);
+}
+
+#[test]
 fn a_link_counts_as_late_as_its_delays_say() {
     let loaded = text(
         "global_defs {\ndynamic_interfaces\n}\nvrrp_instance V {\ninterface a\nvirtual_router_id 1\n\

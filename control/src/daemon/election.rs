@@ -15,11 +15,11 @@ use super::{Voices, site::Site};
 use crate::{
     config::{
         Config,
-        model::{TrackFile, Tracker},
+        model::{Mail, TrackFile, Tracker},
     },
     dataplane::lease::LeaseMap,
     file_value::{self, Files},
-    notify::Notifier,
+    notify::{Notifier, mail::Mailer},
     pool::Vrrp,
     vrrp::{State, driver, report::Reporter, track::watch::Watch},
 };
@@ -36,6 +36,9 @@ pub struct Election {
 pub struct Surroundings {
     pub leases: LeaseMap,
     pub files: Files,
+    pub mailer: Mailer,
+    /// This node's name, and by whom mails are sent and to whom.
+    pub mail_settings: watch::Sender<(String, Option<Mail>)>,
     /// Counts changes of state.
     pub roles: watch::Sender<u64>,
     pub voices: Voices,
@@ -95,7 +98,7 @@ impl Election {
         let ended = tokio::task::spawn_blocking(move || thread.join());
 
         let (notices, told) = mpsc::channel(room);
-        let notifier = Notifier::new(&config, voices.settled.subscribe());
+        let notifier = Notifier::new(&config, voices.settled.subscribe(), around.mailer.clone());
         let (cancel, silence) = (around.cancel.clone(), around.silence.clone());
         tasks.spawn(async move { silence.run_until_cancelled(notifier.run(told, cancel)).await });
         let states = known.map(states).unwrap_or_default();

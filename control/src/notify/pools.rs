@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Run, Speaker, open};
+use super::{Job, Letter, Mailer, Run, Speaker, open};
 use crate::{
     config::model::{Fifo, Protocol, UpDown},
     director::{News, ServiceState},
@@ -28,14 +28,20 @@ pub struct Change {
     up: bool,
     last: bool,
     script: Option<Script>,
+    mail: bool,
 }
 
 /// Scripts of one real server, or of one quorum, share a lane and so keep their order. A few share theirs by chance.
 const LANES: usize = 4096;
 
 /// Until nobody sends notices any more and all scripts have ended. Cancelled, they have a second to end.
-pub async fn run(notices: mpsc::Receiver<Notice>, settled: watch::Receiver<u64>, cancel: CancellationToken) {
-    let speaker = Speaker::new(LANES, &[], settled);
+pub async fn run(
+    notices: mpsc::Receiver<Notice>,
+    settled: watch::Receiver<u64>,
+    mailer: Mailer,
+    cancel: CancellationToken,
+) {
+    let speaker = Speaker::new(LANES, &[], settled, mailer);
     let take = |speaker: &mut Speaker, notice| match notice {
         Notice::Fifos(fifos) => speaker.fifos = open(&fifos),
         Notice::Change(change) => speaker.tell(*change),
@@ -56,7 +62,7 @@ impl Change {
             Some(place) => Some(&service.reals.get(place)?.config),
             None => None,
         };
-        let UpDown { up, down } = real.map_or(&config.notify, |real| &real.notify);
+        let UpDown { up, down, mail } = real.map_or(&config.notify, |real| &real.notify);
         Some(Self {
             kind: if real.is_some() { "RS" } else { "VS" },
             real: real.map(|real| format!("[{}]:{protocol}:{}", real.address, real.port)),
@@ -64,6 +70,7 @@ impl Change {
             up: news.up,
             last: news.last,
             script: if news.up { up } else { down }.as_deref().cloned(),
+            mail: *mail,
         })
     }
 
@@ -76,6 +83,14 @@ impl Change {
 impl Speaker {
     fn tell(&mut self, change: Change) {
         self.write(&(change.words().join(" ") + "\n"));
+        if change.mail {
+            let state = if change.up { "UP" } else { "DOWN" };
+            let subject = match &change.real {
+                Some(real) => format!("real server {real} of {} is {state}", change.service),
+                None => format!("quorum of virtual server {} is {state}", change.service),
+            };
+            self.mailer.send(Letter { text: format!("{subject}.\n"), subject, is_fault: false });
+        }
         let Some(script) = change.script.clone() else { return };
         let name = change.real.as_ref().unwrap_or(&change.service);
         let state = if change.up { "UP" } else { "DOWN" };

@@ -47,7 +47,12 @@ fn notifier(notify: Notify, fifos: Vec<Fifo>) -> (Notifier, watch::Sender<u64>) 
     let (settled, seen) = watch::channel(0);
     let listener = |name: &str, members| Listener { name: name.to_owned(), notify: notify.clone(), members };
     let notifier = Notifier {
-        speaker: Speaker { lanes: Lanes::new(2, RUNNING, WAITING), fifos, settled: seen },
+        speaker: Speaker {
+            lanes: Lanes::new(2, RUNNING, WAITING),
+            fifos,
+            mailer: Mailer::new().0,
+            settled: seen,
+        },
         instances: vec![listener("VI_1", vec![])],
         groups: vec![listener("VG_1", vec![0])],
     };
@@ -139,6 +144,33 @@ async fn a_group_is_told_when_its_members_scripts_have_ended() {
     let group = Notice { subject: Subject::Group(0), priority: 0, ..instance.clone() };
     tell(notifier, &[instance, group]).await;
     assert_eq!(scratch.said(), "INSTANCE VI_1 MASTER 150\nGROUP VG_1 MASTER 0\n");
+}
+
+#[tokio::test]
+async fn with_smtp_alert_states_and_split_brains_are_mailed_but_no_stop() {
+    let (mut notifier, _settled) = notifier(Notify { mail: true, ..Notify::default() }, vec![]);
+    let (mailer, mut letters) = Mailer::new();
+    notifier.speaker.mailer = mailer;
+    let changes = [
+        notice(State::Init, State::Backup),
+        Notice { what: What::SplitBrain, ..notice(State::Master, State::Master) },
+        Notice { what: What::LowerPriority, ..notice(State::Master, State::Master) },
+        notice(State::Backup, State::Fault),
+        notice(State::Fault, State::Init),
+    ];
+    tell(notifier, &changes).await;
+    let said: Vec<_> = std::iter::from_fn(|| letters.try_recv().ok())
+        .map(|letter| (letter.subject, letter.text, letter.is_fault))
+        .collect();
+    let letter = |state: &str, from: &str, is_fault| {
+        (format!("VRRP instance VI_1 is {state}"), format!("It was {from}: a cause.\n"), is_fault)
+    };
+    let expected = [
+        letter("BACKUP", "INIT", false),
+        letter("SPLIT_BRAIN", "MASTER", false),
+        letter("FAULT", "BACKUP", true),
+    ];
+    assert_eq!(said, expected);
 }
 
 #[tokio::test]

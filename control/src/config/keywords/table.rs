@@ -25,7 +25,6 @@ const CHECKS: &[Block] = &[TcpCheck, HttpGet, SslGet, SmtpCheck, DnsCheck, UdpCh
 
 /// Words that had a meaning once.
 pub const DEAD: &str = "keepalived ignores it as well";
-const NO_MAIL: &str = "no mail is sent";
 const NOT_TRACKED: &str = "its failure changes neither state nor priority";
 const UNCHECKED: &str = "the real server is not checked by it";
 const NO_IPVS: &str = "packets go through XDP, there is no IPVS";
@@ -97,16 +96,16 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "vrrp_garp_master_repeat" read | "announcements in one burst" "5" "1 to 1000"
     [GlobalDefs] "vrrp_garp_master_refresh" read | "how often a master announces again" "0 = never" "0 to 86400 s"
     [GlobalDefs] "vrrp_garp_master_refresh_repeat" read | "announcements in such a refresh" "1" "1 to 1000"
-    [GlobalDefs] "notification_email" not_yet(NO_MAIL) => Entries | "whom mails go to" "nobody" "{ ADDRESS .. }"
-    [GlobalDefs] "notification_email_from" not_yet(NO_MAIL) | "sender of mails" "keepalived@host" "ADDRESS"
-    [GlobalDefs] "smtp_server" not_yet(NO_MAIL) | "mail relay" "none, port 25" "HOST [PORT]"
-    [GlobalDefs] "smtp_helo_name" not_yet(NO_MAIL) | "name told to the mail relay" "the hostname" "NAME"
-    [GlobalDefs] "smtp_connect_timeout" not_yet(NO_MAIL) | "patience with the mail relay" "30" "seconds"
-    [GlobalDefs] "smtp_alert" not_yet(NO_MAIL) | "sends mails of everything where nothing else is said" "" "[BOOL]"
-    [GlobalDefs] "smtp_alert_vrrp" not_yet(NO_MAIL) | "sends mails of instances where nothing else is said" "off" "[BOOL]"
-    [GlobalDefs] "smtp_alert_checker" not_yet(NO_MAIL) | "sends mails of checks where nothing else is said" "" "[BOOL]"
-    [GlobalDefs] "no_email_faults" not_yet(NO_MAIL) | "sends no mail of FAULT" "off" ""
-    [GlobalDefs] "no_checker_emails" not_yet(NO_MAIL) | "sends mails of real servers only when their state changes" "off" ""
+    [GlobalDefs] "notification_email" read => Entries | "whom mails go to" "nobody" "{ ADDRESS .. }"
+    [GlobalDefs] "notification_email_from" read | "sender of mails" "lvsd@HOSTNAME" "ADDRESS"
+    [GlobalDefs] "smtp_server" read | "mail relay" "none, port 25" "HOST [PORT]"
+    [GlobalDefs] "smtp_helo_name" read | "name told to the mail relay" "the hostname" "NAME"
+    [GlobalDefs] "smtp_connect_timeout" read | "patience with the mail relay" "30" "seconds"
+    [GlobalDefs] "smtp_alert" read | "sends mails of everything where nothing else is said" "" "[BOOL]"
+    [GlobalDefs] "smtp_alert_vrrp" read | "sends mails of instances where nothing else is said" "off" "[BOOL]"
+    [GlobalDefs] "smtp_alert_checker" read | "sends mails of checks where nothing else is said" "" "[BOOL]"
+    [GlobalDefs] "no_email_faults" read | "sends no mail of FAULT" "off" ""
+    [GlobalDefs] "no_checker_emails" ignored("no mail is sent for a single check") | "sends mails of real servers only when their state changes" "off" ""
     [GlobalDefs] "startup_script" not_yet("write ExecStartPre= into lvsd's unit") | "runs once before anything else starts" "none" "COMMAND [USER [GROUP]]"
     [GlobalDefs] "startup_script_timeout" not_yet("write TimeoutStartSec= into lvsd's unit") | "how long it may take" "10" "1 to 1000 s"
     [GlobalDefs] "shutdown_script" not_yet("write ExecStopPost= into lvsd's unit") | "runs once when all has ended" "none" "COMMAND [USER [GROUP]]"
@@ -276,7 +275,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "notify_master_rx_lower_pri" read | "runs when a master hears a lower priority" "none" "COMMAND"
     [VrrpInstance] "notify_priority_changes" read | "as vrrp_notify_priority_changes" "that one" "[BOOL]"
     [SyncGroup] "notify_priority_changes" not_yet("a FIFO is told of states only") | "as vrrp_notify_priority_changes" "that one" "[BOOL]"
-    [VrrpInstance SyncGroup VirtualServer RealServer] "smtp_alert" not_yet(NO_MAIL) | "sends mails of changes" "by smtp_alert.. of global_defs" "[BOOL]"
+    [VrrpInstance SyncGroup VirtualServer RealServer] "smtp_alert" read | "sends mails of changes" "by smtp_alert.. of global_defs" "[BOOL]"
     [VrrpInstance] "garp_lower_prio_delay" read | "as vrrp_garp_lower_prio_delay" "that one" "seconds"
     [VrrpInstance] "garp_lower_prio_repeat" read | "as vrrp_garp_lower_prio_repeat" "that one" "number"
     [VrrpInstance] "garp_extra_if|vmac_garp_intvl" not_yet(USUAL_PACE) | "as vrrp_garp_extra_if" "that one" "[all] SECONDS"

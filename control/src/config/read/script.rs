@@ -26,13 +26,17 @@ impl Reader<'_> {
             deleted: if deleted { self.command_of(items, "notify_deleted") } else { None },
             master_rx_lower_pri: self.command_of(items, "notify_master_rx_lower_pri"),
             priority_changes: self.switch(items, "notify_priority_changes").unwrap_or(false),
+            mail: self.switch(items, "smtp_alert").unwrap_or(self.alerts.vrrp),
         }
     }
 
     pub(super) fn up_down(&mut self, items: &Items<'_>, [up, down]: [&'static str; 2]) -> UpDown {
+        let alerts = if up == "notify_up" { self.alerts.reals } else { self.alerts.services };
+        let mail = self.switch(items, "smtp_alert").unwrap_or(alerts);
         UpDown {
             up: self.command_of(items, up).map(Box::new),
             down: self.command_of(items, down).map(Box::new),
+            mail,
         }
     }
 
