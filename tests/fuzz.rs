@@ -5,7 +5,7 @@
 //! corpus. Ten seconds here, ten minutes by `cargo xtask fuzz vrrp`; `FUZZ_SEED=N` repeats a run.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
-use std::{collections::BTreeSet, env, fs, panic, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, env, fs, panic, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use control::{
@@ -164,7 +164,7 @@ fn sealed(format: &Format, signing: Option<&Signing>) -> Vec<u8> {
     let mut packet = BytesMut::new();
     let destination = format.peers.first().copied().unwrap_or("224.0.0.18".parse().unwrap());
     format.encode(150, destination, 1, &mut packet);
-    Guard::new(format, signing, WALL).seal(format, &mut packet, WALL);
+    Guard::new(format, signing, Arc::default(), WALL).seal(format, &mut packet, WALL);
     packet.to_vec()
 }
 
@@ -174,7 +174,7 @@ fn decode(format: &Format, signing: Option<&Signing>, input: &[u8]) -> usize {
     if datagram.vrid() != Some(format.vrid.get()) {
         return 1;
     }
-    let mut guard = Guard::new(format, signing, WALL);
+    let mut guard = Guard::new(format, signing, Arc::default(), WALL);
     let datagram = guard.open(datagram);
     match format.accept(&datagram).and_then(|received| {
         guard.check(format, &datagram, WALL)?;

@@ -78,9 +78,15 @@ impl Election {
             let index = before.instances.iter().position(|it| it.name == name)?;
             before.handle.board().view(index).map(|view| view.handed_over)
         };
+        let numbers = |instance: &driver::Instance| {
+            let before = known?;
+            let index = before.instances.iter().position(|it| it.is_same_router(instance))?;
+            before.handle.numbers(index)
+        };
         let starts = trackers.standings().zip(&instances).map(|(standing, it)| driver::Start {
             standing,
             handed_over: handed_over(&it.name).unwrap_or(false),
+            numbers: numbers(it).unwrap_or_default(),
         });
         let starts: Vec<_> = starts.collect();
         let (event_sender, events) = mpsc::channel(room);

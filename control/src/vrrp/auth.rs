@@ -1,7 +1,14 @@
 //! How does an advert prove who sent it, beyond a password? By an IPsec authentication header around it, or by a
 //! signature behind it.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ::hmac::{Hmac, Mac as _};
 use bytes::{BufMut as _, BytesMut};
@@ -28,6 +35,24 @@ pub enum Guard {
     Signature(Signature),
 }
 
+/// What an instance has counted up to. It outlives a reload, and for a moment guards of two threads count with it:
+/// neither may send a number that peers have heard of the other, whatever the clock says meanwhile.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// The highest that was sent or heard. keepalived has one count for all senders, so who takes over goes on where
+    /// the master ended.
+    ah: AtomicU32,
+    /// The last that was sent, zero before the first.
+    signed: AtomicU64,
+}
+
+#[cfg(test)]
+impl Numbers {
+    pub fn up_to(ah: u32) -> Arc<Self> {
+        Arc::new(Self { ah: ah.into(), ..Self::default() })
+    }
+}
+
 /// What an advert carries for a [`Guard`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof<'a> {
@@ -41,11 +66,12 @@ impl Guard {
     pub const MOST: usize = TRAILER;
 
     /// `wall` is the time since the Unix epoch, here and below.
-    pub fn new(format: &Format, signing: Option<&Signing>, wall: Duration) -> Self {
+    pub fn new(format: &Format, signing: Option<&Signing>, numbers: Arc<Numbers>, wall: Duration) -> Self {
         match (format.authentication, signing) {
-            (_, Some(signing)) => Self::Signature(Signature::new(signing, format.peers.len())),
+            (_, Some(signing)) => Self::Signature(Signature::new(signing, format.peers.len(), numbers)),
             (Authentication::Ah(key), None) => {
-                Self::Ah(Ah::new(key, !format.peers.is_empty(), first_sequence(wall)))
+                numbers.ah.fetch_max(first_sequence(wall), Ordering::AcqRel);
+                Self::Ah(Ah::new(key, !format.peers.is_empty(), numbers))
             }
             (Authentication::None | Authentication::Pass(_), None) => Self::Open,
         }
@@ -95,9 +121,9 @@ pub struct Ah {
     /// With the key in it.
     mac: Hmac<Md5>,
     is_unicast: bool,
-    /// The highest number that this instance has sent or heard. keepalived has one count for all senders, so who
-    /// takes over goes on where the master ended.
-    highest: u32,
+    numbers: Arc<Numbers>,
+    /// Identification and number of the last advert that was sent.
+    last: Option<(u16, u32)>,
     heard: Heard<u32>,
 }
 
@@ -136,18 +162,17 @@ impl<'a> AuthenticationHeader<'a> {
 }
 
 impl Ah {
-    /// `sequence` is the number before the first.
-    pub fn new(key: [u8; 8], is_unicast: bool, sequence: u32) -> Self {
+    pub fn new(key: [u8; 8], is_unicast: bool, numbers: Arc<Numbers>) -> Self {
         // RFC 2104: a key is padded with zeros to the length of a block.
         let mut block = [0; 64];
         block.iter_mut().zip(key).for_each(|(to, from)| *to = from);
-        Self { mac: Hmac::new(&block.into()), is_unicast, highest: sequence, heard: Heard::new(SENDERS) }
+        Self { mac: Hmac::new(&block.into()), is_unicast, numbers, last: None, heard: Heard::new(SENDERS) }
     }
 
     fn seal(&mut self, packet: &mut BytesMut) {
         let Some((ip_header, message)) = packet.split_first_chunk::<IPV4_HEADER>() else { return };
         let (mut ip_header, end) = (*ip_header, IPV4_HEADER + message.len());
-        self.highest = self.highest.wrapping_add(1);
+        let sequence = self.sequence(u16::from_be_bytes([ip_header[4], ip_header[5]]));
         packet::readdress(&mut ip_header, AH_PROTOCOL, end + AH);
 
         let mut header = [0; AH];
@@ -155,7 +180,7 @@ impl Ah {
         fields.put_slice(&[packet::PROTOCOL, (AH / 4 - 2) as u8, 0, 0]);
         // The security parameters index: keepalived's is the source address.
         fields.put_slice(&ip_header[12..16]);
-        fields.put_u32(self.highest);
+        fields.put_u32(sequence);
         let icv = {
             let covered = AuthenticationHeader { ip_header: &ip_header, header: &header };
             self.digest(&covered, &packet[IPV4_HEADER..]).finalize().into_bytes()
@@ -166,6 +191,18 @@ impl Ah {
         packet.copy_within(IPV4_HEADER..end, IPV4_HEADER + AH);
         packet[..IPV4_HEADER].copy_from_slice(&ip_header);
         packet[IPV4_HEADER..IPV4_HEADER + AH].copy_from_slice(&header);
+    }
+
+    /// One for all copies of an advert, however many peers there are: so numbers grow no faster than adverts are sent.
+    fn sequence(&mut self, identification: u16) -> u32 {
+        if let Some((last, sequence)) = self.last
+            && last == identification
+        {
+            return sequence;
+        }
+        let sequence = self.numbers.ah.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        self.last = Some((identification, sequence));
+        sequence
     }
 
     fn check(
@@ -182,7 +219,7 @@ impl Ah {
             return Err(Rejection::Replay);
         }
         self.heard.remember(sender, sequence);
-        self.highest = self.highest.max(sequence);
+        self.numbers.ah.fetch_max(sequence, Ordering::AcqRel);
         Ok(())
     }
 

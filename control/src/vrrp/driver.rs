@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Cause, FaultCause, Monotonic, State,
+    auth::Numbers,
     board::Board,
     packet::{Rejection, max_addresses},
     realtime,
@@ -107,6 +108,12 @@ impl Instance {
     /// Of its adverts.
     pub fn family(&self) -> Family {
         Family::of(self.source)
+    }
+
+    /// For the peers: what it is called here does not matter.
+    pub fn is_same_router(&self, other: &Self) -> bool {
+        let router = |it: &Self| (it.vrid, it.family());
+        router(self) == router(other) && self.interface == other.interface
     }
 
     /// In the order of the advert.
@@ -224,11 +231,13 @@ pub enum Word {
 pub struct Deaf;
 
 /// How an instance begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Start {
     pub standing: Standing,
     /// Before this thread there was one that an operator had told to hand over.
     pub handed_over: bool,
+    /// Those of that thread, if it spoke for the same virtual router on the same interface.
+    pub numbers: Arc<Numbers>,
 }
 
 /// The running thread. To be waited for: it ends when told, or when the kernel takes its means away.
@@ -237,6 +246,11 @@ pub struct Thread(thread::JoinHandle<io::Result<()>>);
 impl Handle {
     pub fn board(&self) -> &Board {
         &self.shared.board
+    }
+
+    /// What an instance counts with, for a successor that speaks in its place.
+    pub fn numbers(&self, instance: usize) -> Option<Arc<Numbers>> {
+        self.shared.numbers.get(instance).cloned()
     }
 
     /// The cause why an instance cannot take part, or that it can again. The latest word counts.
@@ -310,6 +324,8 @@ struct Shared {
     faults: Box<[AtomicU64]>,
     /// One per instance: [`encode_standing`].
     standings: Box<[AtomicU64]>,
+    /// One per instance.
+    numbers: Box<[Arc<Numbers>]>,
     stop: OnceLock<Duration>,
     leave: AtomicBool,
     bell: EventFd,
@@ -376,6 +392,7 @@ pub fn spawn(
     let shared = Arc::new(Shared {
         board: Board::new(instances.len()),
         standings: starts.iter().map(|start| AtomicU64::new(encode_standing(start.standing))).collect(),
+        numbers: starts.iter().map(|start| start.numbers.clone()).collect(),
         faults: instances.iter().map(|it| AtomicU64::new(encode_fault(it.absent))).collect(),
         stop: OnceLock::new(),
         leave: AtomicBool::new(false),

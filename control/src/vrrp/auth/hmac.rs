@@ -1,12 +1,16 @@
 //! The trailer that signs an advert (draft-cassen-vrrp-auth-hmac): HMAC-SHA256 and a sequence number made of time.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::{BufMut as _, BytesMut};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use super::{Heard, SENDERS};
+use super::{Heard, Numbers, SENDERS};
 use crate::{
     config::model::{Family, Signing, SigningMode},
     vrrp::packet::{self, Datagram, Format, Rejection},
@@ -25,18 +29,18 @@ pub struct Signature {
     active: u8,
     window: Option<Duration>,
     mode: SigningMode,
-    sent: u64,
+    numbers: Arc<Numbers>,
     heard: Heard<u64>,
 }
 
 impl Signature {
-    pub fn new(signing: &Signing, peers: usize) -> Self {
+    pub fn new(signing: &Signing, peers: usize, numbers: Arc<Numbers>) -> Self {
         Self {
             keys: signing.keys.iter().map(|key| (key.id, mac(key.secret.bytes()))).collect(),
             active: signing.active,
             window: signing.window,
             mode: signing.mode,
-            sent: 0,
+            numbers,
             heard: Heard::new(SENDERS.max(peers)),
         }
     }
@@ -45,14 +49,12 @@ impl Signature {
         if self.mode == SigningMode::ReceiveOnly {
             return;
         }
-        // The time, or one more where that does not grow.
-        let time = sequence(wall);
-        self.sent = if is_after(time, self.sent) { time } else { self.sent.wrapping_add(1) };
+        let number = self.next(sequence(wall));
         let Some((_, key)) = self.keys.iter().find(|(id, _)| *id == self.active) else { return };
         let mut prefix = [0; PREFIX];
         let mut fields = prefix.as_mut_slice();
         fields.put_slice(&[SHA256, self.active, 0, 0]);
-        fields.put_u64(self.sent);
+        fields.put_u64(number);
         let Some((_, message)) = packet::parts(packet, format.family()) else { return };
         let digest = digest(key, format, format.source, message, &prefix).finalize().into_bytes();
         let mut trailer = [0; TRAILER];
@@ -60,6 +62,20 @@ impl Signature {
         fields.put_slice(&prefix);
         fields.put_slice(&digest[..HMAC]);
         packet::append(packet, format, &trailer);
+    }
+
+    /// The time, or one more than the last where that does not grow.
+    fn next(&self, time: u64) -> u64 {
+        let after = |last| if last == 0 || is_after(time, last) { time } else { last.wrapping_add(1) };
+        let signed = &self.numbers.signed;
+        let mut last = signed.load(Ordering::Acquire);
+        loop {
+            let number = after(last);
+            match signed.compare_exchange_weak(last, number, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return number,
+                Err(other) => last = other,
+            }
+        }
     }
 
     pub fn check_unsigned(&self) -> Result<(), Rejection> {

@@ -194,9 +194,12 @@ impl Engine {
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
             let untracked = Standing { priority: instance.priority, fault: None };
-            let start = starts.get(index).copied();
-            let start = start.unwrap_or(Start { standing: untracked, handed_over: false });
-            let mut node = Node::new(instance, start.standing, link)?;
+            let start = starts.get(index).cloned().unwrap_or_else(|| Start {
+                standing: untracked,
+                handed_over: false,
+                numbers: Arc::default(),
+            });
+            let mut node = Node::new(instance, &start, link)?;
             if start.handed_over {
                 node.machine.hand_over(None, clock(), &mut Effects::new());
             }
@@ -878,7 +881,8 @@ impl Node {
         }
     }
 
-    fn new(instance: &Instance, standing: Standing, link: usize) -> io::Result<Self> {
+    fn new(instance: &Instance, start: &Start, link: usize) -> io::Result<Self> {
+        let standing = start.standing;
         let frames = instance.addresses.iter().map(|address| {
             let frame = announce::announcement(address.address, address.mac, address.router);
             announced_on(address.ifindex, Family::of(address.address)).map(|interface| (interface, frame))
@@ -914,7 +918,7 @@ impl Node {
                 down_timer_adverts: instance.down_timer_adverts,
                 grouped: instance.group.is_some(),
             }),
-            guard: Guard::new(&format, instance.signing.as_ref(), wall_clock()),
+            guard: Guard::new(&format, instance.signing.as_ref(), start.numbers.clone(), wall_clock()),
             pulse_format: Format { peers: Vec::new(), ..format.clone() },
             format,
             rules: instance.rules,

@@ -44,7 +44,7 @@ fn guard() -> Guard {
 }
 
 fn of(signing: Signing) -> Guard {
-    Guard::new(&format(1), Some(&signing), NOW)
+    Guard::new(&format(1), Some(&signing), Arc::default(), NOW)
 }
 
 fn sent_by(guard: &mut Guard, host: u8, wall: Duration) -> BytesMut {
@@ -102,6 +102,26 @@ fn numbers_grow_when_the_clock_of_the_sender_is_set_back() {
     for wall in [NOW, NOW - 100 * SECOND, NOW - SECOND, NOW + SECOND] {
         assert_eq!(check(&mut receiver, &sent(&mut sender, wall), NOW), Ok(()));
     }
+}
+
+#[test]
+fn a_successor_after_a_reload_signs_on_though_the_clock_was_set_back() {
+    let signing = Signing { window: None, ..signing(&[1]) };
+    let numbers = Arc::<Numbers>::default();
+    let guard = || Guard::new(&format(1), Some(&signing), numbers.clone(), NOW);
+    let (mut before, mut after, mut receiver) = (guard(), guard(), of(signing.clone()));
+    // The last one: the reload fails, and who was there before speaks on.
+    for (sender, wall) in [(0, NOW), (1, NOW - 100 * SECOND), (0, NOW - 200 * SECOND)] {
+        let sender = if sender == 0 { &mut before } else { &mut after };
+        assert_eq!(check(&mut receiver, &sent(sender, wall), NOW), Ok(()));
+    }
+}
+
+#[test]
+fn numbers_are_the_time_after_2038_too() {
+    let late = Duration::from_secs(u64::from(u32::MAX) - 1_000);
+    let sealed = sent(&mut guard(), late);
+    assert_eq!(check(&mut guard(), &sealed, late), Ok(()));
 }
 
 #[test]
@@ -191,7 +211,8 @@ fn assert_signed(source: IpAddr, destination: IpAddr, address: IpAddr, message: 
         ..format(1)
     };
     let wall = Duration::from_secs(0x6800_0000) + Duration::from_millis(500);
-    let guard = || Guard::new(&format, Some(&Signing { keys: vec![key.clone()], ..signing(&[1]) }), wall);
+    let signing = Signing { keys: vec![key.clone()], ..signing(&[1]) };
+    let guard = || Guard::new(&format, Some(&signing), Arc::default(), wall);
     let mut packet = BytesMut::new();
     format.encode(200, destination, 1, &mut packet);
     guard().seal(&format, &mut packet, wall);

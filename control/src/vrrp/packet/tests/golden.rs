@@ -1,12 +1,14 @@
 //! What keepalived sends: every captured frame decodes, and encodes to the same bytes.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 
 use super::*;
 use crate::{
     announce::announcement,
     config::model::{Secret, Signing, SigningKey, SigningMode},
-    vrrp::auth::{Ah, Guard},
+    vrrp::auth::{Ah, Guard, Numbers},
 };
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -86,7 +88,7 @@ pub fn frames(text: &str) -> Vec<(&str, Vec<u8>)> {
 fn guard(format: &Format, is_signed: bool, before: u16) -> Guard {
     if let Authentication::Ah(key) = format.authentication {
         // The captured sequence numbers are those of the packets.
-        return Guard::Ah(Ah::new(key, !format.peers.is_empty(), before.into()));
+        return Guard::Ah(Ah::new(key, !format.peers.is_empty(), Numbers::up_to(before.into())));
     }
     let secret = Secret::new((0..32).collect());
     let signing = Signing {
@@ -95,7 +97,7 @@ fn guard(format: &Format, is_signed: bool, before: u16) -> Guard {
         window: Some(Duration::from_secs(5)),
         mode: SigningMode::Enforce,
     };
-    Guard::new(format, is_signed.then_some(&signing), Duration::ZERO)
+    Guard::new(format, is_signed.then_some(&signing), Arc::default(), Duration::ZERO)
 }
 
 /// When a signed advert was sent: its trailer says so, in parts of 65536.
