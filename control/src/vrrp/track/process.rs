@@ -13,7 +13,11 @@ use std::{
 
 use futures_util::future::select_all;
 use nix::libc;
-use tokio::{io::unix::AsyncFd, sync::mpsc, time::sleep};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use super::{Debounce, Finding, watch::News};
 use crate::{
@@ -23,6 +27,10 @@ use crate::{
 
 /// A process that starts is found after this at the latest. One that ends is told of at once.
 const SCAN: Duration = Duration::from_millis(500);
+/// However short-lived processes are, /proc is read no more often than this.
+const PACE: Duration = Duration::from_millis(50);
+/// A read of /proc that takes longer hangs: the command line of a process whose memory is locked waits for the lock.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// So many are told of at once; of the others the scan knows.
 const TOLD: usize = 256;
 /// Enough to compare with, whatever a process shows.
@@ -32,13 +40,13 @@ const COMM: usize = 15;
 
 /// Tells whether they run, and each change of that.
 pub async fn follow(tracker: usize, config: TrackProcess, known: Finding, results: mpsc::Sender<News>) {
+    let name = config.name.clone();
+    let wanted = config.clone();
+    let look = move || running(Path::new("/proc"), &wanted);
     let mut debounce = Debounce::new(config.fork_delay, config.terminate_delay, known);
     loop {
-        let wanted = config.clone();
-        let Ok(found) = tokio::task::spawn_blocking(move || running(Path::new("/proc"), &wanted)).await
-        else {
-            continue;
-        };
+        // While nothing can be seen, what was seen last holds: a process that hangs has not ended.
+        let found = patiently(&name, PATIENCE, look.clone()).await;
         let before = debounce.finding();
         let is_up = u32::try_from(found.len()).is_ok_and(|count| config.quorum.contains(&count));
         let finding = debounce.on_look(is_up, clock());
@@ -49,16 +57,47 @@ pub async fn follow(tracker: usize, config: TrackProcess, known: Finding, result
             }
         }
         let pause = debounce.left(clock()).map_or(SCAN, |left| left.min(SCAN));
-        let ends: Vec<_> = found.iter().take(TOLD).filter_map(|pid| pidfd(*pid).ok()).collect();
-        let ended = async {
-            match ends.is_empty() {
-                true => std::future::pending().await,
-                false => drop(select_all(ends.iter().map(|end| Box::pin(end.readable()))).await),
+        end_of_one(&found, pause).await;
+    }
+}
+
+/// Waits until one of them ends, but no longer than `most` and no shorter than the pace.
+async fn end_of_one(found: &[i32], most: Duration) {
+    let ends: Vec<_> = found.iter().take(TOLD).filter_map(|pid| pidfd(*pid).ok()).collect();
+    let ended = async {
+        match ends.is_empty() {
+            true => std::future::pending().await,
+            false => drop(select_all(ends.iter().map(|end| Box::pin(end.readable()))).await),
+        }
+        sleep(PACE).await;
+    };
+    let _ = timeout(most, ended).await;
+}
+
+/// Complains while `look` hangs. There is never more than one thread that does.
+async fn patiently<T: Send + 'static>(
+    name: &str,
+    patience: Duration,
+    look: impl Fn() -> T + Clone + Send + 'static,
+) -> T {
+    loop {
+        let mut looking = tokio::task::spawn_blocking(look.clone());
+        let looked = match timeout(patience, &mut looking).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                tracing::warn!(
+                    tracker = name,
+                    ?patience,
+                    "/proc does not answer: what was known of processes holds"
+                );
+                let looked = looking.await;
+                tracing::info!(tracker = name, "/proc answers again");
+                looked
             }
         };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = ended => {}
+        match looked {
+            Ok(found) => return found,
+            Err(_) => sleep(PACE).await,
         }
     }
 }
@@ -136,7 +175,9 @@ fn is_command(command: &[u8], wanted: &TrackProcess) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{process::Command, time::timeout};
+    use std::{sync::mpsc as std_mpsc, time::Instant};
+
+    use tokio::process::Command;
 
     use super::*;
 
@@ -194,6 +235,38 @@ mod tests {
         assert_eq!(running(&proc, &wanted("fifteen-letter")), [0; 0]);
         fs::remove_dir_all(&proc).unwrap();
         assert_eq!(running(&proc, &wanted("x")), [0; 0]);
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the pace is one of real time")]
+    async fn the_end_of_a_process_is_told_of_long_before_the_next_look_and_not_sooner_than_the_pace() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let found = [child.id().unwrap().try_into().unwrap()];
+        // Not reaped meanwhile: each look would find the end anew.
+        for _ in 0..2 {
+            let start = Instant::now();
+            let told = timeout(Duration::from_secs(60), end_of_one(&found, Duration::from_secs(3600))).await;
+            assert_eq!(told, Ok(()));
+            assert!(start.elapsed() >= PACE);
+        }
+        child.wait().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_waited_for_by_one_thread_and_its_result_counts() {
+        let (answer, answers) = std_mpsc::channel();
+        let answers = std::sync::Arc::new(std::sync::Mutex::new(answers));
+        let (began, mut begun) = mpsc::channel(8);
+        let look = move || {
+            began.blocking_send(()).unwrap();
+            answers.lock().unwrap().recv().unwrap()
+        };
+        let looking = tokio::spawn(patiently("p", Duration::from_millis(1), look));
+        begun.recv().await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        assert!(begun.try_recv().is_err() && !looking.is_finished());
+        answer.send(7).unwrap();
+        assert_eq!(looking.await.unwrap(), 7);
     }
 
     #[tokio::test]
