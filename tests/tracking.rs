@@ -266,6 +266,54 @@ fn an_instance_without_an_interface_waits_for_it_while_the_others_work() -> Resu
 }
 
 #[test]
+fn routes_move_with_the_role_and_are_put_back_unless_nobody_shall_care() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let routes = "virtual_routes {\nsrc 10.77.0.100 to 10.97.0.0/24 via 10.77.0.9 dev eth0 metric 5\n\
+                  blackhole 10.98.0.0/24 table 100\n10.99.0.0/24 gw 10.77.0.9 mtu 1400 no_track\n}\n";
+    let fixed = "static_routes {\nunreachable 10.96.0.0/24\n}\n";
+    // One that a killed daemon may have left.
+    scene.lb1.run("ip route add blackhole 10.98.0.0/24 table 100 proto keepalived")?;
+    let file = scene.lb1.dir().join("number");
+    fs::write(&file, "-254")?;
+    let tracked = format!("track_file number {{\nfile {}\n}}\n", file.display());
+    let text = tracked + &fast(150).text_with(&format!("{routes}track_file {{\nnumber\n}}\n")) + fixed;
+    let mut lb1 = Director::start(&scene.lb1, &text)?;
+    let list = || -> Result<Vec<String>> {
+        let text = scene.lb1.run("ip -4 route show table all proto keepalived")?;
+        let mut routes: Vec<_> =
+            text.lines().filter_map(|line| line.split_whitespace().find(|word| word.contains('/'))).collect();
+        routes.sort_unstable();
+        Ok(routes.into_iter().map(str::to_owned).collect())
+    };
+    let are = |expected: &[&str]| {
+        wait_for(&format!("the routes {expected:?}"), PATIENCE, || Ok((list()? == expected).then_some(())))
+    };
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    are(&["10.96.0.0/24"])?;
+    fs::write(&file, "0")?;
+    let all = ["10.96.0.0/24", "10.97.0.0/24", "10.98.0.0/24", "10.99.0.0/24"];
+    are(&all)?;
+    let shown = scene.lb1.run("ip -4 route show table all proto keepalived")?;
+    for words in ["src 10.77.0.100 metric 5", "table 100", "mtu 1400"] {
+        assert!(shown.contains(words), "{words} is missing in {shown}");
+    }
+    scene.lb1.run("ip route delete 10.99.0.0/24")?;
+    scene.lb1.run("ip route delete 10.97.0.0/24")?;
+    are(&all[..3])?;
+    let log = fs::read_to_string(lb1.process().log())?;
+    assert!(log.contains("a virtual route was gone, it is put back"), "{log}");
+    fs::write(&file, "-254")?;
+    are(&all[..1])?;
+    lb1.reload(&text.replace("unreachable 10.96.0.0/24", "prohibit 10.95.0.0/24"))?;
+    are(&["10.95.0.0/24"])?;
+    lb1.stop()?;
+    are(&[])
+}
+
+#[test]
 fn a_link_that_is_back_before_its_delay_costs_no_role() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

@@ -39,6 +39,7 @@ use crate::{
     host::{
         Host,
         addresses::{self, Place},
+        routes::{self, Routes},
     },
     netlink::Netlink,
     notify::{
@@ -397,6 +398,15 @@ impl Daemon {
         }
 
         self.end_host().await;
+        match netlink.snapshot().await {
+            Ok(snapshot) => {
+                let kept: HashSet<_> = routes::all(&site.config).collect();
+                for route in routes::all(&self.site.config).filter(|route| !kept.contains(route)) {
+                    routes::remove(route, &netlink, &snapshot).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "routes that the file has lost may be left"),
+        }
         // What was told of the old site is done.
         self.moved.mark_unchanged();
         (self.host, self.host_cancel) = spawn_host(
@@ -504,7 +514,12 @@ fn mail_settings(config: &Config) -> (String, Option<Mail>) {
 async fn withdraw_all(site: &Site) -> anyhow::Result<()> {
     // The host task's own may be the reason why something is left.
     let netlink = Netlink::open()?;
-    Ok(addresses::withdraw(&netlink, &addresses::places(&site.instances)).await?)
+    let withdrawn = addresses::withdraw(&netlink, &addresses::places(&site.instances)).await;
+    let snapshot = netlink.snapshot().await?;
+    for route in routes::all(&site.config) {
+        routes::remove(route, &netlink, &snapshot).await;
+    }
+    Ok(withdrawn?)
 }
 
 /// Those addresses that a site does not have where they are.
@@ -538,6 +553,7 @@ fn spawn_host(
         instances: site.instances.clone(),
         routes: site.routes.clone(),
         vrrp: vrrp.handle.clone(),
+        virtual_routes: Routes::default(),
         next_hops,
         isolated,
         moved,

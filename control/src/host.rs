@@ -2,6 +2,7 @@
 //! the host and the daemon in agreement.
 
 pub mod addresses;
+pub mod routes;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -341,6 +342,7 @@ pub struct Host {
     pub instances: Vec<LocalInstance>,
     pub routes: HashMap<Ipv4Addr, Route>,
     pub vrrp: driver::Handle,
+    pub virtual_routes: routes::Routes,
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
     /// How many changes of role have been acted on.
     pub settled: watch::Sender<u64>,
@@ -414,6 +416,7 @@ impl Host {
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
             self.settle_addresses(&snapshot).await;
+            self.settle_routes(&snapshot, topology).await;
             self.settled.send_replace(roles_seen);
             let located = locate(&self.config, &snapshot);
             let mut places = located.iter().zip(&self.instances);
@@ -498,6 +501,13 @@ impl Host {
         }
     }
 
+    /// After the addresses: routes may come from them.
+    async fn settle_routes(&mut self, snapshot: &Snapshot, again: bool) {
+        let Self { virtual_routes, config, instances, vrrp, netlink, .. } = self;
+        let is_master = |i: usize| vrrp.board().view(i).is_some_and(|view| view.state == State::Master);
+        virtual_routes.settle(config, instances, is_master, (netlink, snapshot), again).await;
+    }
+
     async fn ask_for_wanted(&mut self) {
         let wanted = self.wanted.borrow_and_update().clone();
         for (ifindex, address) in wanted {
@@ -561,6 +571,7 @@ mod tests {
             accept: true,
             notify: Notify::default(),
             tracks: Vec::new(),
+            routes: Vec::new(),
             track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,

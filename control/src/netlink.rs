@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use nix::errno::Errno;
 use rtnetlink::{
     Handle, MulticastGroup, RouteMessageBuilder,
     packet_core::{NetlinkMessage, NetlinkPayload},
@@ -20,12 +21,15 @@ use rtnetlink::{
         },
         link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMetric, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+            RouteType,
+        },
     },
     sys::SocketAddr,
 };
 
-use crate::config::model::VirtualAddress;
+use crate::config::model::{RouteKind, VirtualAddress, VirtualRoute};
 
 /// Two sockets: a storm of messages must not take the room that an answer needs.
 pub struct Netlink {
@@ -200,6 +204,24 @@ impl Netlink {
         ask(&format!("resolve {address}"), probe.execute()).await
     }
 
+    /// False: there is such a route already.
+    pub async fn add_route(&self, route: &VirtualRoute, ifindex: Option<u32>) -> Result<bool, NetlinkError> {
+        let request = self.handle.route().add(route_message(route, ifindex));
+        let answer = async { unless(request.execute().await, Errno::EEXIST) };
+        ask(&format!("add the route to {}/{}", route.to, route.prefix_len), answer).await
+    }
+
+    /// False: there was none.
+    pub async fn remove_route(
+        &self,
+        route: &VirtualRoute,
+        ifindex: Option<u32>,
+    ) -> Result<bool, NetlinkError> {
+        let request = self.handle.route().del(route_message(route, ifindex));
+        let answer = async { unless(request.execute().await, Errno::ESRCH) };
+        ask(&format!("remove the route to {}/{}", route.to, route.prefix_len), answer).await
+    }
+
     pub async fn add_address(&self, ifindex: u32, address: &VirtualAddress) -> Result<(), NetlinkError> {
         let mut add = self.handle.address().add(ifindex, address.address, address.prefix_len);
         let message = add.message_mut();
@@ -228,6 +250,52 @@ impl Netlink {
         message.header.prefix_len = address.prefix_len;
         message.attributes.push(AddressAttribute::Local(address.address));
         ask(&format!("remove {}", address.address), self.handle.address().del(message).execute()).await
+    }
+}
+
+fn route_message(route: &VirtualRoute, ifindex: Option<u32>) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = match route.to {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.destination_prefix_length = route.prefix_len;
+    message.header.protocol = RouteProtocol::KeepAlived;
+    message.header.scope = RouteScope::from(route.scope);
+    message.header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Prohibit => RouteType::Prohibit,
+    };
+    if route.onlink {
+        message.header.flags |= RouteFlags::Onlink;
+    }
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    };
+    let destination = (route.prefix_len > 0).then(|| RouteAttribute::Destination(address(route.to)));
+    let mtu = route.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    let attributes = [
+        destination,
+        route.gateway.map(|gateway| RouteAttribute::Gateway(address(gateway))),
+        route.source.map(|source| RouteAttribute::PrefSource(address(source))),
+        ifindex.map(RouteAttribute::Oif),
+        route.metric.map(RouteAttribute::Priority),
+        Some(RouteAttribute::Table(route.table)),
+        mtu,
+    ];
+    message.attributes.extend(attributes.into_iter().flatten());
+    message
+}
+
+/// True if it was done, false if there was nothing to do because of `already`.
+fn unless(answer: Result<(), rtnetlink::Error>, already: Errno) -> Result<bool, rtnetlink::Error> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -(already as i32) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod mail;
+mod route;
 
 use std::{
     fmt,
@@ -19,6 +20,7 @@ use crate::{
 
 pub use check::*;
 pub use mail::*;
+pub use route::*;
 
 /// Everything that one file (with its includes) says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +30,8 @@ pub struct Config {
     pub instances: Vec<VrrpInstance>,
     pub groups: Vec<SyncGroup>,
     pub link_delays: Vec<LinkDelays>,
+    /// `static_routes`: there while the daemon is.
+    pub routes: Vec<VirtualRoute>,
     pub services: Vec<VirtualServer>,
 }
 
@@ -249,6 +253,8 @@ pub struct VrrpInstance {
     pub accept: bool,
     pub notify: Notify,
     pub tracks: Vec<Track>,
+    /// `virtual_routes`.
+    pub routes: Vec<VirtualRoute>,
     /// Without `dont_track_primary`: the link of its own interface has to be up.
     pub track_primary: bool,
     /// So many adverts have to be missing before a master is down, 2..=100.

@@ -6,6 +6,7 @@ mod group;
 mod instance;
 mod mail;
 mod method;
+mod route;
 mod rules;
 mod script;
 mod server_group;
@@ -83,6 +84,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         instances,
         groups,
         link_delays,
+        routes: reader.routes(&top, "static_routes"),
         services: services.into_iter().map(|(_, service)| service).collect(),
     }
 }

@@ -212,6 +212,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             accept: true,
             notify: Notify::default(),
             tracks: Vec::new(),
+            routes: Vec::new(),
             track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,
@@ -601,6 +602,57 @@ fn mails_are_sent_of_what_asks_for_them() {
     let nowhere = read("smtp_alert");
     assert_eq!((nowhere.config.global.mail.clone(), nowhere.diagnostics.len()), (None, 1));
     assert_eq!(read(&format!("{relay}notification_email_from nobody\nsmtp_connect_timeout 0")).errors, 2);
+}
+
+#[test]
+fn routes_are_read_as_ip_route_reads_them() {
+    let loaded = text(
+        "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n\
+         virtual_routes {\nsrc 10.0.0.1 to 10.1.0.0/16 gw 10.0.0.9 dev eth1 table 100 preference 7 mtu 1400 onlink\n\
+         10.2.0.1 dev eth2 no_track\ndefault via 2001:db8::1\n}\n}\nstatic_routes {\nblackhole 10.3.0.0/16 scope 9\n}\n",
+    );
+    assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+    let plain = VirtualRoute {
+        kind: RouteKind::Unicast,
+        to: [10, 1, 0, 0].into(),
+        prefix_len: 16,
+        gateway: None,
+        device: None,
+        source: None,
+        table: 254,
+        metric: None,
+        mtu: None,
+        scope: 0,
+        onlink: false,
+        no_track: false,
+    };
+    let full = VirtualRoute {
+        gateway: Some([10, 0, 0, 9].into()),
+        device: Some("eth1".to_owned()),
+        source: Some([10, 0, 0, 1].into()),
+        table: 100,
+        metric: Some(7),
+        mtu: Some(1400),
+        onlink: true,
+        ..plain.clone()
+    };
+    let direct = VirtualRoute {
+        to: [10, 2, 0, 1].into(),
+        prefix_len: 32,
+        device: Some("eth2".to_owned()),
+        scope: 253,
+        no_track: true,
+        ..plain.clone()
+    };
+    let default = VirtualRoute {
+        to: "::".parse().unwrap(),
+        prefix_len: 0,
+        gateway: Some("2001:db8::1".parse().unwrap()),
+        ..plain.clone()
+    };
+    assert_eq!(loaded.config.instances[0].routes, [full, direct, default]);
+    let hole = VirtualRoute { kind: RouteKind::Blackhole, to: [10, 3, 0, 0].into(), scope: 9, ..plain };
+    assert_eq!(loaded.config.routes, [hole]);
 }
 
 #[test]

@@ -234,7 +234,7 @@ fn lifetime(word: &str) -> value::Value<Option<u32>> {
 }
 
 /// Numbers of linux/rtnetlink.h.
-fn scope(word: &str) -> value::Value<u8> {
+pub(super) fn scope(word: &str) -> value::Value<u8> {
     match word.parse() {
         Ok(number) => Ok(number),
         Err(_) => {

@@ -44,6 +44,7 @@ impl Reader<'_> {
             notify.priority_changes = defaults.notify_priority_changes;
         }
         let tracks = self.tracks(&items, priority);
+        let routes = self.routes(&items, "virtual_routes");
         let track_primary = !self.flag(&items, "dont_track_primary");
         let down_timer_adverts =
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
@@ -83,6 +84,7 @@ impl Reader<'_> {
             accept,
             notify,
             tracks,
+            routes,
             track_primary,
             down_timer_adverts,
             checksum_of_message,
