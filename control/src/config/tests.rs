@@ -11,6 +11,7 @@ use std::{
 mod checks;
 mod families;
 mod hostile;
+mod instances;
 mod language;
 mod mistakes;
 mod words;
@@ -236,61 +237,6 @@ fn what_is_not_said_is_as_in_keepalived() {
 }
 
 #[test]
-fn an_instance_says_otherwise_than_global_defs() {
-    let config = sound("rules");
-    assert_eq!(config.global.garp_interval, Duration::from_millis(1));
-    assert_eq!(config.global.gna_interval, Duration::from_micros(500));
-    let [plain, own, strict, owner, far] = config.instances.as_slice() else { panic!("{config:?}") };
-    let global = Rules { higher_prio_send_advert: true, skip_check_adv_addr: true, ..Rules::default() };
-    assert_eq!((plain.rules, plain.accept), (global, true));
-    let seconds = Duration::from_secs;
-    let garp = |garp: Garp| (garp.repeat, garp.delay, garp.lower_prio_repeat, garp.lower_prio_delay);
-    assert_eq!(garp(plain.garp), (1, seconds(0), 1, seconds(7)));
-    let notify = |of: &VrrpInstance| {
-        let Notify { says_deleted, deleted, master_rx_lower_pri, priority_changes, .. } = &of.notify;
-        (*says_deleted, deleted.is_some(), master_rx_lower_pri.is_some(), *priority_changes)
-    };
-    assert_eq!(notify(plain), (false, false, false, true));
-    assert_eq!(notify(own), (true, false, true, false));
-    assert_eq!(notify(strict), (true, true, false, true));
-    assert_eq!(own.rules, Rules { lower_prio_no_advert: true, ..Rules::default() });
-    assert_eq!((garp(own.garp), own.accept), ((4, seconds(2), 0, seconds(1)), false));
-    let strictly = Rules { lower_prio_no_advert: true, owner_ignore_adverts: true, strict: true, ..global };
-    assert_eq!((strict.rules, strict.accept, strict.preempt), (strictly, false, Preempt::Immediate));
-    let limit = |host, least, most| TtlLimit { peer: [10, 1, 0, host].into(), least, most };
-    assert_eq!((far.unicast_ttl, &*far.ttl_limits), (64, &[limit(2, 60, 63), limit(4, 62, 255)][..]));
-    let (delay, after_boot) = (config.global.startup_delay, config.global.delay_after_boot);
-    assert_eq!((delay, after_boot), (Duration::from_millis(1_500), seconds(20)));
-    assert!(config.global.log_unknown_vrids);
-    assert_eq!((owner.rules, owner.accept), (Rules { owner_ignore_adverts: false, ..strictly }, true));
-}
-
-#[test]
-fn keys_of_adverts_are_read_in_all_their_forms() {
-    let signings: Vec<_> = sound("auth_hmac").instances.into_iter().filter_map(|it| it.signing).collect();
-    let key = |id, secret: &[u8]| SigningKey { id, secret: Secret::new(secret.to_vec()) };
-    let hex: Vec<_> = (0..32).collect();
-    assert_eq!(
-        signings,
-        [
-            Signing {
-                keys: vec![key(1, &hex), key(2, b"this is another key of 32 bytes.")],
-                active: 2,
-                window: Some(Duration::from_secs(12)),
-                mode: SigningMode::Permissive,
-            },
-            Signing {
-                keys: vec![key(7, b"thisisakeyof40byteswithoutanyblanksinit.")],
-                active: 7,
-                window: None,
-                mode: SigningMode::ReceiveOnly,
-            },
-        ]
-    );
-    assert!(!format!("{signings:?}").contains("32"), "no log shows a key");
-}
-
-#[test]
 fn carriage_returns_change_nothing() {
     assert_eq!(sound("carriage_returns"), sound("defaults"));
 }
@@ -363,172 +309,6 @@ fn a_url_is_read_to_the_last_character() {
 }
 
 #[test]
-fn an_instance_is_read_with_all_its_words() {
-    let config = sound("pair");
-    let [web, dns] = config.instances.as_slice() else { panic!("{config:?}") };
-    assert_eq!(config.global.router_id.as_deref(), Some("LB_1"));
-    assert_eq!((web.priority.get(), web.preempt, web.start_as_master), (150, Preempt::Never, false));
-    assert_eq!(web.authentication, Authentication::Pass(*b"s3cret!#"));
-    let garp = Garp {
-        repeat: 3,
-        delay: Duration::from_secs(2),
-        refresh: Duration::from_secs(60),
-        refresh_repeat: 1,
-        lower_prio_repeat: 3,
-        lower_prio_delay: Duration::from_secs(2),
-    };
-    assert_eq!(web.garp, garp);
-    let address =
-        |address: [u8; 4], prefix_len| VirtualAddress { prefix_len, ..VirtualAddress::of(address.into()) };
-    assert_eq!(
-        web.addresses,
-        [
-            address([10, 0, 0, 100], 24),
-            VirtualAddress {
-                device: Some("eth0".to_owned()),
-                label: Some("eth0:web".to_owned()),
-                broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
-                ..address([10, 0, 0, 101], 24)
-            },
-            VirtualAddress {
-                device: Some("eth1".to_owned()),
-                broadcast: Some(Ipv4Addr::new(10, 0, 1, 127)),
-                ..address([10, 0, 1, 100], 25)
-            },
-        ]
-    );
-    assert_eq!((dns.priority, dns.start_as_master), (Priority::OWNER, true));
-    assert_eq!((dns.source, dns.peers.len()), (Some([10, 0, 0, 2].into()), 0));
-}
-
-#[test]
-fn a_sync_group_has_its_members_and_gives_them_its_trackers() {
-    let config = sound("sync_group");
-    let groups: Vec<_> =
-        config.groups.iter().map(|group| (group.name.as_str(), group.members.as_slice())).collect();
-    assert_eq!(groups, [("VG", &[1, 0][..]), ("ALONE", &[2])]);
-    let scripts = config.groups.iter().map(|it| (it.notify.any.is_some(), it.notify.master.is_some()));
-    assert_eq!(scripts.collect::<Vec<_>>(), [(true, false), (false, true)]);
-    let tracks: Vec<Vec<_>> = config
-        .instances
-        .iter()
-        .map(|it| {
-            let tracks = it.tracks.iter();
-            tracks.map(|track| (config.trackers[track.tracker].name(), track.weight)).collect()
-        })
-        .collect();
-    // A weight of its own counts only where the group says so.
-    assert_eq!(tracks, [vec![("eth2", 0), ("eth1", -5)], vec![("eth1", -5)], vec![("chk", -20)]]);
-}
-
-#[test]
-fn trackers_are_shared_and_weights_are_each_instances_own() {
-    let config = sound("track");
-    let names: Vec<_> = config.trackers.iter().map(|it| (it.word(), it.name())).collect();
-    let expected = [
-        ("track_script", "words"),
-        ("track_script", "one"),
-        ("track_script", "fatal"),
-        ("track_file", "drain"),
-        ("track_file", "load"),
-        ("track_file", "spare"),
-        ("track_file", "unused"),
-        ("track_process", "proxy"),
-        ("track_process", "worker"),
-        ("track_interface", "eth1"),
-        ("track_interface", "eth2"),
-    ];
-    assert_eq!(names, expected);
-    let tracks = |instance: usize| -> Vec<_> {
-        let tracks = config.instances.get(instance).unwrap().tracks.iter();
-        tracks.map(|track| (track.tracker, track.weight, track.reverse)).collect()
-    };
-    let scripts = [(0, -20, true), (1, -7, false), (2, 0, false)];
-    let others =
-        [(9, 0, false), (10, 11, true), (3, 1, false), (4, -3, true), (7, 0, false), (8, -254, true)];
-    assert_eq!(tracks(0), [&scripts[..], &others].concat());
-    assert_eq!(tracks(1), [(0, -20, true), (10, 0, false)]);
-    let files: Vec<_> = config
-        .trackers
-        .iter()
-        .filter_map(|tracker| match tracker {
-            Tracker::File(it) => Some((it.path.to_str().unwrap(), it.initial)),
-            _ => None,
-        })
-        .collect();
-    let initial = |value, overwrite| Some(Initial { value, overwrite });
-    let expected = [
-        ("/run/lvsd/drain", None),
-        ("/run/lvsd/load", initial(7, true)),
-        ("/run/lvsd/spare", initial(0, true)),
-        ("/run/lvsd/unused", initial(-2, false)),
-    ];
-    assert_eq!(files, expected);
-    let processes: Vec<_> = config
-        .trackers
-        .iter()
-        .filter_map(|tracker| match tracker {
-            Tracker::Process(it) => Some(it.clone()),
-            _ => None,
-        })
-        .collect();
-    let proxy = TrackProcess {
-        name: "proxy".to_owned(),
-        process: "haproxy".to_owned(),
-        parameters: Some((Vec::new(), ParamMatch::Exact)),
-        full_command: false,
-        quorum: 1..=u32::MAX,
-        fork_delay: Duration::ZERO,
-        terminate_delay: Duration::ZERO,
-    };
-    let worker = TrackProcess {
-        name: "worker".to_owned(),
-        process: "/opt/my worker".to_owned(),
-        parameters: Some((vec!["-f".to_owned(), "a b".to_owned()], ParamMatch::Initial)),
-        full_command: true,
-        quorum: 0..=0,
-        fork_delay: Duration::from_millis(500),
-        terminate_delay: Duration::from_secs(2),
-    };
-    assert_eq!(processes, [proxy, worker]);
-    let checks = &config.services[0].reals[0].checks;
-    let path = || "/run/lvsd/spare".into();
-    let expected = [(0, false), (-5, true)]
-        .map(|(weight, reverse)| CheckKind::File(FileCheck { path: path(), weight, reverse }));
-    assert_eq!(checks.iter().map(|check| check.kind.clone()).collect::<Vec<_>>(), expected);
-    let scripts: Vec<_> = config
-        .trackers
-        .iter()
-        .filter_map(|tracker| match tracker {
-            Tracker::Script(it) => Some((
-                it.script.arguments.join("|"),
-                it.interval.as_millis(),
-                it.timeout.as_millis(),
-                (it.rise, it.fall, it.init_fail),
-            )),
-            _ => None,
-        })
-        .collect();
-    let expected = [
-        ("-c|exit 0".to_owned(), 500, 500, (1, 1, false)),
-        ("-c|exit 0".to_owned(), 3000, 2000, (4, 5, true)),
-        (String::new(), 1000, 1000, (1, 1, false)),
-    ];
-    assert_eq!(scripts, expected);
-}
-
-#[test]
-fn unicast_and_multicast_and_both_versions_live_on_one_interface() {
-    let config = sound("unicast_v3");
-    let [fast, old] = config.instances.as_slice() else { panic!("{config:?}") };
-    assert_eq!((fast.version, fast.advert_interval), (Version::V3, Duration::from_millis(10)));
-    assert_eq!((old.version, old.advert_interval), (Version::V2, Duration::from_secs(3)));
-    assert_eq!(fast.preempt, Preempt::After(Duration::from_millis(5500)));
-    assert_eq!(fast.source, Some([10, 0, 0, 1].into()));
-    assert_eq!(fast.peers, [[10, 0, 0, 2], [10, 0, 0, 3]].map(IpAddr::from));
-}
-
-#[test]
 fn an_include_is_found_beside_the_file_that_names_it() {
     let config = sound("includes");
     assert_eq!(config.global.router_id.as_deref(), Some("LB_2"));
@@ -536,25 +316,6 @@ fn an_include_is_found_beside_the_file_that_names_it() {
     assert_eq!(instances, [("A", 10), ("B", 20)]);
     let loaded = load(Path::new("tests/config/sound/includes.conf"), "node1").unwrap();
     assert_eq!(loaded.files.len(), 5);
-}
-
-#[test]
-fn state_master_without_priority_is_the_owner() {
-    let loaded = text(
-        "vrrp_instance V {\nstate MASTER\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n",
-    );
-    let instance = loaded.config.instances.first().unwrap();
-    assert!(instance.priority.is_owner() && instance.start_as_master);
-}
-
-#[test]
-fn priority_255_without_a_state_is_master_at_once() {
-    let instance = |state: &str| {
-        let file =
-            format!("vrrp_instance V {{\n{state}\npriority 255\ninterface a\nvirtual_router_id 1\n}}\n");
-        text(&file).config.instances.first().unwrap().start_as_master
-    };
-    assert!(instance("") && instance("state MASTER") && !instance("state BACKUP"));
 }
 
 #[test]
@@ -605,121 +366,14 @@ fn mails_are_sent_of_what_asks_for_them() {
 }
 
 #[test]
-fn routes_are_read_as_ip_route_reads_them() {
-    let loaded = text(
-        "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n\
-         virtual_routes {\nsrc 10.0.0.1 to 10.1.0.0/16 gw 10.0.0.9 dev eth1 table 100 preference 7 mtu 1400 onlink\n\
-         10.2.0.1 dev eth2 no_track\ndefault via 2001:db8::1\n}\n}\nstatic_routes {\nblackhole 10.3.0.0/16 scope 9\n}\n",
-    );
-    assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
-    let plain = VirtualRoute {
-        kind: RouteKind::Unicast,
-        to: [10, 1, 0, 0].into(),
-        prefix_len: 16,
-        gateway: None,
-        device: None,
-        source: None,
-        table: 254,
-        metric: None,
-        mtu: None,
-        scope: 0,
-        onlink: false,
-        no_track: false,
-    };
-    let full = VirtualRoute {
-        gateway: Some([10, 0, 0, 9].into()),
-        device: Some("eth1".to_owned()),
-        source: Some([10, 0, 0, 1].into()),
-        table: 100,
-        metric: Some(7),
-        mtu: Some(1400),
-        onlink: true,
-        ..plain.clone()
-    };
-    let direct = VirtualRoute {
-        to: [10, 2, 0, 1].into(),
-        prefix_len: 32,
-        device: Some("eth2".to_owned()),
-        scope: 253,
-        no_track: true,
-        ..plain.clone()
-    };
-    let default = VirtualRoute {
-        to: "::".parse().unwrap(),
-        prefix_len: 0,
-        gateway: Some("2001:db8::1".parse().unwrap()),
-        ..plain.clone()
-    };
-    assert_eq!(loaded.config.instances[0].routes, [full, direct, default]);
-    let hole = VirtualRoute { kind: RouteKind::Blackhole, to: [10, 3, 0, 0].into(), scope: 9, ..plain };
-    assert_eq!(loaded.config.routes, [hole]);
-}
-
-#[test]
-fn a_link_counts_as_late_as_its_delays_say() {
-    let loaded = text(
-        "global_defs {\ndynamic_interfaces\n}\nvrrp_instance V {\ninterface a\nvirtual_router_id 1\n\
-         dont_track_primary\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n\
-         interface_up_down_delays {\na 1.5\nb 0 0.000010\n}\n",
-    );
-    assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
-    let delays = |interface: &str, down, up| LinkDelays {
-        interface: interface.to_owned(),
-        down: Duration::from_micros(down),
-        up: Duration::from_micros(up),
-    };
-    assert_eq!(loaded.config.link_delays, [delays("a", 1_500_000, 1_500_000), delays("b", 0, 10)]);
-    assert!(loaded.config.global.dynamic_interfaces && !loaded.config.instances[0].track_primary);
-}
-
-#[test]
-fn an_instance_may_differ_from_the_global_timers() {
-    let instances = "vrrp_instance A {\ninterface a\nvirtual_router_id 1\ndown_timer_adverts 7\nv3_checksum_as_v2 off\n}\n\
-                     vrrp_instance B {\ninterface a\nvirtual_router_id 2\n}\n";
-    let read = |global: &str| text(&format!("global_defs {{\n{global}\n}}\n{instances}"));
-    let settings: Vec<_> = read("vrrp_down_timer_adverts 5\nv3_checksum_as_v2")
-        .config
-        .instances
-        .iter()
-        .map(|it| (it.down_timer_adverts, it.checksum_of_message))
-        .collect();
-    assert_eq!(settings, [(7, false), (5, true)]);
-    assert_eq!(read("vrrp_down_timer_adverts 2").errors, 0);
-    assert_eq!(read("vrrp_down_timer_adverts 1").errors, 1, "the lease would end where its renewal is due");
-}
-
-#[test]
 fn the_last_of_two_is_read() {
     let loaded = text("global_defs {\nrouter_id a\n}\nglobal_defs {\nrouter_id b\n}\n");
     assert_eq!((loaded.config.global.router_id.as_deref(), loaded.errors), (Some("b"), 1));
 }
 
 #[test]
-fn an_advert_holds_255_addresses() {
-    let errors = |count: u32| {
-        let addresses: String =
-            (1..=count).map(|n| format!("{}/8\n", Ipv4Addr::from_bits(0x0a00_0000 + n))).collect();
-        let file = format!(
-            "vrrp_instance V {{\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {{\n{addresses}}}\n}}\n"
-        );
-        text(&file).errors
-    };
-    assert_eq!((errors(255), errors(256)), (0, 1));
-}
-
-#[test]
 fn a_byte_order_mark_is_no_word() {
     assert_eq!(text("\u{feff}global_defs {\n}\n").diagnostics, []);
-}
-
-#[test]
-fn a_long_password_is_cut_as_its_peers_cut_it() {
-    let loaded = text(
-        "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nauthentication {\nauth_type PASS\n\
-         auth_pass correcthorse\n}\nvirtual_ipaddress {\n192.0.2.1/32\n}\n}\n",
-    );
-    assert!(!loaded.has_errors());
-    assert_eq!(loaded.config.instances.first().unwrap().authentication, Authentication::Pass(*b"correcth"));
 }
 
 #[test]
@@ -736,33 +390,6 @@ fn a_diagnostic_as_json_has_its_place() {
             "message": "unknown word \"router_di\" in global_defs; did you mean \"router_id\"?",
         }])
     );
-}
-
-#[test]
-fn heartbeat_interfaces_are_others_than_interface_and_have_one_user_of_a_vrid() {
-    let read = |lines: &str, vrid: u8| {
-        let instance = |name: &str, interface: &str, vrid: u8, lines: &str| {
-            format!(
-                "vrrp_instance {name} {{\ninterface {interface}\nvirtual_router_id {vrid}\n{lines}\n\
-                 virtual_ipaddress {{\n10.0.{vrid}.{}/24\n}}\n}}\n",
-                name.len()
-            )
-        };
-        let loaded = text(&(instance("A", "a", 1, lines) + &instance("BB", "b", vrid, "")));
-        (loaded.config.instances[0].heartbeats.clone(), loaded.errors)
-    };
-    assert_eq!(read("heartbeat_interface b c", 2), (vec!["b".to_owned(), "c".to_owned()], 0));
-    assert_eq!(read("heartbeat_interface b", 1).1, 1, "VRID 1 is taken on b");
-    assert_eq!(read("heartbeat_interface c", 1).1, 0);
-    for wrong in [
-        "heartbeat_interface",
-        "heartbeat_interface a",
-        "heartbeat_interface c c",
-        "heartbeat_interface c d/e",
-    ] {
-        assert_eq!(read(wrong, 2).1, 1, "{wrong}");
-    }
-    assert_eq!(read("heartbeat_interface i1 i2 i3 i4 i5 i6 i7 i8 i9", 2).1, 1);
 }
 
 #[test]
