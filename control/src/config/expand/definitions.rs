@@ -27,6 +27,10 @@ impl Expander<'_> {
         let used = within.and_then(|within| within.used);
         let mut from = 0;
         for (at, inside, end) in references(line.text(), 0) {
+            // What a definition holds is not even looked at any more.
+            if self.exhausted {
+                return;
+            }
             let Some(lines) = self.meaning(inside, line, at) else { continue };
             done.current.push_part(line, from..at, used);
             from = end;

@@ -153,6 +153,25 @@ fn much_of_anything_is_read_to_its_end() {
     assert!(text(&block).has_errors());
 }
 
+/// The time of this thread alone: the load of the host is not in it.
+#[test]
+fn behind_a_limit_no_definition_is_replaced_any_more() {
+    let work = |references: usize| {
+        let large = format!("$A={}\n{}", "a ".repeat(1 << 19), "$A\n".repeat(references));
+        let now = || {
+            let now = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap();
+            Duration::from(now)
+        };
+        let before = now();
+        let loaded = text(&large);
+        let spent = now() - before;
+        assert!(loaded.render_text().contains("too many"), "{}", loaded.render_text());
+        spent
+    };
+    let (few, many) = (work(1_000), work(100_000));
+    assert!(many < 15 * few, "{many:?} for a hundred times the lines of {few:?}");
+}
+
 #[test]
 fn a_service_per_line_of_a_large_file_is_read() {
     let service = |number: u32| {
