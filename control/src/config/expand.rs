@@ -162,16 +162,15 @@ impl Expander<'_> {
         let mut lines = vec![value];
         while let Some(last) = lines.last_mut().filter(|last| last.text().ends_with('\\')) {
             last.truncate(last.text().len() - 1);
-            if next >= self.files.text(file).len() {
-                break;
+            // Lines without anything but a comment are not counted, as in keepalived.
+            while next < self.files.text(file).len() {
+                let line = self.without_comment(file, next);
+                (_, next) = raw_line(self.files, file, next);
+                if !line.text().trim_matches(BLANKS).is_empty() {
+                    lines.push(line.trimmed_end());
+                    break;
+                }
             }
-            let line = self.without_comment(file, next);
-            (_, next) = raw_line(self.files, file, next);
-            // A forgotten `\` behind the last line does not swallow what comes after.
-            if line.text().trim_matches(BLANKS).is_empty() {
-                break;
-            }
-            lines.push(line.trimmed_end());
         }
         if self.definitions.len() < MAX_DEFINITIONS || self.definitions.contains_key(&name) {
             self.definitions.insert(name, lines);

@@ -16,9 +16,10 @@ pub fn format(text: &str) -> String {
         let line = line.trim_end_matches(BLANKS);
         let (code, comment) = line.split_at_checked(comment_start(line)).unwrap_or((line, ""));
         if in_definition || definition(code).is_some() {
-            in_definition = code.trim_end_matches(BLANKS).ends_with('\\');
-            // A comment alone ends a definition, as a blank line does.
-            in_definition &= !code.trim_matches(BLANKS).is_empty();
+            let code = code.trim_matches(BLANKS);
+            // What is no more than a comment does not end it.
+            in_definition &= code.is_empty();
+            in_definition |= code.ends_with('\\');
             formatter.verbatim(line);
         } else {
             formatter.line(code, comment);

@@ -32,8 +32,10 @@ fn a_definition_counts_from_where_it_stands_and_is_replaced_when_it_is_used() {
 #[test]
 fn a_definition_of_several_lines_is_several_lines() {
     let file = "$N=7\n$INST=vrrp_instance VI_${N} { \\\n  # said inside\n interface eth0 \\\n priority 10${N}\nbefore $INST\n}\n";
-    // The comment leaves a blank line, which ends the definition as in keepalived 2.2.
-    assert_eq!(lines(file), ["interface eth0 \\", "priority 107", "before vrrp_instance VI_7 {", "}"]);
+    assert_eq!(lines(file), ["before vrrp_instance VI_7 {", "interface eth0", "priority 107", "}"]);
+    let file = "$A=a \\\n\n \t\n! no more\n b \\ # and\n\n c\nd\n$A";
+    assert_eq!(lines(file), ["d", "a", "b", "c"]);
+    assert_eq!(lines("$A=a \\\n\n#\n"), [""; 0], "the file ends before the definition");
     let file = "$A=10.0.0.1 \\\n 10.0.0.2 # the second\nvirtual_ipaddress {\n $A\n}\n";
     assert_eq!(lines(file), ["virtual_ipaddress {", "10.0.0.1", "10.0.0.2", "}"]);
 }
