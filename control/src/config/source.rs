@@ -237,7 +237,8 @@ pub fn is_executable(path: &Path) -> Result<bool, ReadError> {
     Ok(open(path)?.1.permissions().mode() & 0o111 != 0)
 }
 
-fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
+/// A regular file, without waiting for anybody.
+pub fn open(path: &Path) -> Result<(File, Metadata), ReadError> {
     // Without O_NONBLOCK, opening a FIFO would wait for a writer that may never come.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     let metadata = file.metadata()?;

@@ -1,6 +1,6 @@
 //! What an auth_hmac block says.
 
-use std::{fs::File, io::Read as _, os::unix::fs::MetadataExt as _, time::Duration};
+use std::{io::Read as _, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use super::{Items, Reader, value, value::Wrong};
 use crate::config::{
@@ -8,6 +8,7 @@ use crate::config::{
     keywords::Block,
     lexer::Word,
     model::{Secret, Signing, SigningKey, SigningMode},
+    source,
 };
 
 /// Of a key, in bytes.
@@ -81,7 +82,7 @@ impl Reader<'_> {
     /// `hex:DIGITS`, `file:PATH` or the bytes themselves.
     fn secret(&mut self, word: &Word) -> Option<Secret> {
         let Some(path) = word.text.strip_prefix("file:") else { return self.word("key", word, secret) };
-        let (text, is_open) = self.word("key", word, |_| Ok(read(path)?))?;
+        let (text, is_open) = self.word("key", word, |_| read(path))?;
         if is_open {
             let message = format!("others than its owner may read {path}");
             self.reports.push(Report::warning(Class::Trap, word.span, message).help("chmod 600"));
@@ -117,10 +118,13 @@ fn secret(text: &str) -> value::Value<Secret> {
 }
 
 /// The text, and whether others than the owner may read it too.
-fn read(path: &str) -> std::io::Result<(String, bool)> {
+fn read(path: &str) -> value::Value<(String, bool)> {
     const MOST: u64 = 1024;
-    let file = File::open(path)?;
-    let is_open = file.metadata()?.mode() & 0o077 != 0;
+    if !path.starts_with('/') {
+        return Err(Wrong::new(format!("file:{path} is not an absolute path")));
+    }
+    let (file, metadata) = source::open(Path::new(path))?;
+    let is_open = metadata.mode() & 0o077 != 0;
     let mut text = String::new();
     file.take(MOST).read_to_string(&mut text)?;
     Ok((text, is_open))

@@ -153,6 +153,26 @@ fn much_of_anything_is_read_to_its_end() {
     assert!(text(&block).has_errors());
 }
 
+#[test]
+fn a_key_is_read_from_a_regular_file_with_an_absolute_path() {
+    let folder = Folder::new("key");
+    let secret = folder.write("secret", &"k".repeat(32));
+    let pipe = folder.0.join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let messages = |path: &Path| {
+        text(&format!(
+            "vrrp_instance A {{\ninterface eth0\nvirtual_router_id 1\nauth_hmac {{\nkey 1 file:{}\n\
+             active_key 1\n}}\nvirtual_ipaddress {{\n10.0.0.100/24\n}}\n}}\n",
+            path.display()
+        ))
+        .render_text()
+    };
+    assert!(!messages(&secret).contains("key:"), "{}", messages(&secret));
+    for (path, why) in [(&*pipe, "not a regular file"), (Path::new("secret"), "not an absolute path")] {
+        assert!(messages(path).contains(why), "{}", messages(path));
+    }
+}
+
 /// The time of this thread alone: the load of the host is not in it.
 #[test]
 fn behind_a_limit_no_definition_is_replaced_any_more() {
