@@ -200,7 +200,7 @@ impl Daemon {
             cancel,
             silence,
         };
-        let election = match Election::hold(&site, &indexes, None, &around) {
+        let election = match Election::hold(&site, &indexes, None, &around).await {
             Ok(election) => election,
             Err(error) => {
                 dataplane.abandon();
@@ -359,7 +359,7 @@ impl Daemon {
             None
         } else {
             // It adopts the leases that are held. For a moment both threads say the same.
-            Some(Election::hold(&site, indexes, Some(&self.election), &self.around)?)
+            Some(Election::hold(&site, indexes, Some(&self.election), &self.around).await?)
         };
 
         // Who goes says so while the tables still keep the kernel from answering for its addresses.

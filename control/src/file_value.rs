@@ -68,6 +68,8 @@ const SLOW_LOOK: Duration = Duration::from_secs(5);
 const LONGEST: u64 = 128;
 /// An empty file is one that is being written, if it is not empty any more after this.
 const WRITING: Duration = Duration::from_millis(50);
+/// So often a watch may end, or a folder be replaced, while a follower comes to it.
+const RETRIES: usize = 4;
 /// However often a file is written, it is looked at no more often than this.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -138,11 +140,23 @@ impl Files {
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_ONLYDIR;
-        // Locked before the kernel is asked: an event must not come in between.
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = self.0.inotify.as_ref()?.add_watch(path.parent()?, events).ok()?;
-        let names = waiting.entry(directory).or_default();
-        Some(names.entry(path.file_name()?.to_owned()).or_default().subscribe())
+        let (inotify, folder, name) = (self.0.inotify.as_ref()?, path.parent()?, path.file_name()?);
+        let mut watched = inotify.add_watch(folder, events).ok()?;
+        for _ in 0..RETRIES {
+            let bell = {
+                let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let names = waiting.entry(watched).or_default();
+                names.entry(name.to_owned()).or_default().subscribe()
+            };
+            // Not under the lock: the server of the folder may not answer, and others wait for other files. So the
+            // watch may have ended with its last follower just before there was this one.
+            let now = inotify.add_watch(folder, events).ok()?;
+            if now == watched {
+                return Some(bell);
+            }
+            watched = now;
+        }
+        None
     }
 }
 
@@ -272,22 +286,31 @@ mod tests {
         timeout(SOON, follower.next()).await.expect("the kernel told of the change")
     }
 
+    /// The value after `change`, which happens when nothing but the kernel can tell of it any more.
+    async fn next_after(follower: &mut Follower, change: impl FnOnce()) -> i32 {
+        let next = follower.next();
+        tokio::pin!(next);
+        // Longer than a look takes: from now on it waits.
+        let early = timeout(Duration::from_millis(500), &mut next).await;
+        assert!(early.is_err(), "{early:?} without a change");
+        change();
+        timeout(SOON, next).await.expect("the kernel told of the change")
+    }
+
     #[tokio::test]
     async fn a_file_is_followed_however_it_is_written_replaced_and_removed() {
         let bench = Bench::new("followed");
         let path = bench.path("value");
         let mut follower = bench.files.follow(&path);
         assert_eq!(next(&mut follower).await, 0, "not there yet");
-        fs::write(&path, "7\n").unwrap();
-        assert_eq!(next(&mut follower).await, 7);
+        assert_eq!(next_after(&mut follower, || fs::write(&path, "7\n").unwrap()).await, 7);
         fs::write(bench.path("new"), "-12 and a remark").unwrap();
-        fs::rename(bench.path("new"), &path).unwrap();
-        assert_eq!(next(&mut follower).await, -12);
-        fs::remove_file(&path).unwrap();
-        assert_eq!(next(&mut follower).await, 0);
+        let replace = || fs::rename(bench.path("new"), &path).unwrap();
+        assert_eq!(next_after(&mut follower, replace).await, -12);
+        assert_eq!(next_after(&mut follower, || fs::remove_file(&path).unwrap()).await, 0);
         fs::write(bench.path("target"), "3").unwrap();
-        symlink(bench.path("target"), &path).unwrap();
-        assert_eq!(next(&mut follower).await, 3);
+        let link = || symlink(bench.path("target"), &path).unwrap();
+        assert_eq!(next_after(&mut follower, link).await, 3);
     }
 
     #[tokio::test]
@@ -299,14 +322,12 @@ mod tests {
         fs::write(&path, "1").unwrap();
         let mut follower = bench.files.follow(&path);
         assert_eq!(next(&mut follower).await, 1);
-        fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(next(&mut follower).await, 0);
+        assert_eq!(next_after(&mut follower, || fs::remove_dir_all(&folder).unwrap()).await, 0);
         fs::create_dir(&folder).unwrap();
         fs::write(&path, "2").unwrap();
         // By the slow look, if it has looked while there was none.
         assert_eq!(timeout(2 * SLOW_LOOK, follower.next()).await.unwrap(), 2);
-        fs::write(&path, "3").unwrap();
-        assert_eq!(next(&mut follower).await, 3);
+        assert_eq!(next_after(&mut follower, || fs::write(&path, "3").unwrap()).await, 3);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::{collections::HashMap, io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -49,13 +50,15 @@ pub struct Surroundings {
     pub silence: CancellationToken,
 }
 
+/// For tracked files to be initialised.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How many events and notices may wait, for each instance.
 const WAITING: usize = 16;
 
 impl Election {
     /// `leases` are the instances' places in the lease map. What `before` knows of trackers, and what it told of
     /// states, holds on.
-    pub fn hold(
+    pub async fn hold(
         site: &Site,
         leases: &[u32],
         before: Option<&Self>,
@@ -66,7 +69,7 @@ impl Election {
         let instances = site.vrrp(leases);
         let known = before.map(|before| &before.vrrp);
         let room = WAITING * instances.len().max(1);
-        initialise(&config, known.map(|known| &*known.config));
+        initialise(&config, known.map(|known| &*known.config)).await;
 
         let trackers = Watch::new(&config, voices.running.subscribe(), |tracker| {
             let before = known?;
@@ -129,12 +132,23 @@ impl Election {
 }
 
 /// Tracked files that no configuration had before are made if they shall be.
-fn initialise(config: &Config, before: Option<&Config>) {
+async fn initialise(config: &Config, before: Option<&Config>) {
     let is_new = |tracker: &&Tracker| !before.is_some_and(|before| before.trackers.contains(tracker));
-    for tracker in config.trackers.iter().filter(is_new) {
-        if let Tracker::File(TrackFile { path, initial: Some(initial), .. }) = tracker {
-            file_value::initialise(path, *initial);
-        }
+    let files: Vec<_> = config
+        .trackers
+        .iter()
+        .filter(is_new)
+        .filter_map(|tracker| match tracker {
+            Tracker::File(TrackFile { path, initial, .. }) => Some((path.clone(), (*initial)?)),
+            _ => None,
+        })
+        .collect();
+    // They may lie on a server that does not answer: then they are written when it does.
+    let written = tokio::task::spawn_blocking(move || {
+        files.iter().for_each(|(path, it)| file_value::initialise(path, *it))
+    });
+    if timeout(PATIENCE, written).await.is_err() {
+        tracing::warn!(patience = ?PATIENCE, "tracked files cannot be initialised yet: their server does not answer");
     }
 }
 
