@@ -31,7 +31,13 @@ const ECHO_HEADER: usize = 8;
 pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome, Outcome> {
     let icmp: Icmp = ip.payload.read(0).ok_or(Outcome::NotOurs)?;
     match icmp.kind {
-        ndp::SOLICITATION => ndp::answer(ctx, ethernet, ip),
+        ndp::SOLICITATION | ndp::ADVERTISEMENT => {
+            ndp::heed(ctx, ip);
+            if icmp.kind == ndp::ADVERTISEMENT {
+                return Err(Outcome::NotOurs);
+            }
+            ndp::answer(ctx, ethernet, ip)
+        }
         ECHO_REQUEST if ip.payload_len >= ECHO_HEADER => echo(ctx, frame, ethernet, ip, icmp),
         _ => Err(Outcome::NotOurs),
     }

@@ -1,4 +1,5 @@
-//! Who answers a neighbour solicitation for a virtual address: this node under its lease, and otherwise nobody here.
+//! Who answers a neighbour solicitation for a virtual address: this node under its lease, and otherwise nobody here. And
+//! does anybody else claim one?
 
 use aya_ebpf::programs::XdpContext;
 use lvs_ebpf_common::{Outcome, Vip};
@@ -6,7 +7,7 @@ use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    checksum,
+    checksum, claim,
     ipv6::{Address, Header, Ipv6},
     packet::Packet,
     parse::{Ethernet, Mac},
@@ -51,7 +52,7 @@ struct Question {
 }
 
 pub const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
+pub const ADVERTISEMENT: u8 = 136;
 const SOURCE: u8 = 1;
 const TARGET: u8 = 2;
 const ROUTER: u32 = (1_u32 << 31).to_be();
@@ -94,6 +95,27 @@ pub fn answer(ctx: &XdpContext, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome
     frame.write(Ethernet::LEN, Answer::new(message.target, back, &vip)).ok_or(Outcome::TruncatedHeader)?;
     frame.write(0, Ethernet { destination: to, source: mac, ..ethernet }).ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::SolicitationAnswered)
+}
+
+/// An advertisement says where its target is, a solicitation where its source is: who says it to all has to name the
+/// MAC (RFC 4861 4.3, 4.4). Nobody claims an address by a probe, which has no source.
+#[inline(always)]
+pub fn heed(ctx: &XdpContext, ip: &Ipv6) -> Option<()> {
+    const FIRST: usize = size_of::<Message>();
+    const END: usize = FIRST + size_of::<LinkLayerAddress>();
+    if ip.payload_len < END || !ip.is_plain || ip.header.hop_limit != HOP_LIMIT {
+        return None;
+    }
+    let option: LinkLayerAddress = ip.payload.read(FIRST)?;
+    let message: Message = ip.payload.read(0)?;
+    let address = match (message.kind, option.kind) {
+        (ADVERTISEMENT, TARGET) => message.target,
+        (SOLICITATION, SOURCE) => ip.header.source,
+        _ => return None,
+    };
+    let vip = vip::find_v6(address)?;
+    claim::heed(ctx, address.octets(), &vip, option.mac);
+    Some(())
 }
 
 impl Question {

@@ -218,6 +218,47 @@ fn advertisements_of_others_reach_the_kernel() {
 }
 
 #[test]
+fn a_claim_of_our_ipv6_address_by_another_mac_is_told_while_we_hold_the_lease() {
+    let Some(mut director) = director() else { return };
+    let by = |mac, source, hop_limit| ip6((mac, ALL_NODES.1), (source, ALL_NODES.0), hop_limit);
+    let at = |kind: u8, mac: [u8; 6]| [&[kind, 1][..], &mac].concat();
+    let says = |step, option: &[u8]| icmp6(step, 136, 0, 1 << 29, &[&VIP6.octets()[..], option].concat());
+    let claims = [
+        says(by(OTHER_MAC, VIP6, 255), &at(2, OTHER_MAC)),
+        // Where packets would go counts, not who says so.
+        says(by(CLIENT_MAC, CLIENT6, 255), &at(2, OTHER_MAC)),
+        solicitation_by(by(OTHER_MAC, VIP6, 255), STRANGER6, &at(1, OTHER_MAC)),
+    ];
+    for until in [RESIGNED, LAPSED] {
+        director.lease(until);
+        claims.iter().for_each(|frame| drop(director.run(frame)));
+    }
+    director.lease(HELD);
+    for frame in [
+        advertisement(ALL_NODES, 0b001),
+        who_has6(VIP6),
+        solicitation(NOBODY, VIP6, &NONCE),
+        says(by(OTHER_MAC, VIP6, 254), &at(2, OTHER_MAC)),
+        extended(&claims[0], &[60]),
+        icmp6(by(OTHER_MAC, VIP6, 255), 136, 0, 0, &VIP6.octets()[..15]),
+        says(by(OTHER_MAC, VIP6, 255), &[]),
+        says(by(OTHER_MAC, VIP6, 255), &at(1, OTHER_MAC)),
+    ] {
+        director.run(&frame);
+    }
+    assert_eq!(director.take_claims(), [], "nobody contradicts us");
+
+    let address = VIP6.octets();
+    let told = Claim { address, lease: LEASE, ifindex: INGRESS, mac: OTHER_MAC, ..Claim::default() };
+    for frame in &claims {
+        director.run(frame);
+        director.run(frame);
+        assert_eq!(director.take_claims(), [told]);
+        thread::sleep(Duration::from_millis(1100));
+    }
+}
+
+#[test]
 fn a_ping_over_ipv6_is_answered_under_the_lease() {
     let Some(mut director) = director() else { return };
     assert_eq!(director.run(&ping6(CLIENT6, VIP6)), verdict(Outcome::EchoAnswered, Action::Tx, pong6()));
