@@ -1,0 +1,177 @@
+//! Virtual servers and their real servers.
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// The scheduler by the word in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scheduler {
+    Rr,
+    Wrr,
+    Lc,
+    #[default]
+    Wlc,
+    Lblc,
+    Lblcr,
+    Sh,
+    Mh,
+    Dh,
+    Fo,
+    Ovf,
+    Sed,
+    Nq,
+    Twos,
+}
+
+impl Scheduler {
+    pub const WORDS: [(&'static str, Self); 14] = [
+        ("mh", Self::Mh),
+        ("sh", Self::Sh),
+        ("dh", Self::Dh),
+        ("rr", Self::Rr),
+        ("wrr", Self::Wrr),
+        ("lc", Self::Lc),
+        ("wlc", Self::Wlc),
+        ("lblc", Self::Lblc),
+        ("lblcr", Self::Lblcr),
+        ("fo", Self::Fo),
+        ("ovf", Self::Ovf),
+        ("sed", Self::Sed),
+        ("nq", Self::Nq),
+        ("twos", Self::Twos),
+    ];
+
+    /// As `lvs_sched` has it.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, scheduler)| *scheduler == self).map_or("?", |(word, _)| word)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarding {
+    /// `DR`: only the MAC is rewritten; the real server has the VIP on lo.
+    Direct,
+    /// `NAT`: address and port become the real server's, whose answers come back through the director.
+    Nat,
+    /// `TUN`: inside another packet, which the real server takes off. It has the VIP on lo too.
+    Tunnel(Tunnel),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    Ipip,
+    Gue { port: u16 },
+    Gre,
+}
+
+impl Forwarding {
+    /// As `lvs_method` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "DR",
+            Self::Nat => "NAT",
+            Self::Tunnel(_) => "TUN",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VirtualServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub scheduler: Scheduler,
+    /// `mh-port`, `sh-port`: the source port takes part in the hash.
+    pub hash_port: bool,
+    /// Of the real servers that do not have their own.
+    pub forwarding: Forwarding,
+    pub persistence: Option<Persistence>,
+    pub quorum: Quorum,
+    /// Takes the place of all real servers while there is no quorum.
+    pub sorry: Option<SorryServer>,
+    /// `quorum_up`, `quorum_down`.
+    pub notify: UpDown,
+    /// The scripts of what is up say that it goes down when the daemon stops.
+    pub omega: bool,
+    pub reals: Vec<RealServer>,
+}
+
+impl VirtualServer {
+    /// All that its packets may be sent to.
+    pub fn destinations(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.ways().map(|(address, _)| address)
+    }
+
+    /// Whether a real server, or the sorry server, gets its packets that way.
+    pub fn reaches(&self, address: Ipv4Addr, forwarding: Forwarding) -> bool {
+        self.ways().any(|way| way == (address, forwarding))
+    }
+
+    fn ways(&self) -> impl Iterator<Item = (Ipv4Addr, Forwarding)> {
+        let sorry = self.sorry.iter().map(|sorry| (sorry.address, sorry.forwarding));
+        self.reals.iter().map(|real| (real.address, real.forwarding)).chain(sorry)
+    }
+}
+
+/// `persistence_timeout`, `persistence_granularity`: a client's connections all go to one real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// After so long a silence it is a new client.
+    pub timeout: Duration,
+    /// Clients whose addresses begin with the same bits are one: 1 to 32.
+    pub prefix_len: u8,
+}
+
+/// Weight of living real servers that a service needs: lost below `weight - hysteresis`, gained again at
+/// `weight + hysteresis`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    pub weight: u32,
+    pub hysteresis: u32,
+}
+
+impl Default for Quorum {
+    fn default() -> Self {
+        Self { weight: 1, hysteresis: 0 }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SorryServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub forwarding: Forwarding,
+    /// `sorry_server_inhibit`: the connections it has may end there.
+    pub inhibit: bool,
+}
+
+/// How slowly a real server comes and goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// `slow_start`: how long its weight takes to rise; zero = has it at once.
+    pub slow_start: Duration,
+    /// `drain_timeout`: how long connections may last while it drains; `None` = as long as they like.
+    pub drain_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RealServer {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub forwarding: Forwarding,
+    /// 0 = quiesced: no new flows.
+    pub weight: u16,
+    /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.
+    pub inhibit_on_failure: bool,
+    /// `slow_start`, `drain_timeout`.
+    pub pace: Pace,
+    /// `notify_up`, `notify_down`.
+    pub notify: UpDown,
+    /// All must succeed; none = always up.
+    pub checks: Vec<Check>,
+}

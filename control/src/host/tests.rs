@@ -1,0 +1,213 @@
+use super::*;
+use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Rules, Version, Vrid};
+use crate::netlink::Address;
+
+const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const VIP: IpAddr = IpAddr::V4(VIP_V4);
+const OWN: IpAddr = IpAddr::V4(OWN_V4);
+
+fn config(source: Option<IpAddr>) -> Config {
+    let instance = VrrpInstance {
+        name: "VI_1".into(),
+        interface: "eth0".into(),
+        heartbeats: Vec::new(),
+        family: Family::V4,
+        vrid: Vrid::new(51).unwrap(),
+        priority: Priority::DEFAULT,
+        version: Version::V2,
+        advert_interval: Duration::from_secs(1),
+        start_as_master: false,
+        source,
+        peers: Vec::new(),
+        multicast: [224, 0, 0, 18].into(),
+        unicast_ttl: 255,
+        ttl_limits: Vec::new(),
+        authentication: Authentication::None,
+        signing: None,
+        preempt: Preempt::Immediate,
+        addresses: vec![VirtualAddress { prefix_len: 24, ..VirtualAddress::of(VIP) }],
+        excluded: Vec::new(),
+        garp: Garp::default(),
+        rules: Rules::default(),
+        accept: true,
+        notify: Notify::default(),
+        tracks: Vec::new(),
+        routes: Vec::new(),
+        track_primary: true,
+        down_timer_adverts: 3,
+        checksum_of_message: false,
+    };
+    Config { instances: vec![instance], ..Config::default() }
+}
+
+fn snapshot(addresses: &[IpAddr], running: bool) -> Snapshot {
+    let link = Link {
+        ifindex: 3,
+        name: "eth0".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        running,
+        mtu: 1500,
+        loopback: false,
+        veth: false,
+        router: false,
+    };
+    let address = |address: &IpAddr| Address { ifindex: 3, address: *address, prefix_len: 24 };
+    Snapshot {
+        links: vec![link],
+        addresses: addresses.iter().map(address).collect(),
+        neighbours: HashMap::new(),
+    }
+}
+
+fn located(snapshot: &Snapshot) -> LocalInstance {
+    locate(&config(None), snapshot).pop().unwrap().unwrap()
+}
+
+fn lack(source: Option<IpAddr>, snapshot: &Snapshot) -> HostError {
+    locate(&config(source), snapshot).pop().unwrap().unwrap_err()
+}
+
+#[test]
+fn a_virtual_address_left_by_a_killed_daemon_is_not_taken_for_the_source() {
+    assert_eq!(located(&snapshot(&[VIP, OWN], true)).source, OWN);
+}
+
+#[test]
+fn adverts_over_ipv6_come_from_the_link_local_address_that_is_not_virtual() {
+    let [vip, global, own] = ["fe80::100", "2001:db8::1", "fe80::1"].map(|it| it.parse().unwrap());
+    let mut config = config(None);
+    let [instance] = config.instances.as_mut_slice() else { panic!("not one instance") };
+    instance.family = Family::V6;
+    instance.addresses = vec![VirtualAddress::of(vip)];
+    let find = |there: &[IpAddr]| locate(&config, &snapshot(there, true)).pop().unwrap();
+    assert_eq!(find(&[OWN, vip, global, own]).unwrap().source, own);
+    let refused = find(&[OWN, vip, global]).unwrap_err().to_string();
+    assert!(refused.contains("no IPv6 address"), "{refused}");
+}
+
+#[test]
+fn what_the_host_lacks_is_said_by_name() {
+    let no_interface = lack(None, &Snapshot::default()).to_string();
+    assert!(no_interface.contains("\"eth0\""), "{no_interface}");
+    let no_source = lack(None, &snapshot(&[VIP], true)).to_string();
+    assert!(no_source.contains("no IPv4 address"), "{no_source}");
+    let elsewhere = lack(Some(OWN), &snapshot(&[VIP], true)).to_string();
+    assert!(elsewhere.contains("10.77.0.1 is not on eth0"), "{elsewhere}");
+}
+
+#[test]
+fn masters_get_their_addresses_and_all_others_lose_them() {
+    let instances = [located(&snapshot(&[OWN], true))];
+    let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN], true));
+    assert_eq!((add.len(), remove.len()), (1, 0));
+    let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
+    assert_eq!((add.len(), remove.len()), (0, 0));
+    let (add, remove) = addresses::work(&instances, |_| false, &snapshot(&[OWN, VIP], true));
+    assert_eq!((add.len(), remove.iter().map(|a| a.address).collect::<Vec<_>>()), (0, vec![VIP]));
+}
+
+#[test]
+fn a_master_by_no_accept_has_no_addresses() {
+    let mut config = config(None);
+    config.instances[0].accept = false;
+    let found = snapshot(&[OWN], true);
+    let instances: Vec<_> = locate(&config, &found).into_iter().map(Result::unwrap).collect();
+    let (add, remove) = addresses::work(&instances, |_| true, &snapshot(&[OWN, VIP], true));
+    assert_eq!((add.len(), remove.len()), (0, 1));
+}
+
+#[test]
+fn a_fault_names_what_is_missing() {
+    let instance = &located(&snapshot(&[OWN], true));
+    assert_eq!(fault(instance, &snapshot(&[OWN], true)), None);
+    assert_eq!(fault(instance, &snapshot(&[OWN], false)), Some(FaultCause::LinkDown));
+    assert_eq!(fault(instance, &snapshot(&[VIP], true)), Some(FaultCause::SourceMissing));
+    assert_eq!(fault(instance, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+    let careless = &LocalInstance { needs_link: false, ..instance.clone() };
+    assert_eq!(fault(careless, &snapshot(&[OWN], false)), None, "dont_track_primary");
+    assert_eq!(fault(careless, &Snapshot::default()), Some(FaultCause::InterfaceMissing));
+}
+
+#[test]
+fn an_instance_without_a_place_waits_for_one_and_no_other_is_like_it() {
+    let config = config(None);
+    let [first, second] = [0, 1].map(|place| {
+        let lacks = lack(None, &Snapshot::default()).fault();
+        LocalInstance::nowhere(place, &config.instances[0], lacks)
+    });
+    assert_ne!(first.link.ifindex, second.link.ifindex);
+    let there = snapshot(&[OWN], true);
+    assert_eq!(fault(&first, &there), Some(FaultCause::InterfaceMissing));
+    assert!(!located(&there).is_as(&first), "its coming is noticed");
+    assert_eq!(lack(None, &snapshot(&[], true)).fault(), FaultCause::SourceMissing);
+}
+
+#[test]
+fn a_link_with_a_delay_counts_as_it_was_until_then() {
+    let at = |seconds| Monotonic::default() + Duration::from_secs(seconds);
+    let (second, two) = (Duration::from_secs(1), Duration::from_secs(2));
+    let mut links = HashMap::from([("eth0".to_owned(), Debounce::new(two, second, Finding::Up))]);
+    let mut look = |running, now| {
+        let mut seen = snapshot(&[OWN], running);
+        let left = debounce(&mut links, &mut seen, at(now));
+        (seen.links[0].running, left)
+    };
+    assert_eq!(look(false, 10), (true, Some(second)));
+    assert_eq!(look(false, 11), (false, None));
+    assert_eq!(look(true, 20), (false, Some(two)));
+    assert_eq!(look(false, 21), (false, None));
+    assert_eq!(look(true, 30), (false, Some(two)));
+    assert_eq!(look(true, 32), (true, None));
+}
+
+#[test]
+fn an_interface_that_came_back_as_another_is_noticed_and_a_link_that_went_down_is_not() {
+    let before = &located(&snapshot(&[OWN], true));
+    let now = |snapshot: Snapshot| located(&snapshot).is_as(before);
+    assert!(now(snapshot(&[OWN], false)) && now(snapshot(&[OWN, VIP], true)));
+    let mut other_mac = snapshot(&[OWN], true);
+    other_mac.links[0].mac = [2, 0, 0, 0, 0, 7];
+    assert!(!now(other_mac));
+    assert!(!now(snapshot(&[[10, 77, 0, 3].into()], true)));
+}
+
+#[test]
+fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
+    let instances = [located(&snapshot(&[OWN], true))];
+    let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
+    let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false, source: None, mtu: None };
+    let routes = [(near, route(3, near)), (far, route(4, far))].into();
+    assert_eq!(isolated(&instances, &[Some(Some(FaultCause::LinkDown))], &routes), [near].into());
+    assert_eq!(isolated(&instances, &[Some(None)], &routes), HashSet::new());
+}
+
+#[test]
+fn a_next_hop_needs_a_neighbour() {
+    let real = Ipv4Addr::new(10, 77, 0, 11);
+    let mut snapshot = snapshot(&[OWN], true);
+    let route = Route { ifindex: 3, next_hop: real, local: false, source: None, mtu: None };
+    assert!(next_hops(&config(None), &[(real, route)].into(), &snapshot).is_empty());
+    snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+    let hops = next_hops(&config(None), &[(real, route)].into(), &snapshot);
+    assert_eq!(hops[&real].mac, [2, 0, 0, 0, 0, 9]);
+}
+
+#[test]
+fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
+    let real = Ipv4Addr::new(10, 77, 0, 11);
+    let mut snapshot = snapshot(&[VIP, OWN], true);
+    snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+    let hop = |source, mtu, snapshot: &Snapshot| {
+        let route = Route { ifindex: 3, next_hop: real, local: false, source, mtu };
+        let hop = next_hops(&config(None), &[(real, route)].into(), snapshot)[&real];
+        (hop.source, hop.mtu)
+    };
+    let elsewhere = Ipv4Addr::new(10, 88, 0, 1);
+    assert_eq!(hop(Some(elsewhere), None, &snapshot), (Some(elsewhere), 1500));
+    assert_eq!(hop(Some(VIP_V4), Some(1400), &snapshot), (Some(OWN_V4), 1400));
+    snapshot.links[0].mtu = 65_536;
+    assert_eq!(hop(None, None, &snapshot), (Some(OWN_V4), u16::MAX));
+    snapshot.addresses.pop();
+    assert_eq!(hop(Some(VIP_V4), Some(9000), &snapshot), (None, 9000));
+}
