@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what does it cost, how fast is it, and for how long does it hold?
 
+mod checks;
 mod failover;
 mod figures;
 
@@ -25,10 +26,14 @@ enum What {
     Config,
     /// How long a failover takes, and whether there are false ones under load, beside keepalived
     Failover(failover::Arguments),
+    /// What checks of 10,000 real servers cost, whether they are in time, and how soon a dead rack is found
+    Checks(checks::Arguments),
     /// Ten minutes of random faults on three directors; seed and length by CHAOS_SEED and CHAOS_SECONDS
     Chaos,
 }
 
+/// The daemon's own code, where the lab looks for it. What is timed would be a compiler's sloth otherwise.
+const OPTIMISED: &[&str] = &["--config", "profile.dev.package.control.opt-level=3"];
 const TEN_MINUTES: &str = "600";
 
 pub fn bench(arguments: &Arguments) -> Result<()> {
@@ -37,18 +42,21 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Config) => {
             measure(&["-p", "control", "--release", "--test", "limits"], "what_a_large_site_costs")
         }
-        Some(What::Failover(arguments)) => {
-            if !geteuid().is_root() {
-                build_all()?;
-                return again_as_root();
-            }
-            if !arguments.built {
-                build_all()?;
-            }
-            failover::bench(arguments)
-        }
+        Some(What::Failover(arguments)) => in_lab(arguments.built, &[], || failover::bench(arguments)),
+        Some(What::Checks(arguments)) => in_lab(arguments.built, OPTIMISED, || checks::bench(arguments)),
         Some(What::Chaos) => chaos(),
     }
+}
+
+/// As root, after all that runs there is built.
+fn in_lab(built: bool, options: &[&str], bench: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !built {
+        build_all()?;
+    }
+    if !built && !options.is_empty() {
+        run_visibly(cargo().args(["build", "--bin", "lvsd"]).args(options))?;
+    }
+    if geteuid().is_root() { bench() } else { again_as_root() }
 }
 
 fn build_all() -> Result<()> {

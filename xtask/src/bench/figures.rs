@@ -76,7 +76,7 @@ pub fn write(directory: &str, runs: u32, all: &Runs, falsehoods: &[Falsehood]) -
 }
 
 /// Of the machine that was measured on.
-fn conditions() -> String {
+pub fn conditions() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let load = read("/proc/loadavg").split(' ').next().unwrap_or("?").to_owned();
