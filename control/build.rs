@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     let toolchain = if sysroot("bpf").is_some_and(|root| root.join("lib/rustlib").join(TARGET).exists()) {
         // Neither "1" nor the package's name: aya-build would take these as a wish for build-std.
         // SAFETY: a build script's main, no other thread runs.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,director") };
+        unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,director,bench") };
         Toolchain::Custom("bpf")
     } else if sysroot("nightly").is_some_and(|root| root.join("lib/rustlib/src/rust/library/core").exists()) {
         Toolchain::Nightly

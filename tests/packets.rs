@@ -13,6 +13,8 @@ use crate::{
     frames::*,
 };
 
+#[path = "packets/cost.rs"]
+mod cost;
 #[path = "packets/director.rs"]
 mod director;
 #[path = "packets/flow_table.rs"]

@@ -1,15 +1,12 @@
 //! The real XDP program, loaded but attached to nothing: tables are written by hand, and the kernel runs it on
 //! frames by BPF_PROG_TEST_RUN.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr},
-    time::Duration,
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{TestRun as _, TestRunOptions, Xdp},
+    programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
@@ -221,10 +218,9 @@ impl Director {
         (action, out)
     }
 
-    /// What one of many runs on the same frame takes.
-    pub fn cost(&self, frame: &[u8], times: u32) -> Duration {
-        let options = TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::default() };
-        self.program().test_run(options).unwrap().duration
+    /// For a tail call.
+    pub fn fd(&self) -> &ProgramFd {
+        self.program().fd().unwrap()
     }
 
     pub fn program_mut(&mut self) -> &mut Xdp {

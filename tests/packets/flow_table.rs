@@ -389,28 +389,3 @@ fn a_persistent_client_takes_one_turn() {
     let to = [from(1), from(2), other, from(3), other].map(|client| site.send(client, SYN));
     assert_eq!(to, [1, 1, 2, 1, 2]);
 }
-
-#[test]
-#[ignore = "a measurement: prints what a packet costs on each path"]
-fn what_a_packet_costs() {
-    const TIMES: u32 = 2_000_000;
-    let Some(mut site) = Site::new() else { return };
-    // The frame comes out as it went in, so that each run is like the first.
-    for number in 0..4 {
-        let same = Real { mac: DIRECTOR_MAC, state: Real::ALIVE, ..real(number, INGRESS) };
-        site.0.real(BASE + u32::from(number), same);
-    }
-    let mut frame = patched(tcp_from(1, VIP, WEB), 47, &[ACK]);
-    frame[6..12].copy_from_slice(&DIRECTOR_MAC);
-    let cost = |site: &Site, name: &str, frame: &[u8]| {
-        let best = (0..9).map(|_| site.0.cost(frame, TIMES)).min().unwrap_or_default();
-        println!("{name}: {best:?}");
-    };
-    cost(&site, "unmoved slot", &frame);
-    cost(&site, "not ours", &patched(frame.clone(), 12, &[0x88, 0xcc]));
-    site.ring(1, Some(Some(0)));
-    cost(&site, "moved slot, known flow", &frame);
-    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
-    cost(&site, "service that takes turns, known flow", &frame);
-    nat::print_costs();
-}

@@ -49,26 +49,6 @@ pub fn lead(director: &mut Director) {
     director.reply(key(Ipv4Addr::new(10, 0, 1, 2), DNS, UDP), Reply { face: face(DNS), real: 20 });
 }
 
-/// What a packet and an answer cost. Translated to what they were, they are the same in the next run but for the TTL.
-pub fn print_costs() {
-    const TIMES: u32 = 200;
-    let Some(mut director) = director_with_nat() else { return };
-    let to_itself =
-        Real { method: Real::NAT, mtu: 1500, port: WEB.to_be(), address: be(VIP), ..real(1, INGRESS) };
-    director.real(10, Real { mac: DIRECTOR_MAC, ..to_itself });
-    director.real(11, real(1, 77));
-    let own = Face { address: be(REAL), port: PORT.to_be(), _pad: 0 };
-    director.reply(key(REAL, PORT, TCP), Reply { face: own, real: 11 });
-    let cost = |name, frame: Vec<u8>| {
-        let frame = with_ttl(frame, 255);
-        let best = (0..2000).map(|_| director.cost(&frame, TIMES)).min().unwrap_or_default();
-        println!("{name}: {best:?}");
-    };
-    cost("NAT, to the real server", Frame::request().tcp());
-    cost("NAT, an answer", Frame::answer().tcp());
-    cost("no service's, while there is NAT", tcp(STRANGER, WEB));
-}
-
 /// Another service has real server 1 as well.
 pub fn share(director: &mut Director) {
     let shared = Real { method: Real::NAT_SHARED, source: be(INSIDE), mtu: 1500, ..real(1, INGRESS) };

@@ -3,6 +3,7 @@
 mod checks;
 mod failover;
 mod figures;
+mod packets;
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
@@ -12,12 +13,15 @@ use nix::unistd::geteuid;
 
 use crate::{build, cargo, run_visibly, setup::setup};
 
-/// Without a word: what a packet costs in the XDP program, path by path. BPF_PROG_TEST_RUN of the real object; gross
-/// figures: the frame that is not ours is the baseline of the same run.
+/// Without a word: what a packet costs in the XDP program, path by path, into docs/performance/packets.*
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
     #[command(subcommand)]
     what: Option<What>,
+    /// What a packet costs, in less than a minute
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(clap::Subcommand)]
@@ -38,7 +42,7 @@ const TEN_MINUTES: &str = "600";
 
 pub fn bench(arguments: &Arguments) -> Result<()> {
     match &arguments.what {
-        None => measure(&["-p", "lvs-tests", "--test", "packets"], "what_a_packet_costs"),
+        None => packets::bench(arguments.quick),
         Some(What::Config) => {
             measure(&["-p", "control", "--release", "--test", "limits"], "what_a_large_site_costs")
         }

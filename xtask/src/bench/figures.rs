@@ -80,7 +80,9 @@ pub fn conditions() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let load = read("/proc/loadavg").split(' ').next().unwrap_or("?").to_owned();
-    format!("Linux {}, {cpus} CPUs, load average {load} at the end", read("/proc/sys/kernel/osrelease"))
+    let release = read("/proc/sys/kernel/osrelease");
+    let version = release.split('-').next().unwrap_or("?");
+    format!("Linux {version}, {cpus} CPUs, load average {load} at the end")
 }
 
 /// One object a run; milliseconds.
@@ -114,6 +116,15 @@ fn json(all: &Runs, falsehoods: &[Falsehood]) -> String {
     format!("{{\"runs\":[\n{}\n],\n\"loads\":[\n{}\n]}}\n", list(runs.collect()), list(loads.collect()))
 }
 
+/// How a plot begins, with its title.
+pub fn opening((width, height): (f64, f64), left: f64, title: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"{left}\" y=\"20\" font-size=\"14\">{title}</text>\n"
+    )
+}
+
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 60.0;
@@ -124,11 +135,11 @@ const LATEST: f64 = 12.0;
 
 /// How much later than the timers say the first gratuitous ARP came, a dot for each run.
 fn plot(all: &Runs) -> String {
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"20\" font-size=\"14\">First gratuitous ARP: milliseconds later than the timers say</text>\n\
-         <text x=\"{LEFT}\" y=\"38\" fill=\"#1a6faf\">lvsd</text><text x=\"{}\" y=\"38\" fill=\"#c1561a\">keepalived</text>\n",
+    let title = "First gratuitous ARP: milliseconds later than the timers say";
+    let mut svg = opening((WIDTH, HEIGHT), LEFT, title);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{LEFT}\" y=\"38\" fill=\"#1a6faf\">lvsd</text><text x=\"{}\" y=\"38\" fill=\"#c1561a\">keepalived</text>",
         LEFT + 40.0
     );
     let height = |ms: f64| HEIGHT - BOTTOM - ms.clamp(0.0, LATEST) / LATEST * (HEIGHT - TOP - BOTTOM);
