@@ -23,7 +23,7 @@ mod bpf {
     const PORTS: usize = 4;
 
     #[unsafe(no_mangle)]
-    static FRAME: [u64; 12] = [0; 12];
+    static FRAME: [u8; SOLICITATION] = [0; SOLICITATION];
     #[unsafe(no_mangle)]
     static IS_SOLICITATION: u32 = 0;
     /// Bits of the word with the source address that differ between flows.
@@ -60,7 +60,9 @@ mod bpf {
         }
         // SAFETY: a helper without arguments.
         let random = u64::from(unsafe { bpf_get_prandom_u32() });
-        let mut frame = global(&FRAME);
+        // SAFETY: all places are eight bytes before the frame's end, or more; BPF's loads need no alignment.
+        let word = |place: usize| unsafe { (&raw const FRAME).byte_add(place).cast::<u64>().read_volatile() };
+        let mut frame = PLACES.map(word);
         frame[SOURCE] ^= random << 32 & global(&SOURCE_MASK);
         frame[PORTS] ^= (random << 32 | random << 48) & global(&PORTS_MASK);
         let services = u64::from(global(&SERVICES));
@@ -69,17 +71,16 @@ mod bpf {
             frame[PORTS] |= u64::from(port.to_be()) << 48;
         }
         let (data, end) = (ctx.data(), ctx.data_end());
-        let (first, later) = frame.split_at(PLACES.len());
         (data + LENGTH <= end).then_some(())?;
-        for (place, word) in PLACES.iter().zip(first) {
+        for (place, word) in PLACES.iter().zip(frame) {
             // SAFETY: all places end within LENGTH, which lies inside the frame. BPF's stores need no alignment.
-            unsafe { *((data + place) as *mut u64) = *word };
+            unsafe { *((data + place) as *mut u64) = word };
         }
         if global(&IS_SOLICITATION) != 0 {
             (data + SOLICITATION <= end).then_some(())?;
-            for (place, word) in LATER_PLACES.iter().zip(later) {
+            for place in LATER_PLACES {
                 // SAFETY: as above, within SOLICITATION.
-                unsafe { *((data + place) as *mut u64) = *word };
+                unsafe { *((data + place) as *mut u64) = word(place) };
             }
         }
         Some(())

@@ -24,6 +24,8 @@ const RING: u32 = 1024;
 /// Ports with a service, of which some find no place in the table: 10,000 do.
 const CROWD: u16 = 10_400;
 const IPIP: usize = 20;
+/// The longest frame that the prologue restores.
+const SOLICITATION: usize = 86;
 /// For each flow to be new.
 const ALL_FLOWS: u32 = u32::MAX;
 const COUNTS: [(&str, u32); 4] = [("1", 1), ("1K", 1 << 10), ("64K", 1 << 16), ("1M", 1 << 20)];
@@ -56,14 +58,8 @@ struct Setting<'a> {
 
 impl Setting<'_> {
     fn load(&self) -> Ebpf {
-        const PLACES: [usize; 9] = [0, 6, 14, 22, 30, 38, 46, 54, 56];
-        const LATER_PLACES: [usize; 3] = [64, 72, 78];
-        let mut words = [0u64; 12];
-        for (word, place) in words.iter_mut().zip(PLACES.iter().chain(&LATER_PLACES)) {
-            if let Some(bytes) = self.frame.get(*place..place + 8) {
-                *word = u64::from_ne_bytes(bytes.try_into().unwrap());
-            }
-        }
+        let mut frame = [0; SOLICITATION];
+        frame[..self.frame.len()].copy_from_slice(&self.frame);
         let bits = u64::from(self.flows - 1);
         let ports = (bits & 0xffff) << if self.answers { 48 } else { 32 };
         // The last two bytes of the address.
@@ -71,7 +67,7 @@ impl Setting<'_> {
         let is_solicitation = u32::from(self.frame.len() > 64);
         let grows = self.grows as u32;
         EbpfLoader::new()
-            .override_global("FRAME", &words[..], true)
+            .override_global("FRAME", &frame[..], true)
             .override_global("IS_SOLICITATION", &is_solicitation, true)
             .override_global("SOURCE_MASK", &source, true)
             .override_global("PORTS_MASK", &ports, true)
