@@ -96,7 +96,7 @@ codes! {
         "Then the priority is 255, that of the owner of the addresses, which no tracker lowers and no nopreempt holds \
          back. Without state MASTER it would be 100. Write a priority."
     SilentDefault "E0103" "a word is absent for which keepalived has a dangerous default"
-        "Without protocol keepalived balances UDP. Write what is meant."
+        "Without protocol keepalived balances UDP, without lvs_method it translates (NAT). Write what is meant."
     CutPassword "E0104" "a password that adverts do not carry as it is written"
         "An advert has room for 8 bytes of auth_pass, the rest is cut off. VRRP version 3 has no authentication at all."
     AdvertInterval "E0105" "an interval that adverts cannot carry"
