@@ -134,7 +134,7 @@ impl Dataplane {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
-        xdp(&mut ebpf)?.load().map_err(load_error)?;
+        load(xdp(&mut ebpf)?).map_err(load_error)?;
 
         let maps = Maps {
             table: mapped(&mut ebpf, maps::TABLE, 1)?,
@@ -418,6 +418,19 @@ pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
 
 const RING_WORD: usize = std::mem::offset_of!(Service, ring) / 8;
 const SEQUENCE_WORD: usize = std::mem::offset_of!(Turn, sequence) / 8;
+
+/// The verifier gives up with EAGAIN where a signal is pending, which says nothing of the program.
+pub fn load(program: &mut Xdp) -> Result<(), ProgramError> {
+    const TRIES: usize = 5;
+    for _ in 1..TRIES {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
+            done => return done,
+        }
+    }
+    program.load()
+}
 
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, DataplaneError> {
     ebpf.program_mut(maps::PROGRAM)

@@ -72,7 +72,7 @@ impl Director {
         loader.override_global("AYA_LOG_LEVEL", &level, true).override_global(maps::VETH, &veth, true);
         let ebpf = loader.load(OBJECT).unwrap();
         let mut director = Self { ebpf, metadata: 0 };
-        director.program_mut().load().unwrap();
+        control::dataplane::load(director.program_mut()).unwrap();
         director.table(TableRef { seed: SEED, ..TableRef::default() });
         Some(director)
     }
