@@ -11,13 +11,13 @@ use crate::{
     vip,
 };
 
-/// RFC 792, as far as an answer changes it.
+/// RFC 792 and RFC 4443 2.1, as far as an answer changes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    checksum: u16,
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
 }
 
 const ECHO_REPLY: u8 = 0;
@@ -26,7 +26,7 @@ const ECHO_REQUEST: u8 = 8;
 const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 /// Both kinds of echo have an identifier and a sequence number.
-const ECHO_HEADER: usize = 8;
+pub const ECHO_HEADER: usize = 8;
 
 /// An error about some packet, which it quotes.
 #[inline(always)]
@@ -56,7 +56,8 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) ->
     if !on_its_interface || ip.is_fragment() || ip.has_options() || !asker_is_host(ethernet, &ip.header) {
         return Err(Outcome::NotOurs);
     }
-    frame.write(Ethernet::LEN + size_of::<Ipv4Header>(), reply(icmp)).ok_or(Outcome::TruncatedHeader)?;
+    let reply = icmp.answered_by(ECHO_REPLY);
+    frame.write(Ethernet::LEN + size_of::<Ipv4Header>(), reply).ok_or(Outcome::TruncatedHeader)?;
     frame.write(Ethernet::LEN, reply_header(ip.header)).ok_or(Outcome::TruncatedHeader)?;
     frame
         .write(0, Ethernet { destination: ethernet.source, source: mac, ..ethernet })
@@ -75,12 +76,15 @@ pub fn asker_is_host(ethernet: Ethernet, header: &Ipv4Header) -> bool {
         && !ethernet.source.is_multicast()
 }
 
-/// The sum of the identifier, sequence number and data does not change, so neither is looked at.
-#[inline(always)]
-fn reply(request: Icmp) -> Icmp {
-    let word = |kind| u16::from_ne_bytes([kind, request.code]);
-    let checksum = checksum::update(request.checksum, word(request.kind), word(ECHO_REPLY));
-    Icmp { kind: ECHO_REPLY, checksum, ..request }
+impl Icmp {
+    /// The sum of the identifier, sequence number and data does not change, so neither is looked at; nor does that of an
+    /// IPv6 pseudo header, whose addresses are swapped.
+    #[inline(always)]
+    pub fn answered_by(self, kind: u8) -> Self {
+        let word = |kind| u16::from_ne_bytes([kind, self.code]);
+        let checksum = checksum::update(self.checksum, word(self.kind), word(kind));
+        Self { kind, checksum, ..self }
+    }
 }
 
 /// Swapping the addresses leaves the sum as it is; only the TTL counts.
@@ -103,7 +107,7 @@ mod tests {
         for error in [0, 1, 0x1234] {
             let request = Icmp { kind: 8, code: 0, checksum: (!0x0802_u16 - error).to_be() };
             let answer = Icmp { kind: 0, code: 0, checksum: (!0x0002_u16 - error).to_be() };
-            assert_eq!(reply(request), answer, "{error}");
+            assert_eq!(request.answered_by(ECHO_REPLY), answer, "{error}");
         }
     }
 }

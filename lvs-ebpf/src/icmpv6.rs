@@ -2,10 +2,9 @@
 
 use aya_ebpf::programs::XdpContext;
 use lvs_ebpf_common::Outcome;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    checksum,
+    icmp::{ECHO_HEADER, Icmp},
     ipv6::{Header, Ipv6},
     ndp,
     packet::Packet,
@@ -13,19 +12,8 @@ use crate::{
     vip,
 };
 
-/// RFC 4443 2.1.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-struct Icmp {
-    kind: u8,
-    code: u8,
-    checksum: u16,
-}
-
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
-/// Both kinds of echo have an identifier and a sequence number.
-const ECHO_HEADER: usize = 8;
 
 #[inline(always)]
 pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome, Outcome> {
@@ -63,18 +51,10 @@ fn echo(
     if !on_its_interface || !ip.is_plain || !ip.header.source_is_host() || ethernet.source.is_multicast() {
         return Err(Outcome::NotOurs);
     }
-    frame.write(Ethernet::LEN + Header::LEN, reply(icmp)).ok_or(Outcome::TruncatedHeader)?;
+    frame.write(Ethernet::LEN + Header::LEN, icmp.answered_by(ECHO_REPLY)).ok_or(Outcome::TruncatedHeader)?;
     let header = Header { source: address, destination: ip.header.source, hop_limit: TTL, ..ip.header };
     frame.write(Ethernet::LEN, header).ok_or(Outcome::TruncatedHeader)?;
     let ethernet = Ethernet { destination: ethernet.source, source: mac, ..ethernet };
     frame.write(0, ethernet).ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::EchoAnswered)
-}
-
-/// Swapping the addresses leaves the sum as it is, and all else in it stays.
-#[inline(always)]
-fn reply(request: Icmp) -> Icmp {
-    let word = |kind| u16::from_ne_bytes([kind, request.code]);
-    let checksum = checksum::update(request.checksum, word(request.kind), word(ECHO_REPLY));
-    Icmp { kind: ECHO_REPLY, checksum, ..request }
 }
