@@ -246,6 +246,15 @@ fn who_talks_to_the_real_server_itself_is_answered_by_it() {
 }
 
 #[test]
+fn who_has_talked_to_the_real_server_itself_can_talk_to_the_service_from_the_same_port() {
+    let Some(director) = director_with_nat() else { return };
+    assert_eq!(director.run(&Frame { to: (REAL, PORT), ..Frame::request() }.tcp()).outcome, Outcome::NotOurs);
+    assert_eq!(director.run(&Frame::answer().tcp()).outcome, Outcome::NotOurs);
+    director.run(&Frame::request().tcp());
+    assert_eq!(director.run(&Frame::answer().tcp()).outcome, Outcome::NatReplyRedirected);
+}
+
+#[test]
 fn an_answer_to_this_node_itself_is_the_kernels() {
     let Some(mut director) = director_with_nat() else { return };
     let check = answer_to(OUTSIDE.parse().unwrap());

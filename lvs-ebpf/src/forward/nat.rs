@@ -64,15 +64,20 @@ pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     }
     let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
     let to = Face { address: real.address, port: port_of(real, ports.destination), _pad: 0 };
-    if real.method == Real::NAT_SHARED || ip.header.protocol == UDP {
-        let flow = NatFlow {
-            client: ip.header.source,
-            real: to.address,
-            client_port: ports.source,
-            real_port: to.port,
-            protocol: ip.header.protocol.into(),
-        };
-        remember(&flow, Face { address: ip.header.destination, port: ports.destination, _pad: 0 });
+    let flow = NatFlow {
+        client: ip.header.source,
+        real: to.address,
+        client_port: ports.source,
+        real_port: to.port,
+        protocol: ip.header.protocol.into(),
+    };
+    let face = Face { address: ip.header.destination, port: ports.destination, _pad: 0 };
+    let needs_entry = real.method == Real::NAT_SHARED || ip.header.protocol == UDP;
+    // Where none is needed there may still be one: the client has talked to the real server itself from this port
+    // before, or somebody else has in its name.
+    // SAFETY: any integers make a Face, and nothing of it is kept.
+    if needs_entry || unsafe { NAT_FLOWS.get(flow) }.is_some() {
+        remember(&flow, face);
     }
     remember_hop(ctx, ip.header.source, ethernet);
     let header = Ipv4Header { destination: to.address, ..ip.header };
