@@ -10,13 +10,13 @@ pub const KINDS: u32 = 2;
 const LEASE_LAPSED: u32 = 0;
 const NO_NEIGHBOUR: u32 = 1;
 
-/// Of each kind, the log gets one event in this time: enough to be seen, whatever the flood.
+/// Of each kind, userspace gets one event in this time: enough to be seen, whatever the flood.
 const QUIET_NS: u64 = 1_000_000_000;
 
 /// A query for a virtual address was refused, because nobody has renewed its lease since `until`.
 #[inline(never)]
 pub fn lease_lapsed(ctx: &XdpContext, address: u32, now: u64, until: u64) {
-    if is_due(LEASE_LAPSED, now) {
+    if is_due(LOGGED.get_ptr_mut(LEASE_LAPSED), now) {
         let ago = now.wrapping_sub(until) / 1_000_000;
         warn!(
             ctx,
@@ -30,7 +30,7 @@ pub fn lease_lapsed(ctx: &XdpContext, address: u32, now: u64, until: u64) {
 /// As [`lease_lapsed`].
 #[inline(never)]
 pub fn lease_lapsed_v6(ctx: &XdpContext, address: &[u8; 16], now: u64, until: u64) {
-    if is_due(LEASE_LAPSED, now) {
+    if is_due(LOGGED.get_ptr_mut(LEASE_LAPSED), now) {
         let ago = now.wrapping_sub(until) / 1_000_000;
         warn!(
             ctx,
@@ -43,20 +43,19 @@ pub fn lease_lapsed_v6(ctx: &XdpContext, address: &[u8; 16], now: u64, until: u6
 #[inline(never)]
 pub fn no_neighbour(ctx: &XdpContext, address: u32) {
     // SAFETY: a helper without arguments.
-    if is_due(NO_NEIGHBOUR, unsafe { bpf_ktime_get_ns() }) {
+    if is_due(LOGGED.get_ptr_mut(NO_NEIGHBOUR), unsafe { bpf_ktime_get_ns() }) {
         warn!(ctx, "real server has no resolved neighbour real={:i}", u32::from_be(address));
     }
 }
 
-/// Two CPUs may both find it due: then there are two lines.
+/// `last`: the element of a map that keeps when the last one was. Two CPUs may both find it due: then there are two.
 #[inline(always)]
-fn is_due(kind: u32, now: u64) -> bool {
-    let Some(last) = LOGGED.get_ptr_mut(kind) else {
-        return false;
-    };
+pub fn is_due(last: Option<*mut u64>, now: u64) -> bool {
+    let Some(last) = last else { return false };
     // SAFETY: an element of the map, aligned; other CPUs may store too, a word at a time.
     unsafe {
-        if now.wrapping_sub(last.read_volatile()) < QUIET_NS {
+        let last_at = last.read_volatile();
+        if last_at != 0 && now.wrapping_sub(last_at) < QUIET_NS {
             return false;
         }
         last.write_volatile(now);

@@ -35,7 +35,7 @@ pub const SLOTS: u32 = 1 << 14;
 const LIFE: u32 = 30;
 
 /// There is no first fragment.
-pub const NONE: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
 
 /// Takes note of a first fragment. A function of its own, like the next: rare ones.
 #[inline(never)]

@@ -32,11 +32,10 @@ impl About {
         let header: Ipv4Header = ip.payload.read(Self::AT)?;
         let header_len = usize::from(header.version_ihl & 0xf) * 4;
         let ports_at = Self::AT + header_len;
-        let is_first_fragment = header.fragment & 0x1fff_u16.to_be() == 0;
         if header.version_ihl >> 4 != 4
             || header_len < size_of::<Ipv4Header>()
             || ip.payload_len < ports_at + size_of::<Ports>()
-            || !is_first_fragment
+            || !header.is_first_fragment()
             || !matches!(header.protocol, TCP | UDP)
         {
             return None;
@@ -52,7 +51,7 @@ pub fn destination(ctx: &XdpContext) -> u32 {
 }
 
 /// The error is not about a flow of a service.
-pub const NONE: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
 
 #[inline(always)]
 fn find(ctx: &XdpContext) -> Option<u32> {

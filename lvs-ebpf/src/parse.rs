@@ -74,6 +74,12 @@ impl Ipv4Header {
     pub const VERSION_IHL: u8 = 0x45;
     pub const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 
+    /// Has the header of the next protocol, unless shorter than that.
+    #[inline(always)]
+    pub fn is_first_fragment(&self) -> bool {
+        self.fragment & 0x1fff_u16.to_be() == 0
+    }
+
     #[inline(always)]
     pub fn may_be_fragmented(&self) -> bool {
         self.fragment & Self::DONT_FRAGMENT == 0
@@ -135,7 +141,7 @@ impl<'a> Ipv4<'a> {
     /// Has the header of the next protocol, unless shorter than that.
     #[inline(always)]
     pub fn is_first_fragment(&self) -> bool {
-        self.header.fragment & 0x1fff_u16.to_be() == 0
+        self.header.is_first_fragment()
     }
 }
 

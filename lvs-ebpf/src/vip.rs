@@ -39,13 +39,19 @@ pub fn check_lease_v6(
     check(vip, refusal, |now, until| event::lease_lapsed_v6(ctx, &address.octets(), now, until))
 }
 
+/// Until when the lease of `vip` lasts, and the time.
 #[inline(always)]
-fn check(vip: &Vip, refusal: Outcome, lapsed: impl FnOnce(u64, u64)) -> Result<(), Outcome> {
-    let lease = LEASES.get_ptr(vip.lease).ok_or(Outcome::BadTable)?;
+pub fn lease(vip: &Vip) -> Option<(u64, u64)> {
+    let lease = LEASES.get_ptr(vip.lease)?;
     // SAFETY: an element of the map. `until` is written by lvsd at any time, with one aligned store.
     let until = unsafe { (&raw const (*lease).until).read_volatile() };
     // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    Some((until, unsafe { bpf_ktime_get_ns() }))
+}
+
+#[inline(always)]
+fn check(vip: &Vip, refusal: Outcome, lapsed: impl FnOnce(u64, u64)) -> Result<(), Outcome> {
+    let (until, now) = lease(vip).ok_or(Outcome::BadTable)?;
     if until > now {
         return Ok(());
     }

@@ -1,6 +1,9 @@
 //! What the flows tell: which moves are over, which removed real servers may go, and who has least to do.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use lvs_ebpf_common::{
     Real, Service, ServiceKey,
@@ -197,7 +200,7 @@ fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &m
 /// Says which of a service's real servers are overloaded.
 fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
     let Some(turns) = pool.turns.as_ref().filter(|turns| turns.kind.follow_load()) else { return };
-    let overloaded = turns.kind.overloaded(&turns.candidates());
+    let overloaded: HashSet<_> = turns.kind.overloaded(&turns.candidates()).into_iter().collect();
     for member in &turns.members {
         let index = pool.base + u32::from(member.index);
         let real = &mut reals[index as usize];
