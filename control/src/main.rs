@@ -158,7 +158,7 @@ fn unload(run_dir: &Path) -> anyhow::Result<()> {
     let left = dataplane::left_addresses(run_dir);
     let withdraw = async {
         let netlink = Netlink::open()?;
-        addresses::withdraw(&netlink, &left).await
+        addresses::withdraw_left(&netlink, &left).await
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(withdraw).context("nothing was detached")?;

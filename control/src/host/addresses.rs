@@ -40,15 +40,24 @@ pub fn work<'a>(
 /// Removes addresses and makes sure that they are gone: whoever calls is about to stop keeping the kernel from
 /// answering for them.
 pub async fn withdraw(netlink: &Netlink, gone: &[Place]) -> Result<(), HostError> {
+    remove_all(netlink, |snapshot| present(snapshot, gone)).await
+}
+
+/// The same of what another daemon has left, which no configuration tells an interface's own address from.
+pub async fn withdraw_left(netlink: &Netlink, left: &[Place]) -> Result<(), HostError> {
+    remove_all(netlink, |snapshot| not_alone(snapshot, present(snapshot, left))).await
+}
+
+async fn remove_all(netlink: &Netlink, of: impl Fn(&Snapshot) -> Vec<Address>) -> Result<(), HostError> {
     const ATTEMPTS: usize = 3;
-    let mut left = present(&netlink.snapshot().await?, gone);
+    let mut left = of(&netlink.snapshot().await?);
     for _ in 0..ATTEMPTS {
         for address in &left {
             if let Err(error) = netlink.remove_address(address).await {
                 tracing::warn!(%error, "virtual address could not be removed");
             }
         }
-        left = present(&netlink.snapshot().await?, gone);
+        left = of(&netlink.snapshot().await?);
         if left.is_empty() {
             return Ok(());
         }
@@ -57,14 +66,19 @@ pub async fn withdraw(netlink: &Netlink, gone: &[Place]) -> Result<(), HostError
     Err(HostError::AddressesLeft { addresses })
 }
 
-/// Those of `places` that are on the host, but for one that is all its interface has of its family.
+/// Those of `places` that are on the host.
 fn present(snapshot: &Snapshot, places: &[Place]) -> Vec<Address> {
     let places: HashSet<&Place> = places.iter().collect();
+    let wanted = |a: &&Address| places.contains(&(a.ifindex, a.address));
+    snapshot.addresses.iter().filter(wanted).cloned().collect()
+}
+
+/// But for one that is all its interface has of its family.
+fn not_alone(snapshot: &Snapshot, mut addresses: Vec<Address>) -> Vec<Address> {
     let beside =
         |a: &Address, b: &Address| b.ifindex == a.ifindex && Family::of(b.address) == Family::of(a.address);
-    let is_alone = |a: &Address| !snapshot.addresses.iter().any(|b| beside(a, b) && b != a);
-    let wanted = |a: &&Address| places.contains(&(a.ifindex, a.address)) && !is_alone(a);
-    snapshot.addresses.iter().filter(wanted).cloned().collect()
+    addresses.retain(|a| snapshot.addresses.iter().any(|b| beside(a, b) && b != a));
+    addresses
 }
 
 #[cfg(test)]
@@ -81,11 +95,20 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_never_loses_its_only_address() {
+    fn of_what_another_daemon_left_an_interface_never_loses_its_only_address() {
         let vip = [10, 77, 0, 100];
-        let places = [(3, vip.into())];
-        assert_eq!(present(&snapshot(&[(3, vip), (3, [10, 77, 0, 1])]), &places).len(), 1);
-        assert_eq!(present(&snapshot(&[(3, vip), (4, [10, 77, 0, 1])]), &places), []);
-        assert_eq!(present(&snapshot(&[(4, vip), (4, [10, 77, 0, 1])]), &places), [], "another interface's");
+        let left = |there: &[(u32, [u8; 4])]| {
+            let snapshot = snapshot(there);
+            not_alone(&snapshot, present(&snapshot, &[(3, vip.into())])).len()
+        };
+        assert_eq!(left(&[(3, vip), (3, [10, 77, 0, 1])]), 1);
+        assert_eq!(left(&[(3, vip), (4, [10, 77, 0, 1])]), 0);
+        assert_eq!(left(&[(4, vip), (4, [10, 77, 0, 1])]), 0, "another interface's");
+    }
+
+    #[test]
+    fn a_virtual_address_that_is_its_interfaces_only_one_is_taken_away_too() {
+        let vip = [10, 77, 0, 100];
+        assert_eq!(present(&snapshot(&[(3, vip), (4, [10, 77, 0, 1])]), &[(3, vip.into())]).len(), 1);
     }
 }
