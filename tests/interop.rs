@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 use lvs_tests::{
     Advert, ArpProbe, Capture, Director, Frr, Keepalived, Lab, Mac, Need, Node, PATIENCE, Stamp, Vrrp,
-    require, turns, wait_for,
+    masters, require, turns, wait_for,
 };
 
 /// What keepalived may take to remove or to add its address, on a busy machine.
@@ -216,7 +216,7 @@ impl Stage {
         let second = || {
             Daemon::start(self.programs[1], &self.second, &text(&self.second, &self.first, second_priority))
         };
-        let (one, two) = (self.first.address(), self.second.address());
+        let (one, two) = (self.first.address().into(), self.second.address().into());
         // Kept alive to the end.
         let _daemons = match self.case {
             Case::Stop | Case::Kill => {
@@ -290,12 +290,12 @@ impl Stage {
         adverts
     }
 
-    fn masters(&self, cell: &Cell) -> Vec<Ipv4Addr> {
-        turns(self.adverts(cell).iter().filter(|advert| advert.priority > 0).filter_map(source))
+    fn masters(&self, cell: &Cell) -> Vec<IpAddr> {
+        masters(&self.adverts(cell))
     }
 
     /// Waits until all cells have had these masters.
-    fn expect(&self, cells: &[Cell], masters: &[Ipv4Addr], wrong: &mut String) -> Result<()> {
+    fn expect(&self, cells: &[Cell], masters: &[IpAddr], wrong: &mut String) -> Result<()> {
         let reached = wait_for("masters", PATIENCE, || {
             Ok(cells.iter().all(|cell| self.masters(cell).starts_with(masters)).then_some(()))
         });
@@ -309,7 +309,7 @@ impl Stage {
     }
 
     /// Longer than anybody waits who believes that there is no master.
-    fn stay(&self, cells: &[Cell], masters: &[Ipv4Addr], wrong: &mut String) {
+    fn stay(&self, cells: &[Cell], masters: &[IpAddr], wrong: &mut String) {
         let longest = cells.iter().map(|cell| cell.down(100)).max().unwrap_or_default();
         thread::sleep(longest + HANDOVER * 2);
         for cell in cells.iter().filter(|cell| self.masters(cell) != masters) {
@@ -439,9 +439,8 @@ impl Duo {
         Ok(Self { lvsd, frr, watch, _lab: lab })
     }
 
-    fn masters(&self) -> Vec<Ipv4Addr> {
-        let adverts = self.watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).filter_map(source))
+    fn masters(&self) -> Vec<IpAddr> {
+        masters(&self.watch.adverts())
     }
 
     fn wait_for_masters(&self, expected: &[&Node]) -> Result<()> {
@@ -456,12 +455,5 @@ impl Duo {
     fn stay(&self, expected: &[&Node]) -> Result<()> {
         thread::sleep(SECOND);
         self.wait_for_masters(expected)
-    }
-}
-
-fn source(advert: &Advert) -> Option<Ipv4Addr> {
-    match advert.source {
-        IpAddr::V4(source) => Some(source),
-        IpAddr::V6(_) => None,
     }
 }

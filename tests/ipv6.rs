@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    ArpProbe, Capture, Director, Keepalived, Lab, Mac, Need, Node, PACE, PATIENCE, Stamp, VIP, Vrrp, require,
-    turns, wait_for,
+    ArpProbe, Capture, Director, Keepalived, Lab, Mac, Need, Node, PACE, PATIENCE, Stamp, VIP, Vrrp, masters,
+    require, turns, wait_for,
 };
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
@@ -72,8 +72,7 @@ impl Stage {
     }
 
     fn masters(&self) -> Vec<IpAddr> {
-        let adverts = self.watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+        masters(&self.watch.adverts())
     }
 
     fn wait_for_masters(&self, masters: &[&Node]) -> Result<()> {
@@ -301,10 +300,7 @@ fn a_pair_with_keepalived_speaks_unicast() -> Result<()> {
     // Unicast does not pass the watcher.
     let watch = Capture::start(lb2, "eth0")?;
     let _keepalived = Keepalived::start(lb2, &Stage::text(100, &unicast(lb2, lb1)))?;
-    let masters = || {
-        let adverts = watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
-    };
+    let masters = || masters(&watch.adverts());
     let wait = |wanted: &[&Node]| {
         let wanted: Vec<_> = wanted.iter().map(|node| IpAddr::from(node.address_v6())).collect();
         wait_for(&format!("masters {wanted:?}"), PATIENCE, || Ok((masters() == wanted).then_some(())))?;

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lvs_tests::{
-    Advert, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, require, turns, wait_for,
+    Advert, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, masters, require, turns,
+    wait_for,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -472,9 +473,7 @@ impl Stage {
 
     fn wait_for_masters(&self, count: usize) -> Result<()> {
         wait_for(&format!("{count} masters one after the other"), PATIENCE, || {
-            let adverts = self.watch.adverts();
-            let masters =
-                turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source));
+            let masters = masters(&self.watch.adverts());
             Ok((masters.len() >= count).then_some(()))
         })
     }

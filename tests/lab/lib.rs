@@ -43,4 +43,4 @@ pub use pair::{PACE, PATIENCE, Pair};
 pub use process::Process;
 pub use realtime::enter as at_real_time;
 pub use scene::{RealServer, Scene, VIP, serve};
-pub use wire::{Advert, Advertisement, Arp, turns};
+pub use wire::{Advert, Advertisement, Arp, masters, turns};

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
 
-use crate::{ArpProbe, Capture, Director, Mac, RealServer, Scene, Stamp, VIP, Vrrp, turns, web_service};
+use crate::{ArpProbe, Capture, Director, Mac, RealServer, Scene, Stamp, VIP, Vrrp, masters, web_service};
 
 /// Between two requests of a load, and between two questions for the VIP.
 pub const PACE: Duration = Duration::from_millis(2);
@@ -42,8 +42,7 @@ impl Pair {
 
     /// Who was master, in order, by the adverts on the wire; a resignation is none.
     pub fn masters(&self) -> Vec<IpAddr> {
-        let adverts = self.watch.adverts();
-        turns(adverts.iter().filter(|advert| advert.priority > 0).map(|advert| advert.source))
+        masters(&self.watch.adverts())
     }
 
     pub fn answers_since(&self, from: Stamp) -> Vec<Mac> {

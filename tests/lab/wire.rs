@@ -1,6 +1,9 @@
 //! What do captured ARP, neighbour discovery and VRRP frames say? Read here apart from `lvsd`'s own code, which is under test.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
@@ -104,6 +107,25 @@ impl Advertisement {
     }
 }
 
+/// An advert of the master before that leaves so soon after its successor's first one was not yet told of it: both are
+/// on their way at once, and a daemon has to be woken. Nobody comes back so fast, who would have to wait three intervals.
+const CROSSING: Duration = Duration::from_millis(50);
+
+/// Who was master, in order, by what was sent.
+pub fn masters(adverts: &[Advert]) -> Vec<IpAddr> {
+    let mut masters: Vec<IpAddr> = Vec::new();
+    let mut since = None;
+    for Advert { at, source, .. } in adverts.iter().filter(|advert| advert.priority > 0) {
+        let crosses = masters.len().checked_sub(2).and_then(|before| masters.get(before)) == Some(source)
+            && since.is_some_and(|since| *at < since + CROSSING);
+        if masters.last() != Some(source) && !crosses {
+            masters.push(*source);
+            since = Some(*at);
+        }
+    }
+    masters
+}
+
 /// Who had a turn, in order: `A A B B B A` is `A B A`.
 pub fn turns<T: PartialEq>(all: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut turns: Vec<T> = all.into_iter().collect();
@@ -114,6 +136,23 @@ pub fn turns<T: PartialEq>(all: impl IntoIterator<Item = T>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_advert_that_crosses_another_is_no_turn_and_a_later_one_is() {
+        let [a, b] = [1, 2].map(|host| IpAddr::from([10, 77, 0, host]));
+        let start = Stamp::now();
+        let advert = |millis, source| Advert {
+            at: start + Duration::from_millis(millis),
+            source,
+            destination: source,
+            version: 3,
+            vrid: 51,
+            priority: 100,
+        };
+        assert_eq!(masters(&[advert(0, a), advert(90, b), advert(100, a), advert(190, b)]), [a, b]);
+        assert_eq!(masters(&[advert(0, a), advert(90, b), advert(150, a), advert(190, b)]), [a, b, a]);
+        assert_eq!(masters(&[advert(0, a), advert(90, b), advert(390, a)]), [a, b, a]);
+    }
 
     fn bytes(hex: &str) -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
