@@ -45,8 +45,12 @@ pub async fn follow(tracker: usize, config: TrackProcess, known: Finding, result
     let look = move || running(Path::new("/proc"), &wanted);
     let mut debounce = Debounce::new(config.fork_delay, config.terminate_delay, known);
     loop {
-        // While nothing can be seen, what was seen last holds: a process that hangs has not ended.
-        let found = patiently(&name, PATIENCE, look.clone()).await;
+        // While nothing can be seen, what was seen last holds: a process that hangs has not ended, and where this
+        // host is out of descriptors or memory none has.
+        let Ok(found) = patiently(&name, PATIENCE, look.clone()).await else {
+            sleep(SCAN).await;
+            continue;
+        };
         let before = debounce.finding();
         let is_up = u32::try_from(found.len()).is_ok_and(|count| config.quorum.contains(&count));
         let finding = debounce.on_look(is_up, clock());
@@ -114,11 +118,27 @@ fn pidfd(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Numbers of the processes that fit.
-fn running(proc: &Path, wanted: &TrackProcess) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(proc) else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // One that ends while it is looked at is none.
-    pids.filter(|pid: &i32| fits(&proc.join(pid.to_string()), wanted).unwrap_or(false)).collect()
+fn running(proc: &Path, wanted: &TrackProcess) -> io::Result<Vec<i32>> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(proc) {
+        Err(error) if has_ended(&error) => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        match fits(&proc.join(format!("{pid}")), wanted) {
+            Ok(true) => found.push(pid),
+            Ok(false) => {}
+            // One that ends while it is looked at is none.
+            Err(error) if has_ended(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn fits(process: &Path, wanted: &TrackProcess) -> io::Result<bool> {
@@ -231,10 +251,10 @@ mod tests {
         }
         fs::create_dir_all(proc.join("14")).unwrap();
         fs::create_dir_all(proc.join("sys")).unwrap();
-        assert_eq!(running(&proc, &wanted("fifteen-letters-and-more")), [11], "not the dead one");
-        assert_eq!(running(&proc, &wanted("fifteen-letter")), [0; 0]);
+        assert_eq!(running(&proc, &wanted("fifteen-letters-and-more")).unwrap(), [11], "not the dead one");
+        assert_eq!(running(&proc, &wanted("fifteen-letter")).unwrap(), [0; 0]);
         fs::remove_dir_all(&proc).unwrap();
-        assert_eq!(running(&proc, &wanted("x")), [0; 0]);
+        assert_eq!(running(&proc, &wanted("x")).unwrap(), [0; 0]);
     }
 
     #[tokio::test]
