@@ -68,7 +68,8 @@ codes! {
         "keepalived warns, takes its default or ends, depending on the word. lvsd does not start with a value that it \
          cannot read."
     Missing "E0013" "a word is absent without which the block means nothing"
-        "Write the word, or remove the block."
+        "Write the word, or remove the block. The address of a virtual_server that no vrrp_instance has is warned of in the \
+         same way: put it into one, unless something else answers for it."
     Duplicate "E0014" "said twice"
         "keepalived takes the last value, without a word, or the first of two names. Where both say the same it is a warning."
     Conflict "E0015" "two statements that cannot both be meant"

@@ -31,19 +31,21 @@ pub struct Setting {
 
 impl Outline {
     pub fn of(config: &Config) -> Self {
-        let mut pieces = BTreeMap::from([("global_defs".to_owned(), format!("{:?}", config.global))]);
+        // All of it, so that nothing that is added here can be forgotten below.
+        let Config { global, trackers, instances, groups, link_delays, routes, services } = config;
+        let mut pieces = BTreeMap::from([("global_defs".to_owned(), format!("{global:?}"))]);
         let names = |tracks: &[Track]| -> Vec<String> {
             let name = |track: &Track| {
-                let tracker = config.trackers.get(track.tracker);
+                let tracker = trackers.get(track.tracker);
                 let name = tracker.map_or("?", |tracker| tracker.name());
                 format!("{name} weight {}{}", track.weight, if track.reverse { " reverse" } else { "" })
             };
             tracks.iter().map(name).collect()
         };
-        for tracker in &config.trackers {
+        for tracker in trackers {
             pieces.insert(format!("{} {}", tracker.word(), tracker.name()), format!("{tracker:?}"));
         }
-        for instance in &config.instances {
+        for instance in instances {
             // Trackers by name: their numbers change with any of them.
             let tracks = names(&instance.tracks);
             let rest = VrrpInstance { tracks: Vec::new(), ..instance.clone() };
@@ -51,13 +53,22 @@ impl Outline {
             let piece = piece.replacen("tracks: []", &format!("tracks: {tracks:?}"), 1);
             pieces.insert(format!("vrrp_instance {}", instance.name), piece);
         }
-        for group in &config.groups {
-            let members = group.members.iter().filter_map(|index| config.instances.get(*index));
+        for group in groups {
+            let members = group.members.iter().filter_map(|index| instances.get(*index));
             let members: Vec<_> = members.map(|instance| &instance.name).collect();
             let piece = format!("Group {{ members: {members:?}, notify: {:?} }}", group.notify);
             pieces.insert(format!("vrrp_sync_group {}", group.name), piece);
         }
-        for service in &config.services {
+        for delays in link_delays {
+            pieces.insert(format!("interface_up_down_delays {}", delays.interface), format!("{delays:?}"));
+        }
+        for route in routes {
+            let (table, metric) = (route.table, route.metric.unwrap_or(0));
+            let name =
+                format!("static_routes {}/{} table {table} metric {metric}", route.to, route.prefix_len);
+            pieces.insert(name, format!("{route:?}"));
+        }
+        for service in services {
             let name = name_of(service);
             for real in &service.reals {
                 pieces.insert(

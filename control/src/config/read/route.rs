@@ -116,6 +116,12 @@ impl Reader<'_> {
             self.error(Class::Conflict, entry.word.span, message);
             return None;
         }
+        let leads_on = route.gateway.is_some() || (route.device.is_some() && route.to.is_ipv4());
+        if route.kind != RouteKind::Unicast && leads_on {
+            let message = format!("{block}: a route that leads nowhere has neither via nor dev");
+            self.error(Class::Conflict, entry.word.span, message);
+            return None;
+        }
         if route.kind == RouteKind::Unicast && route.gateway.is_none() && route.device.is_none() {
             self.error(Class::Missing, entry.word.span, format!("{block}: a route without via and dev"));
             return None;
