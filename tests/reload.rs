@@ -4,7 +4,8 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Load, Need, PACE, PATIENCE, Pair, Stamp, VIP, Vrrp, outage, require, spread, turns, wait_for, web_service,
+    Director, Load, Need, PACE, PATIENCE, Pair, Scene, Stamp, VIP, Vrrp, outage, require, spread, turns,
+    wait_for, web_service,
 };
 
 const SETTLED: Duration = Duration::from_millis(500);
@@ -135,4 +136,38 @@ fn an_instance_that_is_taken_out_of_the_file_resigns_and_leaves_no_address() -> 
         "it did not resign"
     );
     pair.scene.wait_for_service(PATIENCE)
+}
+
+#[test]
+fn a_member_of_a_sync_group_that_a_failed_reload_was_to_remove_is_master_with_the_others_again() -> Result<()>
+{
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    // No driver of a bridge runs XDP.
+    scene.lb1.run("ip link add br9 type bridge")?;
+    scene.lb1.run("ip address add 10.79.0.1/24 dev br9")?;
+    let first = fast(150).text();
+    let another = |name: &str, interface: &str, network: u8| {
+        format!(
+            "vrrp_instance {name} {{\n    interface {interface}\n    virtual_router_id 52\n    advert_int 0.1\n    \
+             virtual_ipaddress {{\n        10.{network}.0.101/24\n    }}\n}}\n"
+        )
+    };
+    let group = "vrrp_sync_group G {\n    group {\n        VI_1\n        VI_2\n    }\n}\n";
+    let both = format!("{first}{}{group}", another("VI_2", "eth0", 77));
+    let lb1 = Director::start(&scene.lb1, &both)?;
+    let together = || {
+        wait_for("both masters", PATIENCE, || {
+            let masters = lb1.status()?.instances.iter().filter(|it| it.state == "MASTER").count();
+            Ok((masters == 2).then_some(()))
+        })
+    };
+    together()?;
+
+    let said =
+        lb1.reload(&(first + &another("VI_9", "br9", 79))).err().context("it was accepted")?.to_string();
+    ensure!(said.contains("br9"), "{said}");
+    together()
 }

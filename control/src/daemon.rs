@@ -47,7 +47,7 @@ use crate::{
         pools,
     },
     pool::{Pool, Succession, Vrrp, router_id},
-    vrrp::{FaultCause, State},
+    vrrp::State,
 };
 
 pub use precondition::lock;
@@ -147,7 +147,7 @@ impl Daemon {
         director.on_next_hops(site.next_hops.clone());
         // An address that the file has lost since may be on its interface still, and the tables will not keep the
         // kernel from answering for it any more.
-        addresses::withdraw(&netlink, &without(before, &site)).await?;
+        addresses::withdraw_left(&netlink, &without(before, &site)).await?;
         // Tables first: the program never meets a packet that it has no answer for.
         dataplane.apply(&director.desired())?;
         if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
@@ -377,7 +377,7 @@ impl Daemon {
                     election.vrrp.handle.leave();
                 }
                 for index in removed {
-                    self.election.vrrp.handle.fault(index, None);
+                    self.election.vrrp.handle.remove(index, false);
                 }
                 return Err(error);
             }
@@ -450,7 +450,7 @@ impl Daemon {
     async fn resign_removed(&self, old: &[LeaseOwner], new: &[LeaseOwner]) -> Vec<usize> {
         let removed: Vec<usize> = (0..old.len()).filter(|i| !new.contains(&old[*i])).collect();
         for index in &removed {
-            self.election.vrrp.handle.fault(*index, Some(FaultCause::Removed));
+            self.election.vrrp.handle.remove(*index, true);
         }
         let resigned = || {
             let state = |index: &usize| self.election.vrrp.handle.board().view(*index).map(|view| view.state);

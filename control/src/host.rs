@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod routes;
 
+use futures_util::{StreamExt as _, stream};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
@@ -236,12 +237,17 @@ pub fn xdp_interfaces(
         .collect()
 }
 
+/// Questions about routes that the kernel has at a time.
+const AT_ONCE: usize = 64;
+
 /// The kernel's routes to all real servers.
 pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Addr, Route>, HostError> {
     let reals: HashSet<Ipv4Addr> = config.services.iter().flat_map(VirtualServer::destinations).collect();
     let mut routes = HashMap::new();
-    for real in reals {
-        match netlink.route(real).await? {
+    let ask = |real| async move { (real, netlink.route(real).await) };
+    let mut answers = stream::iter(reals).map(ask).buffer_unordered(AT_ONCE);
+    while let Some((real, route)) = answers.next().await {
+        match route? {
             Some(route) if route.local => return Err(HostError::RealIsLocal { real }),
             Some(route) => {
                 routes.insert(real, route);

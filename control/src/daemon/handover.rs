@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use futures_util::future::join_all;
+
 use crate::{
     config::{Config, model::Preempt},
     pool::Vrrp,
@@ -48,21 +50,20 @@ pub async fn hand_over(vrrp: Vrrp, instances: Vec<usize>, to: Option<IpAddr>) ->
     let word = Word::HandOver { instances: instances.clone(), to };
     vrrp.handle.say(word).map_err(|deaf| deaf.to_string())?;
 
-    let (mut said, mut failed) = (String::new(), false);
-    for ((index, before), was_master) in instances.into_iter().zip(before).zip(was_master) {
-        let Some(instance) = vrrp.instances.get(index) else { continue };
-        let name = &instance.name;
-        let outcome = match was_master {
-            false => "was not master, stays so",
-            true if is_succeeded(&vrrp, index, instance, before).await => "handed over",
-            true => {
-                failed = true;
-                "nobody took over: it is master again as soon as that is certain"
-            }
-        };
-        said.push_str(&format!("{name}: {outcome}\n"));
-    }
-    if failed { Err(said.trim_end().to_owned()) } else { Ok(said) }
+    let outcomes =
+        instances.into_iter().zip(before).zip(was_master).map(async |((index, before), was_master)| {
+            let instance = vrrp.instances.get(index)?;
+            let (has_failed, outcome) = match was_master {
+                false => (false, "was not master, stays so"),
+                true if is_succeeded(&vrrp, index, instance, before).await => (false, "handed over"),
+                true => (true, "nobody took over: it is master again as soon as that is certain"),
+            };
+            Some((has_failed, format!("{}: {outcome}\n", instance.name)))
+        });
+    let outcomes: Vec<_> = join_all(outcomes).await.into_iter().flatten().collect();
+    let said: String = outcomes.iter().map(|(_, line)| line.as_str()).collect();
+    let has_failed = outcomes.iter().any(|(has_failed, _)| *has_failed);
+    if has_failed { Err(said.trim_end().to_owned()) } else { Ok(said) }
 }
 
 /// Lets them be master again where their priority has it so.

@@ -73,10 +73,6 @@ impl Orders {
         self.0.retain(|_, reals| !reals.is_empty());
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// Where they lie between two lives of the daemon.
     pub fn path(run_dir: &Path) -> PathBuf {
         run_dir.join("orders.json")

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, Letter, Mailer, Run, Speaker, open};
 use crate::{
-    config::model::{Fifo, Protocol, UpDown},
+    config::model::{Fifo, UpDown},
     director::{News, ServiceState},
     script::Script,
 };
@@ -54,10 +54,7 @@ impl Change {
     pub fn new(services: &[ServiceState], news: News) -> Option<Self> {
         let service = services.get(news.service)?;
         let config = &service.config;
-        let protocol = match config.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
+        let protocol = service.protocol();
         let real = match news.real {
             Some(place) => Some(&service.reals.get(place)?.config),
             None => None,
@@ -74,9 +71,13 @@ impl Change {
         })
     }
 
+    fn state(&self) -> &'static str {
+        if self.up { "UP" } else { "DOWN" }
+    }
+
     fn words(&self) -> Vec<&str> {
-        let state = if self.up { "UP" } else { "DOWN" };
-        [self.kind].into_iter().chain(self.real.as_deref()).chain([self.service.as_str(), state]).collect()
+        let real = self.real.as_deref();
+        [self.kind].into_iter().chain(real).chain([self.service.as_str(), self.state()]).collect()
     }
 }
 
@@ -84,7 +85,7 @@ impl Speaker {
     fn tell(&mut self, change: Change) {
         self.write(&(change.words().join(" ") + "\n"));
         if change.mail {
-            let state = if change.up { "UP" } else { "DOWN" };
+            let state = change.state();
             let subject = match &change.real {
                 Some(real) => format!("real server {real} of {} is {state}", change.service),
                 None => format!("quorum of virtual server {} is {state}", change.service),
@@ -93,12 +94,11 @@ impl Speaker {
         }
         let Some(script) = change.script.clone() else { return };
         let name = change.real.as_ref().unwrap_or(&change.service);
-        let state = if change.up { "UP" } else { "DOWN" };
         let environment = vec![
             ("LVSD_TYPE", change.kind.to_owned()),
             ("LVSD_NAME", name.clone()),
             ("LVSD_SERVICE", change.service.clone()),
-            ("LVSD_STATE", state.to_owned()),
+            ("LVSD_STATE", change.state().to_owned()),
         ];
         let work = Run { script, arguments: Vec::new(), environment, change: 0 };
         let job = Job { last: change.last, after: Vec::new(), work };

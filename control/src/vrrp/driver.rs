@@ -261,6 +261,14 @@ impl Handle {
         }
     }
 
+    /// The next configuration lacks the instance; or it is to stay after all.
+    pub fn remove(&self, instance: usize, is_removed: bool) {
+        if let Some(removed) = self.shared.removed.get(instance) {
+            removed.store(is_removed, Ordering::Release);
+            self.shared.ring();
+        }
+    }
+
     /// What trackers make of an instance. The latest word counts.
     pub fn stand(&self, instance: usize, standing: Standing) {
         if let Some(mailbox) = self.shared.standings.get(instance)
@@ -322,6 +330,8 @@ struct Shared {
     board: Board,
     /// One per instance: [`encode_fault`].
     faults: Box<[AtomicU64]>,
+    /// One per instance. Not a fault among those of the host, who would take it back when a link comes up.
+    removed: Box<[AtomicBool]>,
     /// One per instance: [`encode_standing`].
     standings: Box<[AtomicU64]>,
     /// One per instance.
@@ -394,6 +404,7 @@ pub fn spawn(
         standings: starts.iter().map(|start| AtomicU64::new(encode_standing(start.standing))).collect(),
         numbers: starts.iter().map(|start| start.numbers.clone()).collect(),
         faults: instances.iter().map(|it| AtomicU64::new(encode_fault(it.absent))).collect(),
+        removed: instances.iter().map(|_| AtomicBool::new(false)).collect(),
         stop: OnceLock::new(),
         leave: AtomicBool::new(false),
         bell: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?,

@@ -194,7 +194,7 @@ impl<'a> Datagram<'a> {
         header.advance(2); // fragment
         let ttl = header.get_u8();
         let protocol = header.get_u8();
-        header.advance(2); // checksum: the kernel has verified it
+        header.advance(2); // checksum: the kernel has verified it, but for copies from a heartbeat interface
         let source = Ipv4Addr::from(header.get_u32()).into();
         let destination = Ipv4Addr::from(header.get_u32()).into();
         let length = usize::from(first & 0x0f) * 4;

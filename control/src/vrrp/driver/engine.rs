@@ -41,7 +41,6 @@ use crate::{
         machine::{Effect, Effects, Machine, Settings},
         packet::{Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
         socket::{AdvertSocket, FrameSocket, HeartbeatSocket, Room, announced_on},
-        track::Standing,
         ways::Ways,
     },
 };
@@ -118,7 +117,7 @@ impl Engine {
         let mut links: Vec<Link> = Vec::new();
         let mut pulses = Vec::new();
         let mut nodes = Vec::with_capacity(instances.len());
-        for (index, instance) in instances.iter().enumerate() {
+        for (index, (instance, start)) in instances.iter().zip(starts).enumerate() {
             let link = match links.iter().position(|link| link.is_of(instance)) {
                 Some(link) => link,
                 None => {
@@ -139,13 +138,7 @@ impl Engine {
                 }
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
-            let untracked = Standing { priority: instance.priority, fault: None };
-            let start = starts.get(index).cloned().unwrap_or_else(|| Start {
-                standing: untracked,
-                handed_over: false,
-                numbers: Arc::default(),
-            });
-            let mut node = Node::new(instance, &start, link)?;
+            let mut node = Node::new(instance, start, link)?;
             if start.handed_over {
                 node.machine.hand_over(None, clock(), &mut Effects::new());
             }
@@ -301,7 +294,11 @@ impl Engine {
                     self.tell(index, EventKind::Priority { state, priority });
                 }
             }
-            let fault = decode_fault(fault.load(Ordering::Acquire)).or(standing.fault);
+            let is_removed = shared.removed[index].load(Ordering::Acquire);
+            let fault = is_removed
+                .then_some(FaultCause::Removed)
+                .or(decode_fault(fault.load(Ordering::Acquire)))
+                .or(standing.fault);
             if fault != self.nodes[index].fault {
                 self.nodes[index].fault = fault;
                 self.fault(index, fault);
@@ -385,11 +382,16 @@ impl Engine {
     }
 
     fn fault(&mut self, index: usize, fault: Option<FaultCause>) {
-        if fault == Some(FaultCause::Removed)
-            && let Some(group) = self.nodes[index].group.take()
-        {
+        let node = &mut self.nodes[index];
+        if fault == Some(FaultCause::Removed) {
             // The others go on, perhaps in a successor of this thread.
-            self.groups[group].retain(|member| *member != index);
+            node.left_group = node.group.take();
+            if let Some(group) = node.left_group {
+                self.groups[group].retain(|member| *member != index);
+            }
+        } else if let Some(group) = node.left_group.take() {
+            node.group = Some(group);
+            self.groups[group].push(index);
         }
         match fault {
             None if self.start_at.is_some() => {}
@@ -475,7 +477,7 @@ impl Engine {
                 if !self.announcing.contains(&index) {
                     self.announcing.push_back(index);
                 }
-                node.next_frame = 0;
+                // From where it is: who is provoked again and again must not announce its first address only.
                 node.frames_left = node.frames.len().saturating_mul(repeat as usize);
             }
             Effect::AddressesUp => self.tell(index, EventKind::AddressesUp),

@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) announce_interval: Duration,
     pub(super) lease: u32,
     pub(super) group: Option<usize>,
+    /// What `group` was before it was removed.
+    pub(super) left_group: Option<usize>,
     pub(super) link: usize,
     /// Indexes of its heartbeat interfaces.
     pub(super) pulses: Vec<usize>,
@@ -178,6 +180,7 @@ impl Node {
             owes_farewell: false,
             lease: instance.lease,
             group: instance.group,
+            left_group: None,
             link,
             identification: 0,
             frames: frames.collect::<io::Result<_>>()?,

@@ -97,6 +97,8 @@ impl Engine {
             node.frames_left -= 1;
             node.next_frame = (node.next_frame + 1) % node.frames.len();
             self.links[node.link].announce_at = now + node.announce_interval;
+            // The others of a link that is paced get their turn too.
+            self.announcing.rotate_left(1);
         }
         self.announcing.iter().map(|index| self.links[self.nodes[*index].link].announce_at).min()
     }
