@@ -1,4 +1,4 @@
-//! Whose a flow is when the ring alone cannot tell: its slot has moved, or its service takes turns.
+//! Whose a flow is when the ring alone cannot tell: its slot has moved, or its service takes turns or is persistent.
 //!
 //! | the flow | goes to |
 //! |---|---|

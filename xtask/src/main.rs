@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Setup, build, run and test lvs-ebpf")]
+#[command(name = "cargo xtask", about = "Setup, build, run, test, measure and fuzz lvs-ebpf")]
 struct Cli {
     #[command(subcommand)]
     command: Task,

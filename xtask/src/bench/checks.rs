@@ -302,6 +302,7 @@ impl Figures {
             let _ = writeln!(text, "| {name} | {value} |");
         };
         row("real servers", self.reals.to_string());
+        row("watched (`--seconds`)", format!("{:.0} s", self.seconds));
         row("probes a second", format!("{:.0}", self.probes as f64 / self.seconds));
         row("CPU", format!("{:.2} s a second", self.cpu / self.seconds));
         row("memory (RSS)", format!("{:.0} MiB", self.memory_kib as f64 / 1024.0));

@@ -1,6 +1,6 @@
 //! The figures of `cargo xtask bench failover` as a table, as JSON and as a plot.
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 
@@ -52,8 +52,12 @@ pub fn write(directory: &str, runs: u32, all: &Runs, falsehoods: &[Falsehood]) -
     let directory = Path::new(directory);
     let rows: Vec<_> =
         all.keys().map(|(program, event, interval)| row(*program, *event, *interval, all)).collect();
-    let mut text =
-        format!("{INTRODUCTION}{}, {runs} runs each.\n\n{HEADER}\n{}\n\n", conditions(), rows.join("\n"));
+    let mut text = format!(
+        "{INTRODUCTION}{}, {}, `cargo xtask bench failover --runs {runs}`.\n\n{HEADER}\n{}\n\n",
+        conditions(),
+        keepalived(),
+        rows.join("\n")
+    );
     text += "False takeovers: how often the backup took over from a healthy master, while busy loops ran on the same CPUs.\n\n";
     text += "| program | interval | busy loops | false takeovers |\n|---|---|---|---|\n";
     for it in falsehoods {
@@ -75,6 +79,14 @@ pub fn write(directory: &str, runs: u32, all: &Runs, falsehoods: &[Falsehood]) -
     Ok(())
 }
 
+/// With its version, as it says it.
+fn keepalived() -> String {
+    let said = Command::new("keepalived").arg("--version").output().map(|it| it.stderr).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let version = said.split_whitespace().find(|word| word.starts_with('v')).unwrap_or("?").to_owned();
+    format!("keepalived {}", version.trim_start_matches('v'))
+}
+
 /// Of the machine that was measured on.
 pub fn conditions() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -82,7 +94,7 @@ pub fn conditions() -> String {
     let load = read("/proc/loadavg").split(' ').next().unwrap_or("?").to_owned();
     let release = read("/proc/sys/kernel/osrelease");
     let version = release.split('-').next().unwrap_or("?");
-    format!("Linux {version}, {cpus} CPUs, load average {load} at the end")
+    format!("Linux {version}, {cpus} CPUs shared with whatever else ran (load average {load} at the end)")
 }
 
 /// One object a run; milliseconds.
