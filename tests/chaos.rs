@@ -215,7 +215,8 @@ impl Stage {
     }
 
     /// What VRRP cannot know (ARCHITECTURE.md, the lease): two masters until a link is whole again and the next advert has
-    /// passed it; and a better one preempts a master that has died since its last advert.
+    /// passed it; and a better one preempts a master that has died since its last advert, or is starting again and does not
+    /// listen yet.
     fn is_lawful(&self, at: Stamp, mac: Mac, other: Mac) -> bool {
         let pair = [self.owner(mac), self.owner(other)];
         let concerned = |deed: &&Deed| pair.contains(&Some(deed.director));
@@ -223,10 +224,10 @@ impl Stage {
             Fault::Cut | Fault::Unplug => {
                 deed.to.is_some_and(|healed| healed <= at + SLACK && at <= healed + INTERVAL + SLACK)
             }
-            Fault::Kill | Fault::Freeze => {
+            Fault::Kill | Fault::Freeze | Fault::Restart => {
                 self.preempt && deed.from <= at && at <= deed.from + INTERVAL * 3 + SLACK
             }
-            Fault::Stop | Fault::Restart | Fault::Reload => false,
+            Fault::Stop | Fault::Reload => false,
         }) || (self.preempt && self.preempts_now(at, pair))
     }
 
