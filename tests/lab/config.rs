@@ -87,7 +87,7 @@ impl Vrrp {
 pub const CHECK_TIME: Duration = Duration::from_millis(400);
 
 /// The VIP's HTTP service by direct routing, over `reals` with their weights. Each is asked for its page every
-/// 200 ms; a failure is confirmed once, 200 ms later.
+/// 200 ms; a failure is confirmed once, 200 ms later. One that is only slow, on a busy machine, has time to answer.
 pub fn web_service(reals: &[(&RealServer, u16)]) -> String {
     service_with("", reals)
 }
@@ -110,7 +110,7 @@ pub fn service_with(lines: &str, reals: &[(&RealServer, u16)]) -> String {
             text,
             "    real_server {} {} {{\n        weight {weight}\n        HTTP_GET {{\n            \
              url {{\n                path /\n                status_code 200\n            }}\n            \
-             delay_loop 0.2\n            connect_timeout 0.5\n            retry 1\n            \
+             delay_loop 0.2\n            connect_timeout 3\n            retry 1\n            \
              delay_before_retry 0.2\n            warmup 0\n        }}\n    }}\n",
             real.node.address(),
             VIP.port()

@@ -1,6 +1,7 @@
 //! The flow table as `lvsd` sees it: who is in it, and how long ago each flow was last met.
 
 use std::{
+    cell::Cell,
     io,
     os::fd::AsFd,
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +19,7 @@ pub struct Flows {
     clock: Mapped<u64>,
     tick: Tick,
     /// The program's clock as last seen, and when that was.
-    seen: (u64, Duration),
+    seen: Cell<(u64, Duration)>,
 }
 
 /// A flow that has an entry.
@@ -61,20 +62,12 @@ const SEEN_IN_A_WORD: usize = 4;
 impl Flows {
     pub fn map(sets: impl AsFd, clock: impl AsFd, tick: Tick, now: Duration) -> io::Result<Self> {
         let (sets, clock) = (Mapped::map(sets, SETS)?, Mapped::map(clock, 1)?);
-        let seen = (clock.read(0), now);
+        let seen = Cell::new((clock.read(0), now));
         Ok(Self { sets, clock, tick, seen })
     }
 
     /// Meets every flow and removes those that `meet` says have ended.
-    pub fn sweep(&mut self, now: Duration, mut meet: impl FnMut(&LiveFlow) -> bool) {
-        let clock = self.clock.read(0);
-        if clock != self.seen.0 {
-            self.seen = (clock, now);
-        }
-        // The program's clock stands still while no flow asks the table; ours goes on. One that stood still before
-        // this daemon began makes flows look younger than they are.
-        let since = now.saturating_sub(self.seen.1).as_nanos() / self.tick.length.as_nanos().max(1);
-        let now = clock.wrapping_add(since as u64) as u16;
+    pub fn sweep(&self, now: Duration, mut meet: impl FnMut(&LiveFlow) -> bool) {
         for set in 0..SETS {
             for way in 0..WAYS {
                 let word = self.sets.word(set, way);
@@ -83,7 +76,7 @@ impl Flows {
                 let seen = self.sets.word(set, SEEN + way / SEEN_IN_A_WORD).load(Ordering::Acquire);
                 let [a, b, ..] = (seen >> (16 * (way % SEEN_IN_A_WORD))).to_le_bytes();
                 // Two CPUs may differ by a tick.
-                let ticks = now.wrapping_sub(u16::from_le_bytes([a, b]));
+                let ticks = self.ticks(now).wrapping_sub(u16::from_le_bytes([a, b]));
                 let ticks = if ticks > u16::MAX - 8 { 0 } else { ticks };
                 let flow = LiveFlow {
                     key: FlowKey::at(Home { set, rest: entry.rest }),
@@ -96,6 +89,19 @@ impl Flows {
                 }
             }
         }
+    }
+
+    /// The program's clock by now. Read after the entry whose age it tells: the first flow after a silence, or of all, sets
+    /// the clock, maybe while this side is on its way through the table.
+    fn ticks(&self, now: Duration) -> u16 {
+        let clock = self.clock.read(0);
+        if clock != self.seen.get().0 {
+            self.seen.set((clock, now));
+        }
+        // It stands still while no flow asks the table; ours goes on. One that stood still before this daemon began makes
+        // flows look younger than they are.
+        let since = now.saturating_sub(self.seen.get().1).as_nanos() / self.tick.length.as_nanos().max(1);
+        clock.wrapping_add(since as u64) as u16
     }
 
     /// Removes the flows of services.
@@ -127,7 +133,7 @@ mod tests {
             sets: Mapped::anonymous(SETS).unwrap(),
             clock: Mapped::anonymous(1).unwrap(),
             tick: Tick::of(Duration::from_millis(4)),
-            seen: (0, Duration::ZERO),
+            seen: Cell::new((0, Duration::ZERO)),
         }
     }
 
@@ -142,7 +148,7 @@ mod tests {
         LiveFlow { key, real: 9, phase: Phase::Established, idle: Duration::ZERO }
     }
 
-    fn flows(table: &mut Flows, now: Duration) -> Vec<LiveFlow> {
+    fn flows(table: &Flows, now: Duration) -> Vec<LiveFlow> {
         let mut all = Vec::new();
         table.sweep(now, |flow| {
             all.push(*flow);
@@ -163,11 +169,11 @@ mod tests {
 
     #[test]
     fn every_place_of_a_set_is_read_with_its_own_time_across_the_wrap() {
-        let mut table = table();
+        let table = table();
         table.clock.write(0, &0x1_0003);
         for way in 0..WAYS {
             let expected = put(&table, way, 1000 + way as u16, 1, 3u16.wrapping_sub(way as u16));
-            let found = flows(&mut table, Duration::from_secs(9));
+            let found = flows(&table, Duration::from_secs(9));
             let idle = table.tick.length * way as u32;
             assert!(found.contains(&LiveFlow { idle, ..expected }), "{found:?}");
         }
@@ -175,25 +181,44 @@ mod tests {
 
     #[test]
     fn flows_age_while_the_programs_clock_stands_still() {
-        let mut table = table();
+        let table = table();
         put(&table, 0, 1, 1, 0);
         let tick = table.tick.length;
-        assert_eq!(flows(&mut table, tick * 7)[0].idle, tick * 7);
+        assert_eq!(flows(&table, tick * 7)[0].idle, tick * 7);
         table.clock.write(0, &100);
-        assert_eq!(flows(&mut table, tick * 8)[0].idle, tick * 100);
-        assert_eq!(flows(&mut table, tick * 10)[0].idle, tick * 102);
+        assert_eq!(flows(&table, tick * 8)[0].idle, tick * 100);
+        assert_eq!(flows(&table, tick * 10)[0].idle, tick * 102);
+    }
+
+    #[test]
+    fn a_flow_that_sets_the_clock_during_a_sweep_is_young() {
+        let table = table();
+        let homes =
+            [1, 2].map(|port| put(&table, 0, port, 1, 0).key).map(|key| FlowKey::home(key.pack()).set);
+        let later = homes.into_iter().max().unwrap();
+        let mut idle = Vec::new();
+        table.sweep(table.tick.length * 7, |flow| {
+            if idle.is_empty() {
+                let mut set = table.sets.read(later);
+                set.seen[0] = 30_000;
+                table.sets.write(later, &set);
+                table.clock.write(0, &30_000);
+            }
+            idle.push(flow.idle);
+            true
+        });
+        assert_eq!(idle, [table.tick.length * 7, Duration::ZERO]);
     }
 
     #[test]
     fn only_flows_that_have_ended_or_lost_their_service_are_removed() {
-        let mut table = table();
+        let table = table();
         for (port, service) in [(1, 1), (2, 1), (3, 2)] {
             put(&table, usize::from(port), port, service, 0);
         }
         table.sweep(Duration::ZERO, |flow| flow.key.source_port != 1);
         table.forget(&[2]);
-        let left: Vec<u16> =
-            flows(&mut table, Duration::ZERO).iter().map(|flow| flow.key.source_port).collect();
+        let left: Vec<u16> = flows(&table, Duration::ZERO).iter().map(|flow| flow.key.source_port).collect();
         assert_eq!(left, [2]);
     }
 }
