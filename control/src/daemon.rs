@@ -149,7 +149,7 @@ impl Daemon {
         // kernel from answering for it any more.
         addresses::withdraw_left(&netlink, &without(before, &site)).await?;
         // Tables first: the program never meets a packet that it has no answer for.
-        dataplane.apply(&director.desired())?;
+        dataplane.apply(&director.take_desired())?;
         if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
             dataplane.abandon();
             return Err(error.into());
@@ -231,7 +231,7 @@ impl Daemon {
             told: Told::default(),
             vrrp: vrrp_receiver,
             wanted: around.voices.wanted.clone(),
-            lagging: false,
+            lagging: None,
             orders_path,
         };
         let pool_cancel = CancellationToken::new();

@@ -32,7 +32,7 @@ use self::{
     lease::LeaseMap,
     mapped::Mapped,
     pins::{Pins, PinsError},
-    plan::{Desired, PlanError, Source, Tables, Write},
+    plan::{Desired, DesiredService, PlanError, Source, Tables, Write},
 };
 use crate::config::model::Timeouts;
 
@@ -294,6 +294,12 @@ impl Dataplane {
     /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
     pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
         let writes = self.tables.plan(desired, &self.maps, now())?;
+        self.carry_out(writes)
+    }
+
+    /// The same where these services are not as they were and all else is.
+    pub fn apply_services(&mut self, services: &[DesiredService]) -> Result<(), DataplaneError> {
+        let writes = self.tables.plan_services(services, &self.maps, now())?;
         self.carry_out(writes)
     }
 

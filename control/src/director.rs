@@ -18,7 +18,7 @@ use lvs_ebpf_common::{ServiceKey, Vip};
 use crate::{
     check::Target,
     config::model::{Check, Config, RealServer, SorryServer, VirtualServer},
-    dataplane::plan::{Desired, NextHop},
+    dataplane::plan::{Desired, DesiredService, NextHop},
 };
 
 pub use orders::{Order, OrderError, Orders};
@@ -33,6 +33,10 @@ pub struct Director {
     checks: BTreeMap<usize, Place>,
     next_check: usize,
     orders: Orders,
+    /// Services of which the tables may say something else.
+    touched: BTreeSet<usize>,
+    /// Services that time may change.
+    moving: BTreeSet<usize>,
 }
 
 /// Service, real and check.
@@ -68,7 +72,16 @@ impl Director {
             .collect();
         orders.retain(|service, real| ordered.contains(&(service.to_owned(), real.to_owned())));
         let checks: BTreeMap<_, _> = places(&services).into_iter().enumerate().collect();
-        Self { next_check: checks.len(), checks, services, vips, next_hops: HashMap::new(), orders }
+        Self {
+            next_check: checks.len(),
+            checks,
+            vips,
+            next_hops: HashMap::new(),
+            orders,
+            touched: BTreeSet::new(),
+            moving: (0..services.len()).collect(),
+            services,
+        }
     }
 
     /// The director of a new configuration. A check that is in both keeps its number and its state, a service its
@@ -151,17 +164,25 @@ impl Director {
         let Some(&(s, r, c)) = self.checks.get(&id) else { return Vec::new() };
         let service = &mut self.services[s];
         let real = &mut service.reals[r];
-        let from = real.standing();
+        let (from, weight) = (real.standing(), real.effective_weight());
         real.checks[c] = verdict;
         let to = real.standing();
         let mut changes = Vec::new();
         if from != to {
             changes.push(Change::Real { service: s, real: r, from, to });
         }
+        if from != to || weight != real.effective_weight() {
+            self.touched.insert(s);
+        }
         if service.settle_quorum() {
             changes.push(Change::Quorum { service: s, gained: service.has_quorum() });
         }
         changes
+    }
+
+    /// The service that a check is about.
+    pub fn service_of(&self, id: usize) -> Option<usize> {
+        self.checks.get(&id).map(|(s, _, _)| *s)
     }
 
     pub fn orders(&self) -> &Orders {
@@ -204,6 +225,7 @@ impl Director {
         }
         // One step: what lies between is no reason to lose the quorum.
         for s in touched {
+            self.touched.insert(s);
             let service = &mut self.services[s];
             if service.settle_quorum() {
                 changes.push(Change::Quorum { service: s, gained: service.has_quorum() });
@@ -239,20 +261,54 @@ impl Director {
     }
 
     /// Replaces what is known; a real server whose next hop is no longer known keeps the one it had.
-    pub fn on_next_hops(&mut self, next_hops: HashMap<Ipv4Addr, NextHop>) {
+    pub fn on_next_hops(&mut self, mut next_hops: HashMap<Ipv4Addr, NextHop>) {
+        next_hops.retain(|address, hop| self.next_hops.get(address) != Some(hop));
+        if next_hops.is_empty() {
+            return;
+        }
+        let leads = |service: &ServiceState| {
+            let mut addresses = service.config.destinations();
+            addresses.any(|address| next_hops.contains_key(&address))
+        };
+        let services = self.services.iter().enumerate().filter(|(_, service)| leads(service));
+        self.touched.extend(services.map(|(s, _)| s));
         self.next_hops.extend(next_hops);
     }
 
-    /// What time changes, up to now. False: nothing that packets would meet.
-    pub fn advance(&mut self, now: Instant) -> bool {
-        let changed = self.services.iter_mut().filter_map(|service| service.advance(now).then_some(()));
-        changed.count() > 0
+    /// What time changes, up to now.
+    pub fn advance(&mut self, now: Instant) {
+        for s in self.moving.union(&self.touched).copied().collect::<Vec<_>>() {
+            let service = &mut self.services[s];
+            if service.advance(now) {
+                self.touched.insert(s);
+            }
+            if service.is_moving() {
+                self.moving.insert(s);
+            } else {
+                self.moving.remove(&s);
+            }
+        }
     }
 
-    pub fn desired(&self) -> Desired {
-        let next_hop = |address: Ipv4Addr| self.next_hops.get(&address).copied();
-        let services = self.services.iter().map(|service| service.desired(next_hop));
+    /// What changed since the last call, or since all of it was asked for.
+    pub fn take_touched(&mut self) -> Vec<DesiredService> {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().map(|s| self.desired_service(&self.services[s])).collect()
+    }
+
+    /// All of it.
+    pub fn take_desired(&mut self) -> Desired {
+        self.touched.clear();
+        self.desired()
+    }
+
+    fn desired(&self) -> Desired {
+        let services = self.services.iter().map(|service| self.desired_service(service));
         Desired { services: services.collect(), vips: self.vips.clone() }
+    }
+
+    fn desired_service(&self, service: &ServiceState) -> DesiredService {
+        service.desired(|address| self.next_hops.get(&address).copied())
     }
 }
 

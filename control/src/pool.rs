@@ -1,7 +1,7 @@
 //! The task that owns the director's state and the BPF tables: verdicts and next hops in, table changes out.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
@@ -36,6 +36,9 @@ use crate::{
 /// How old the loads are at most that new flows are spread by.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long a change that failed is waited with.
+const RETRY: Duration = Duration::from_secs(1);
+
 pub struct Pool {
     pub director: Director,
     pub dataplane: Dataplane,
@@ -46,8 +49,8 @@ pub struct Pool {
     pub vrrp: watch::Receiver<Vrrp>,
     /// To the host task: what the kernel shall resolve.
     pub wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
-    /// The tables lag behind what they shall say, since a change failed.
-    pub lagging: bool,
+    /// The tables lag behind what they shall say, since a change failed, at last then.
+    pub lagging: Option<Instant>,
     /// Where orders lie for the next daemon.
     pub orders_path: PathBuf,
 }
@@ -129,7 +132,7 @@ impl Pool {
                     return self.dataplane;
                 }
                 now = looks.tick() => {
-                    if self.director.advance(now.into_std()) || self.lagging {
+                    if self.lagging.is_none_or(|since| now - since >= RETRY) {
                         self.apply();
                     }
                     self.settle();
@@ -139,13 +142,17 @@ impl Pool {
                     }
                 }
                 Some(verdict) = verdicts.recv() => {
-                    self.on_verdict(verdict);
+                    let mut heard = BTreeSet::new();
+                    let mut next = Some(verdict);
                     // A rack that dies together leaves the ring together.
-                    while let Ok(verdict) = verdicts.try_recv() {
+                    while let Some(verdict) = next {
+                        heard.extend(self.director.service_of(verdict.id));
                         self.on_verdict(verdict);
+                        next = verdicts.try_recv().ok();
                     }
                     self.apply();
-                    self.tell_news(false);
+                    let news = self.told.look_at(self.director.services(), heard, false);
+                    self.tell_all(news);
                 }
                 Ok(()) = next_hops.changed() => {
                     let known = next_hops.borrow_and_update().clone();
@@ -235,21 +242,29 @@ impl Pool {
         }
     }
 
+    /// Brings the tables to what they shall say, if they do not.
     fn apply(&mut self) {
-        self.director.advance(Instant::now().into_std());
-        let desired = self.director.desired();
-        let dataplane = &mut self.dataplane;
+        let now = Instant::now();
+        self.director.advance(now.into_std());
+        let Self { director, dataplane, .. } = self;
+        let touched = director.take_touched();
+        if touched.is_empty() && self.lagging.is_none() {
+            return;
+        }
         // A grace period blocks for some milliseconds.
-        let applied = tokio::task::block_in_place(|| dataplane.apply(&desired));
-        match applied {
-            Ok(()) => self.lagging = false,
+        let applied = tokio::task::block_in_place(|| match self.lagging {
+            None => dataplane.apply_services(&touched),
+            Some(_) => dataplane.apply(&director.take_desired()),
+        });
+        self.lagging = match applied {
+            Ok(()) => None,
             Err(error) => {
-                if !self.lagging {
+                if self.lagging.is_none() {
                     tracing::error!(%error, "the tables could not be changed, trying on");
                 }
-                self.lagging = true;
+                Some(now)
             }
-        }
+        };
     }
 
     fn succeed(&mut self, succession: &Succession) -> Result<Vec<Target>, DataplaneError> {
@@ -257,13 +272,18 @@ impl Pool {
         director.on_next_hops(succession.next_hops.clone());
         director.advance(Instant::now().into_std());
         let (dataplane, interfaces) = (&mut self.dataplane, &succession.interfaces);
-        tokio::task::block_in_place(|| {
+        let applied = tokio::task::block_in_place(|| {
             dataplane.attach_all(interfaces, succession.mode)?;
-            dataplane.apply(&director.desired())?;
+            dataplane.apply(&director.take_desired())?;
             dataplane.forget_unused(interfaces);
             Ok::<_, DataplaneError>(())
-        })?;
-        self.director = director;
+        });
+        if let Err(error) = applied {
+            // What was done until then is to be undone.
+            self.lagging = Some(Instant::now());
+            return Err(error);
+        }
+        (self.director, self.lagging) = (director, None);
         if let Err(error) = self.save_orders() {
             tracing::error!(%error, "a restart would not know of the orders in force");
         }

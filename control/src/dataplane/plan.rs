@@ -3,27 +3,34 @@
 //! Pure: [`Tables`] is an image of the maps. Each change follows one order: write reals and rings where no packet
 //! looks, publish by one 8-byte store, wait until every CPU has left the old ([`Write::Grace`]), then free it.
 //! A flow on a living real server meets that one before, during and after: see `ring.rs`.
+//!
+//! First each service in question is drafted (`draft.rs`), which may fail and changes nothing. Then the drafts are
+//! taken over into the image. So a change costs what it touches, not what there is.
 
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
     time::Duration,
 };
 
 use lvs_ebpf_common::{Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
-use self::space::Space;
+use self::{draft::Draft, replies::Translated, space::Space, steps::Steps};
 use super::{
-    maglev::{self, Member},
-    ring::{self, Ring},
+    maglev::Member,
+    ring::Ring,
     turns::{Load, Turns},
 };
 use crate::config::model::{Forwarding, Persistence};
 
+mod draft;
 mod reals;
 mod replies;
 mod settle;
 mod space;
+mod steps;
+mod table;
 
 /// What the tables shall say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,7 +138,6 @@ pub enum PlanError {
 }
 
 /// The maps as this process last wrote or read them.
-#[derive(Clone)]
 pub struct Tables {
     table: TableRef,
     /// Both halves.
@@ -140,6 +146,7 @@ pub struct Tables {
     pools: HashMap<ServiceKey, Pool>,
     vips: HashMap<IpAddr, Vip>,
     replies: HashMap<ServiceKey, Reply>,
+    translated: Translated,
     /// What of `RINGS` is in use, in chunks.
     chunks: Space,
     /// What of `REALS` is in use.
@@ -168,9 +175,11 @@ struct Pool {
     hash: u16,
     /// As read from the maps it has no timeout yet; the first plan knows it.
     persistence: Option<Persistence>,
+    /// What ring and turns were made of; `None`: as read from the maps.
+    made_of: Option<(Vec<Member>, Option<Turns>)>,
     /// First chunk of the ring.
     chunk: u32,
-    ring: Ring,
+    ring: Arc<Ring>,
     /// A packet was seen to go by it: else the ring has no past to keep to.
     used: bool,
     /// `Service::takes_turns`
@@ -182,14 +191,12 @@ struct Pool {
 
 #[derive(Clone, Default)]
 struct PoolTurns {
-    kind: Turns,
     chunk: u32,
     sequence: Vec<u16>,
-    members: Vec<Member>,
     /// By index of the real, at the last look.
     loads: Vec<Load>,
-    /// Turns taken by then.
-    taken: u64,
+    /// Turns taken by then; `None`: they were made anew since.
+    taken: Option<u64>,
 }
 
 impl Pool {
@@ -228,8 +235,9 @@ impl Tables {
             chunks: Space::new(maps::RING_CHUNKS),
             ranges: Space::new(maps::REAL_SLOTS),
             ids: Space::new(maps::SERVICE_IDS),
+            translated: Translated::default(),
         };
-        let live: Vec<Service> = tables.slots[half(table.half)].to_vec();
+        let live: Vec<Service> = tables.slots[table::half(table.half)].to_vec();
         for service in live {
             let place = RingRef::unpack(service.ring);
             let Some(ring) = Ring::read(place.chunk, place.length, |chunk| source.chunk(chunk), now) else {
@@ -251,8 +259,9 @@ impl Tables {
                     timeout: Duration::ZERO,
                     prefix_len: bits.try_into().unwrap_or(32),
                 }),
+                made_of: None,
                 chunk: place.chunk,
-                ring,
+                ring: Arc::new(ring),
                 used: false,
                 takers: service.takes_turns,
                 turns: None,
@@ -261,8 +270,13 @@ impl Tables {
             if matches!(service.takes_turns, Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED) {
                 pool.turns = tables.read_turns(service.id, source);
             }
+            for index in pool.range() {
+                let real = tables.reals[index as usize];
+                tables.translated.replace(&service.key, index, &Real::default(), &real);
+            }
             tables.pools.insert(service.key, pool);
         }
+        tables.translated.doubt(tables.replies.keys());
         tables
     }
 
@@ -272,15 +286,7 @@ impl Tables {
         let taken = self.chunks.take(place.chunk, chunks(place.length));
         let sequence = (place.chunk..end).flat_map(|chunk| source.chunk(chunk)).take(place.length as usize);
         let sequence = sequence.collect();
-        // The kind and the weights are not in the maps; the first plan knows them.
-        taken.then(|| PoolTurns {
-            kind: Turns::RoundRobin,
-            chunk: place.chunk,
-            sequence,
-            members: Vec::new(),
-            loads: Vec::new(),
-            taken: 0,
-        })
+        taken.then(|| PoolTurns { chunk: place.chunk, sequence, ..PoolTurns::default() })
     }
 
     /// Index in `REALS` of a service's real server.
@@ -307,226 +313,102 @@ impl Tables {
         source: &impl Source,
         now: Duration,
     ) -> Result<Vec<Write>, PlanError> {
-        let mut next = self.clone();
-        let mut steps = Steps::default();
-        for service in &desired.services {
-            next.plan_service(service, source, now, &mut steps)?;
-        }
         let wanted: HashSet<ServiceKey> = desired.services.iter().map(|s| s.key).collect();
-        let gone: Vec<ServiceKey> = next.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
-        for key in gone {
-            steps.rebuild = true;
-            next.drop_pool(&key, &mut steps);
-        }
-        next.plan_replies(&mut steps.prepare, &mut steps.retire);
-        steps.rebuild |= next.table.translates == next.replies.is_empty();
-        if steps.rebuild {
-            next.rebuild(&mut steps)?;
-        }
-        next.plan_vips(desired, &mut steps);
-        for (start, len) in steps.free_chunks.drain(..) {
-            next.chunks.give(start, len);
-        }
-        for (start, len) in steps.free_ranges.drain(..) {
-            next.ranges.give(start, len);
-        }
-        for id in &steps.free_ids {
-            next.ids.give(u32::from(*id), 1);
-        }
-        *self = next;
-        Ok(steps.in_order())
+        let gone = self.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let mut steps = self.change(&desired.services, gone, source, now)?;
+        self.plan_vips(desired, &mut steps);
+        Ok(self.finish(steps))
     }
 
-    fn plan_service(
+    /// The same where some services are not as they were and all else is.
+    pub fn plan_services(
         &mut self,
-        desired: &DesiredService,
+        services: &[DesiredService],
         source: &impl Source,
         now: Duration,
-        steps: &mut Steps,
-    ) -> Result<(), PlanError> {
-        let reals = desired.reals.len();
-        let mut pool = match self.pools.get(&desired.key) {
-            Some(pool) => pool.clone(),
-            None => {
-                steps.rebuild = true;
-                let id =
-                    self.ids.find(1).ok_or(PlanError::TooManyServices { services: self.pools.len() + 1 })?;
-                Pool {
-                    id: id as u16,
-                    base: 0,
-                    len: 0,
-                    hash: desired.hash,
-                    persistence: desired.persistence,
-                    chunk: 0,
-                    ring: Ring::default(),
-                    used: false,
-                    takers: Service::NO_TURNS,
-                    turns: None,
-                    leaving: Vec::new(),
-                }
+    ) -> Result<Vec<Write>, PlanError> {
+        let steps = self.change(services, Vec::new(), source, now)?;
+        Ok(self.finish(steps))
+    }
+
+    fn change(
+        &mut self,
+        services: &[DesiredService],
+        gone: Vec<ServiceKey>,
+        source: &impl Source,
+        now: Duration,
+    ) -> Result<Steps, PlanError> {
+        let mut steps = Steps { rebuild: !gone.is_empty(), ..Steps::default() };
+        let mut drafts = Vec::with_capacity(services.len());
+        let drafted = services.iter().try_for_each(|service| {
+            drafts.push(self.draft(service, source, now, &mut steps)?);
+            Ok(())
+        });
+        let placed = drafted.and_then(|()| steps.rebuild.then(|| self.place(&drafts, &gone)).transpose());
+        let placed = match placed {
+            Ok(placed) => placed,
+            Err(error) => {
+                self.give_back(&steps.taken);
+                return Err(error);
             }
         };
+        for draft in drafts {
+            self.take_over(draft, &mut steps);
+        }
+        for key in gone {
+            self.drop_pool(&key, &mut steps);
+        }
+        self.plan_replies(&mut steps.prepare, &mut steps.retire);
+        self.publish_table(placed, &mut steps);
+        Ok(steps)
+    }
+
+    fn take_over(&mut self, draft: Draft, steps: &mut Steps) {
+        let Draft { key, pool, reals, flips } = draft;
+        let before = self.pools.get(&key).map_or(0..0, Pool::range);
+        for (index, real) in pool.range().zip(reals) {
+            if self.put(&key, index, real) {
+                steps.prepare.push(Write::Real { index, real });
+            }
+        }
         // A new or moved range of reals is published with its ring by the flip of the whole table; the ring
         // alone must not be, since its indexes count from the new range.
-        let mut live_slot = self.live_slot(&desired.key);
-        if self.enlarge(&mut pool, desired, source, steps)? {
-            steps.rebuild = true;
-            live_slot = None;
-        }
-        let remembered = pool.takers != Service::NO_TURNS;
-        let takers = match desired.turns.map_or(Service::NO_TURNS, Turns::takers) {
-            Service::NO_TURNS if desired.persistence.is_some() => Service::REMEMBERED,
-            takers => takers,
-        };
-        let prefix_len = |persistence: Option<Persistence>| persistence.map(|it| it.prefix_len);
-        steps.rebuild |= (pool.hash, pool.takers) != (desired.hash, takers)
-            || prefix_len(pool.persistence) != prefix_len(desired.persistence);
-        (pool.hash, pool.takers, pool.persistence) = (desired.hash, takers, desired.persistence);
-        let mut members = self.place_reals(&mut pool, desired, steps);
-        self.plan_turns(
-            &mut pool,
-            desired.turns.filter(|turns| turns.takers() != Service::NO_TURNS),
-            &members,
-            steps,
-        )?;
-        if let Some(turns) = desired.turns {
-            members = turns.on_ring(&members);
-        }
-        let length = maglev::length(reals);
-        let mut owners = maglev::ring(&members, length);
-        if owners.is_empty() {
-            owners = ring::owned_by_nobody(length);
-        }
-        let mut ring = pool.ring.clone();
-        if !ring.is_owned_as(&owners) {
-            pool.used |= source.has_forwarded(pool.range());
-            ring = if pool.used { ring.moved_to(&owners, now) } else { Ring::new(owners) };
-        }
-        if remembered && takers == Service::NO_TURNS {
-            ring.doubt_all(now);
-        }
-        if ring != pool.ring {
-            let chunks = ring.chunks();
-            let count = chunks.len() as u32;
-            let chunk = self.chunks.find(count).ok_or(PlanError::NoRoomForRing { length })?;
-            for (i, slots) in chunks.into_iter().enumerate() {
-                steps.prepare.push(Write::Ring { chunk: chunk + i as u32, slots });
-            }
-            steps.free_chunks.push((pool.chunk, pool.ring_chunks()));
-            (pool.chunk, pool.ring) = (chunk, ring);
-            if let Some(slot) = live_slot {
+        if before == pool.range() {
+            if let Some(slot) = self.live_slot(&key).filter(|_| flips) {
                 let ring = pool.ring_ref();
                 self.slots[slot].ring = ring.pack();
                 steps.publish.push(Write::ServiceRing { slot: slot as u32, ring });
             }
+        } else {
+            self.clear(&key, before, steps);
         }
-        self.pools.insert(desired.key, pool);
-        Ok(())
-    }
-
-    fn plan_turns(
-        &mut self,
-        pool: &mut Pool,
-        wanted: Option<Turns>,
-        members: &[Member],
-        steps: &mut Steps,
-    ) -> Result<(), PlanError> {
-        let before = pool.turns.take();
-        let Some(kind) = wanted else {
-            if let Some(turns) = before {
-                steps.free_chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
-            }
-            return Ok(());
-        };
-        let mut turns = PoolTurns { kind, members: members.to_vec(), ..before.clone().unwrap_or_default() };
-        let unchanged =
-            before.as_ref().is_some_and(|before| before.kind == kind && before.members == members);
-        if !unchanged {
-            turns.sequence = kind.sequence(&turns.candidates(), 0);
-        }
-        let length = turns.sequence.len() as u32;
-        if before.as_ref().is_none_or(|before| before.sequence != turns.sequence) {
-            turns.chunk = self.chunks.find(chunks(length)).ok_or(PlanError::NoRoomForRing { length })?;
-            for (chunk, slots) in (turns.chunk..).zip(turns.sequence.chunks(maps::RING_CHUNK)) {
-                steps.prepare.push(Write::Ring { chunk, slots: ring::chunk(slots) });
-            }
-            if let Some(before) = before {
-                steps.free_chunks.push((before.chunk, chunks(before.sequence.len() as u32)));
-            }
-            let sequence = RingRef { chunk: turns.chunk, length };
-            steps.publish.push(Write::Turns { id: pool.id, sequence });
-        }
-        pool.turns = Some(turns);
-        Ok(())
+        self.pools.insert(key, pool);
     }
 
     fn drop_pool(&mut self, key: &ServiceKey, steps: &mut Steps) {
         let Some(pool) = self.pools.remove(key) else { return };
-        steps.free_chunks.push((pool.chunk, pool.ring_chunks()));
+        steps.freed.chunks.push((pool.chunk, pool.ring_chunks()));
         if let Some(turns) = &pool.turns {
-            steps.free_chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
+            steps.freed.chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
         }
-        steps.free_ranges.push((pool.base, pool.len));
-        steps.free_ids.push(pool.id);
-        for index in pool.range() {
-            if self.reals[index as usize] != Real::default() {
-                self.reals[index as usize] = Real::default();
+        steps.freed.ranges.push((pool.base, pool.len));
+        steps.freed.ids.push(pool.id);
+        self.clear(key, pool.range(), steps);
+    }
+
+    fn clear(&mut self, key: &ServiceKey, range: std::ops::Range<u32>, steps: &mut Steps) {
+        for index in range {
+            if self.put(key, index, Real::default()) {
                 steps.retire.push(Write::Real { index, real: Real::default() });
             }
         }
     }
 
-    fn live_slot(&self, key: &ServiceKey) -> Option<usize> {
-        let live = half(self.table.half);
-        let home = live.start + key.home(self.table.seed) as usize;
-        (0..maps::SERVICE_PROBES as usize)
-            .map(|probe| live.start + (home - live.start + probe) % maps::SERVICE_SLOTS as usize)
-            .find(|slot| self.slots[*slot].key == *key)
-    }
-
-    /// Fills the half nobody reads with all services and flips to it.
-    fn rebuild(&mut self, steps: &mut Steps) -> Result<(), PlanError> {
-        let other = 1 - self.table.half;
-        let target = half(other);
-        let (seed, placed) = self.place_services()?;
-        for (offset, service) in placed.into_iter().enumerate() {
-            let slot = target.start + offset;
-            if self.slots[slot] != service {
-                self.slots[slot] = service;
-                steps.prepare.push(Write::Service { slot: slot as u32, service });
-            }
-        }
-        self.table = TableRef { seed, half: other, translates: !self.replies.is_empty() };
-        // Rings of services that stay were flipped in the half that is live until this store.
-        steps.publish.push(Write::Table(self.table));
-        Ok(())
-    }
-
-    /// A seed with which every service lands in its home slot or the next ones, and that table.
-    fn place_services(&self) -> Result<(u32, Vec<Service>), PlanError> {
-        const SEEDS: u32 = 1000;
-        'seeds: for seed in 0..SEEDS {
-            let mut table = vec![Service::default(); maps::SERVICE_SLOTS as usize];
-            for (key, pool) in &self.pools {
-                let home = key.home(seed);
-                let free = (home..home + maps::SERVICE_PROBES)
-                    .map(|slot| (slot % maps::SERVICE_SLOTS) as usize)
-                    .find(|slot| table[*slot].key.protocol == 0);
-                let Some(slot) = free else { continue 'seeds };
-                table[slot] = Service {
-                    key: *key,
-                    ring: pool.ring_ref().pack(),
-                    reals_base: pool.base,
-                    reals_len: pool.len,
-                    hash: pool.hash,
-                    persistence: pool.persistence.map_or(0, |it| u16::from(it.prefix_len) + 1),
-                    id: pool.id,
-                    takes_turns: pool.takers,
-                };
-            }
-            return Ok((seed, table));
-        }
-        Err(PlanError::TooManyServices { services: self.pools.len() })
+    /// False: it is so already.
+    fn put(&mut self, service: &ServiceKey, index: u32, real: Real) -> bool {
+        let before = std::mem::replace(&mut self.reals[index as usize], real);
+        self.translated.replace(service, index, &before, &real);
+        before != real
     }
 
     fn plan_vips(&mut self, desired: &Desired, steps: &mut Steps) {
@@ -544,38 +426,6 @@ impl Tables {
             keep
         });
     }
-}
-
-/// The writes of one plan by phase.
-#[derive(Default)]
-struct Steps {
-    prepare: Vec<Write>,
-    publish: Vec<Write>,
-    retire: Vec<Write>,
-    rebuild: bool,
-    free_chunks: Vec<(u32, u32)>,
-    free_ranges: Vec<(u32, u32)>,
-    free_ids: Vec<u16>,
-}
-
-impl Steps {
-    fn in_order(self) -> Vec<Write> {
-        let mut writes = self.prepare;
-        if !self.publish.is_empty() {
-            writes.extend(self.publish);
-            writes.push(Write::Grace);
-        }
-        writes.extend(self.retire);
-        if !self.free_ids.is_empty() {
-            writes.push(Write::Forget { ids: self.free_ids });
-        }
-        writes
-    }
-}
-
-fn half(half: u32) -> std::ops::Range<usize> {
-    let start = half as usize * maps::SERVICE_SLOTS as usize;
-    start..start + maps::SERVICE_SLOTS as usize
 }
 
 fn chunks(length: u32) -> u32 {

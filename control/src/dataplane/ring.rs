@@ -11,14 +11,14 @@ pub struct Ring {
     /// For each slot its owner before it moved; that of an unmoved slot is its owner. After a change of the number
     /// of slots it is that of the ring before, of another length. Empty = each slot's owner.
     old: Vec<u16>,
-    /// When each moved slot did, in seconds; 0 of an unmoved one. Not in the map.
+    /// When each moved slot did, in seconds; 0 of an unmoved one. Empty while none has moved. Not in the map.
     since: Vec<u32>,
 }
 
 impl Ring {
     /// A ring that no flow knew before.
     pub fn new(owners: Vec<u16>) -> Self {
-        Self { since: vec![0; owners.len()], slots: owners, old: Vec::new() }
+        Self { slots: owners, ..Self::default() }
     }
 
     /// Slots.
@@ -36,7 +36,7 @@ impl Ring {
     }
 
     pub fn has_moved(&self) -> bool {
-        self.slots.iter().any(|slot| slot & MOVED != 0)
+        !self.since.is_empty()
     }
 
     pub fn is_owned_as(&self, owners: &[u16]) -> bool {
@@ -55,6 +55,7 @@ impl Ring {
             next.old = self.slots.iter().map(|slot| slot & !MOVED).collect();
         }
         if same_slots {
+            next.since.resize(self.slots.len(), 0);
             for (slot, owner) in owners.iter().enumerate() {
                 let before = self.slots[slot] & !MOVED;
                 if before == *owner {
@@ -69,9 +70,7 @@ impl Ring {
             next.slots = self.overlapped_by(owners);
             next.since = since_now(&next.slots, now);
         }
-        if !next.has_moved() {
-            next.old.clear();
-        }
+        next.forget_unmoved();
         next
     }
 
@@ -91,22 +90,33 @@ impl Ring {
         self.old.is_empty() || self.old.len() == self.slots.len()
     }
 
+    fn forget_unmoved(&mut self) {
+        if self.slots.iter().all(|slot| slot & MOVED == 0) {
+            (self.old, self.since) = (Vec::new(), Vec::new());
+        }
+    }
+
     /// Makes every packet ask the flow table.
     pub fn doubt_all(&mut self, now: Duration) {
         self.slots.iter_mut().for_each(|slot| *slot |= MOVED);
         self.since = since_now(&self.slots, now);
     }
 
+    /// Whether some slot moved `timeout` ago.
+    pub fn has_due(&self, now: Duration, timeout: Duration) -> bool {
+        let mut moved = self.slots.iter().zip(&self.since).filter(|(slot, _)| *slot & MOVED != 0);
+        moved.any(|(_, since)| is_due(*since, now, timeout))
+    }
+
     /// Forgets the old owner of slots that moved `timeout` ago: flows of before have shown themselves or ended. The
     /// slot is as if it had never moved unless it is in `dissent`: a flow lives elsewhere than at its owner.
     pub fn settle(&mut self, now: Duration, timeout: Duration, dissent: &[u32]) {
-        let now = u64::from(seconds(now));
-        let is_due = |since: u32| u64::from(since).saturating_add(timeout.as_secs()) <= now;
+        let is_due = |since: u32| is_due(since, now, timeout);
         if !self.has_own_old_owners() {
             if self.since.iter().any(|since| !is_due(*since)) {
                 return;
             }
-            self.old.clear();
+            self.old = Vec::new();
         }
         let mut dissents = vec![false; self.slots.len()];
         for slot in dissent {
@@ -126,8 +136,9 @@ impl Ring {
             }
         }
         if is_past {
-            self.old.clear();
+            self.old = Vec::new();
         }
+        self.forget_unmoved();
     }
 
     /// As the map has it: the slots; where one has moved, a chunk that says how many old owners there are, and those.
@@ -150,13 +161,17 @@ impl Ring {
         };
         let (slots, end) = read(first, length)?;
         let mut ring = Self::new(slots);
-        if ring.has_moved() {
+        if ring.slots.iter().any(|slot| slot & MOVED != 0) {
             let (header, end) = read(end, RING_CHUNK as u32)?;
             ring.old = read(end, whole(&header))?.0;
             ring.since = since_now(&ring.slots, now);
         }
         Some(ring)
     }
+}
+
+fn is_due(since: u32, now: Duration, timeout: Duration) -> bool {
+    u64::from(since).saturating_add(timeout.as_secs()) <= seconds(now).into()
 }
 
 fn since_now(slots: &[u16], now: Duration) -> Vec<u32> {

@@ -60,6 +60,15 @@ impl Course {
         }
     }
 
+    /// Whether time changes it.
+    pub fn is_moving(self, pace: Pace) -> bool {
+        match self {
+            Self::Rising { .. } => true,
+            Self::Draining { over, .. } => !over && pace.drain_timeout.is_some(),
+            Self::New | Self::Up | Self::Down => false,
+        }
+    }
+
     /// Its connections are to end.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Draining { over: true, .. })

@@ -133,6 +133,11 @@ impl ServiceState {
         changed
     }
 
+    /// Whether time may change something.
+    pub fn is_moving(&self) -> bool {
+        self.reals.iter().any(|real| real.course.is_moving(real.config.pace))
+    }
+
     pub fn desired(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> DesiredService {
         let sorry = self.sorry(&next_hop).is_some();
         let reals = self.reals.iter().map(|real| DesiredReal {

@@ -479,11 +479,16 @@ fn a_reload_goes_on_with_a_slow_start_and_what_is_new_begins_one() {
 
     let both = Config { services: vec![service(vec![slowly(1), slowly(2)])], ..Config::default() };
     let mut director = director.succeed(&both, Vec::new());
-    assert!(director.advance(start + Duration::from_secs(5)));
-    assert_eq!(weights(&director), [50, 1]);
-    assert!(!director.advance(start + Duration::from_millis(5900)), "nothing for the tables");
-    assert!(director.advance(start + Duration::from_secs(10)));
-    assert_eq!(weights(&director), [100, 50]);
+    let mut changes = |after| {
+        director.advance(start + Duration::from_millis(after));
+        let services = director.take_touched();
+        services.iter().map(|it| it.reals.iter().map(|real| real.weight).collect()).collect::<Vec<Vec<_>>>()
+    };
+    assert_eq!(changes(5000), [[50, 1]]);
+    assert!(changes(5900).is_empty(), "nothing for the tables");
+    assert_eq!(changes(10_000), [[100, 50]]);
+    assert_eq!(changes(15_000), [[100, 100]]);
+    assert!(changes(20_000).is_empty());
 }
 
 #[test]
@@ -504,4 +509,35 @@ fn a_reset_does_not_lose_a_quorum_on_its_way() {
     director.on_order(&weight("10.77.0.1:80", 5)).unwrap();
     director.on_order(&Order::Enable { service: SERVICE.into(), real: "10.77.0.1:80".into() }).unwrap();
     assert_eq!(weights(&director), [0, 2, 1]);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "any instant will do")]
+fn only_services_whose_packets_would_meet_something_else_are_touched() {
+    let other = VirtualServer { port: 81, ..service(vec![real(1, 1), real(2, 1)]) };
+    let sorry =
+        Some(SorryServer { address: SORRY, port: 80, forwarding: Forwarding::Direct, inhibit: false });
+    let first = VirtualServer { sorry, ..service(vec![real(1, 1)]) };
+    let config = Config { services: vec![first, other], ..Config::default() };
+    let mut director = Director::new(&config, Vec::new(), Orders::default(), |_, _| None);
+    let touched = |director: &mut Director| {
+        director.advance(Instant::now());
+        director.take_touched().iter().map(|it| u16::from_be(it.key.port)).collect::<Vec<_>>()
+    };
+    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 2), HOP)].into());
+    assert_eq!(touched(&mut director), [81]);
+    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 2), HOP)].into());
+    assert!(touched(&mut director).is_empty(), "it is known");
+    director.on_next_hops([(SORRY, HOP)].into());
+    assert_eq!(touched(&mut director), [80]);
+
+    let check = director.targets()[1].id;
+    assert_eq!(director.service_of(check), Some(1));
+    up(&mut director, check);
+    assert!(touched(&mut director).is_empty(), "it began in the pool");
+    for _ in 0..2 {
+        down(&mut director, check);
+    }
+    assert_eq!(touched(&mut director), [81]);
+    assert!(touched(&mut director).is_empty());
 }

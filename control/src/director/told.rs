@@ -1,6 +1,6 @@
 //! What of the pools has been told to scripts and FIFOs, and what is to be told next?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lvs_ebpf_common::ServiceKey;
 
@@ -30,12 +30,28 @@ impl Told {
     /// What changed, a service's real servers before its quorum. What is seen for the first time is not told, as in
     /// keepalived, unless it is a real server and `tell_new`.
     pub fn look(&mut self, services: &[ServiceState], tell_new: bool) -> Vec<News> {
-        let before = std::mem::take(self);
+        let reals =
+            services.iter().flat_map(|service| service.reals.iter().map(|real| server(service, real)));
+        let (reals, keys) = (reals.collect::<HashSet<_>>(), services.iter().map(|service| service.key));
+        let keys: HashSet<_> = keys.collect();
+        self.reals.retain(|name, _| reals.contains(name));
+        self.quorums.retain(|key, _| keys.contains(key));
+        self.look_at(services, 0..services.len(), tell_new)
+    }
+
+    /// The same of some of the services, of which all have been looked at.
+    pub fn look_at(
+        &mut self,
+        services: &[ServiceState],
+        some: impl IntoIterator<Item = usize>,
+        tell_new: bool,
+    ) -> Vec<News> {
         let mut news = Vec::new();
-        for (index, service) in services.iter().enumerate() {
+        for index in some {
+            let Some(service) = services.get(index) else { continue };
             for (place, real) in service.reals.iter().enumerate() {
                 let name = server(service, real);
-                let known = before.reals.get(&name).copied();
+                let known = self.reals.get(&name).copied();
                 let untried = real.checks.iter().any(|check| !check.up && !check.ran);
                 let up = if untried && !tell_new { known.flatten() } else { Some(real.is_up()) };
                 self.reals.insert(name, up);
@@ -46,8 +62,7 @@ impl Told {
                 }
             }
             let up = service.has_quorum();
-            self.quorums.insert(service.key, up);
-            if before.quorums.get(&service.key).is_some_and(|known| *known != up) {
+            if self.quorums.insert(service.key, up).is_some_and(|known| known != up) {
                 news.push(News { service: index, real: None, up, last: false });
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,11 +13,12 @@ use lvs_ebpf_common::{
     maps::{self, RingChunk},
 };
 
-use super::{Pool, Source, Tables, Write, takes_flows};
+use super::{Pool, PoolTurns, Source, Tables, Write, takes_flows};
 use crate::{
     config::model::Timeouts,
     dataplane::{
         flows::LiveFlow,
+        maglev::Member,
         ring,
         turns::{AHEAD, Candidate, Load},
     },
@@ -91,10 +93,11 @@ impl Tables {
             .any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.takers != Service::NO_TURNS)
     }
 
-    /// Whether turns that follow the load were taken since the last look.
+    /// Whether turns that follow the load were taken or made anew since the last look.
     pub fn has_taken_turns(&self, source: &impl Source) -> bool {
         self.pools.values().any(|pool| {
-            pool.turns.as_ref().is_some_and(|t| t.kind.follow_load() && source.taken(pool.id) != t.taken)
+            pool.follows_load()
+                && pool.turns.as_ref().is_some_and(|turns| Some(source.taken(pool.id)) != turns.taken)
         })
     }
 
@@ -103,7 +106,9 @@ impl Tables {
         let mut found = Surveyed::default();
         for (key, pool) in &self.pools {
             pools[usize::from(pool.id)] = Some((key, pool));
-            found.loads.insert(pool.id, vec![Load::default(); pool.len as usize]);
+            if pool.follows_load() || !pool.leaving.is_empty() {
+                found.loads.insert(pool.id, vec![Load::default(); pool.len as usize]);
+            }
             if pool.ring.has_moved() {
                 found.dissent.insert(pool.id, Vec::new());
             }
@@ -123,14 +128,15 @@ impl Tables {
         let mut writes = Vec::new();
         let mut shrunk = Vec::new();
         for (key, pool) in &mut self.pools {
-            if let Some(dissent) = found.dissent.get(&pool.id) {
+            let timeout = pool.timeout(&timeouts, key.protocol, Phase::Established);
+            if let Some(dissent) = found.dissent.get(&pool.id).filter(|_| pool.ring.has_due(now, timeout)) {
                 let before = pool.ring.chunks();
-                let timeout = pool.timeout(&timeouts, key.protocol, Phase::Established);
-                pool.ring.settle(now, timeout, dissent);
+                Arc::make_mut(&mut pool.ring).settle(now, timeout, dissent);
                 let after = pool.ring.chunks();
                 if after != before {
                     rewrite(pool.chunk, pool.ring.len(), &before, &after, &mut writes);
-                    shrunk.push((pool.chunk, after.len() as u32));
+                    let (start, end) = (after.len() as u32, before.len() as u32);
+                    shrunk.push((pool.chunk + start, end - start));
                 }
             }
             let loads = found.loads.get(&pool.id).map(Vec::as_slice).unwrap_or_default();
@@ -140,13 +146,15 @@ impl Tables {
                 let stays = ring.knows(*index) || load != Load::default();
                 if !stays {
                     let index = base + u32::from(*index);
-                    self.reals[index as usize] = Real::default();
+                    let before = std::mem::take(&mut self.reals[index as usize]);
+                    self.translated.replace(key, index, &before, &Real::default());
                     writes.push(Write::Real { index, real: Real::default() });
                 }
                 stays
             });
-            follow_load(pool, loads, source, &mut writes);
-            mark(pool, &mut self.reals, &mut writes);
+            if follow_load(pool, loads, source, &mut writes) {
+                mark(pool, &mut self.reals, &mut writes);
+            }
         }
         let mut gone = Vec::new();
         self.plan_replies(&mut writes, &mut gone);
@@ -154,7 +162,7 @@ impl Tables {
         if !shrunk.is_empty() {
             writes.push(Write::Grace);
         }
-        shrunk.into_iter().for_each(|(start, len)| self.chunks.shrink(start, len));
+        shrunk.into_iter().for_each(|(start, len)| self.chunks.give(start, len));
         writes
     }
 }
@@ -175,15 +183,18 @@ fn rewrite(chunk: u32, slots: u32, before: &[RingChunk], after: &[RingChunk], wr
     }
 }
 
-/// Plans the next turns from the one that is due.
-fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &mut Vec<Write>) {
+/// Plans the next turns from the one that is due. False: nothing has changed since the last look.
+fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &mut Vec<Write>) -> bool {
     let taken = source.taken(pool.id);
-    let Some(turns) = pool.turns.as_mut().filter(|turns| turns.kind.follow_load()) else { return };
+    let (Some(turns), Some((members, Some(kind)))) = (&mut pool.turns, &pool.made_of) else { return false };
+    if !kind.follow_load() || (turns.taken, turns.loads.as_slice()) == (Some(taken), loads) {
+        return false;
+    }
     turns.loads = loads.to_vec();
-    turns.taken = taken;
-    let next = turns.kind.sequence(&turns.candidates(), taken);
+    turns.taken = Some(taken);
+    let next = kind.sequence(&turns.candidates(members), taken);
     if next.len() != AHEAD || turns.sequence.len() != AHEAD {
-        return;
+        return true;
     }
     let before = turns.sequence.clone();
     for (turn, index) in (taken as usize..).zip(next) {
@@ -195,13 +206,14 @@ fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &m
             writes.push(Write::Ring { chunk, slots: ring::chunk(slots) });
         }
     }
+    true
 }
 
 /// Says which of a service's real servers are overloaded.
 fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
-    let Some(turns) = pool.turns.as_ref().filter(|turns| turns.kind.follow_load()) else { return };
-    let overloaded: HashSet<_> = turns.kind.overloaded(&turns.candidates()).into_iter().collect();
-    for member in &turns.members {
+    let (Some(turns), Some((members, Some(kind)))) = (&pool.turns, &pool.made_of) else { return };
+    let overloaded: HashSet<_> = kind.overloaded(&turns.candidates(members)).into_iter().collect();
+    for member in members {
         let index = pool.base + u32::from(member.index);
         let real = &mut reals[index as usize];
         let state = if overloaded.contains(&member.index) { Real::OVERLOADED } else { Real::ALIVE };
@@ -213,6 +225,10 @@ fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
 }
 
 impl Pool {
+    fn follows_load(&self) -> bool {
+        self.takers == Service::TURNS_OF_OVERLOADED
+    }
+
     /// A persistent client is kept at least as long as any of its connections would be.
     fn timeout(&self, timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
         let connection = timeout(timeouts, protocol, phase);
@@ -220,12 +236,10 @@ impl Pool {
     }
 }
 
-impl super::PoolTurns {
-    pub(super) fn candidates(&self) -> Vec<Candidate> {
+impl PoolTurns {
+    pub(super) fn candidates(&self, members: &[Member]) -> Vec<Candidate> {
         let load = |index: u16| self.loads.get(usize::from(index)).copied().unwrap_or_default();
-        self.members
-            .iter()
-            .map(|m| Candidate { index: m.index, weight: m.weight, load: load(m.index) })
-            .collect()
+        let candidate = |m: &Member| Candidate { index: m.index, weight: m.weight, load: load(m.index) };
+        members.iter().map(candidate).collect()
     }
 }

@@ -38,6 +38,14 @@ fn web(reals: &[DesiredReal]) -> Desired {
     Desired { services: vec![service], vips: Vec::new() }
 }
 
+/// To plan for all there is, or for the services that change.
+type Way = fn(&mut Tables, &Desired, &Maps, Duration) -> Result<Vec<Write>, PlanError>;
+
+const WAYS: [Way; 2] = [
+    |tables, desired, maps, now| tables.plan(desired, maps, now),
+    |tables, desired, maps, now| tables.plan_services(&desired.services, maps, now),
+];
+
 /// Kernel side: plain copies of the maps.
 struct Maps {
     table: TableRef,
@@ -121,7 +129,7 @@ impl Maps {
     }
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        let live = half(self.table.half);
+        let live = table::half(self.table.half);
         let home = key.home(self.table.seed) as usize;
         (0..maps::SERVICE_PROBES as usize)
             .map(|probe| self.slots[live.start + (home + probe) % maps::SERVICE_SLOTS as usize])
@@ -155,6 +163,10 @@ impl Maps {
 
 #[test]
 fn no_packet_meets_a_hole_at_any_step_of_any_change() {
+    WAYS.into_iter().for_each(no_packet_meets_a_hole);
+}
+
+fn no_packet_meets_a_hole(plan: Way) {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
     maps.reach(&mut tables, &web(&[real(1, 1), real(2, 1)]));
@@ -172,7 +184,7 @@ fn no_packet_meets_a_hole_at_any_step_of_any_change() {
         web(&[real(60, 0), real(61, 1), real(99, 0)]),
     ];
     for change in changes {
-        for write in tables.plan(&change, &maps, NOW).unwrap() {
+        for write in plan(&mut tables, &change, &maps, NOW).unwrap() {
             maps.apply(&write);
             maps.assert_no_hole();
         }
@@ -209,6 +221,27 @@ fn a_plan_for_what_is_already_so_is_empty() {
     let desired = web(&[real(1, 1), real(2, 3)]);
     assert!(!tables.plan(&desired, &maps, NOW).unwrap().is_empty());
     assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
+}
+
+#[test]
+fn a_change_of_one_service_writes_nothing_of_another_and_as_a_whole_it_is_the_same() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let mut both = web(&[real(1, 1), real(2, 3)]);
+    let other = ServiceKey { port: 0x1f90, ..WEB };
+    both.services.push(DesiredService { key: other, ..both.services[0].clone() });
+    maps.reach(&mut tables, &both);
+    let before = (maps.service(&other), tables.pools[&other].range());
+    both.services[0].reals[1].weight = 0;
+    let writes = tables.plan_services(&both.services[..1], &maps, NOW).unwrap();
+    assert!(writes.iter().any(|write| matches!(write, Write::ServiceRing { .. })));
+    for write in writes {
+        let touches = |index| before.1.contains(&index);
+        assert!(!matches!(write, Write::Real { index, .. } if touches(index)), "{write:?}");
+        maps.apply(&write);
+    }
+    assert_eq!(maps.service(&other), before.0);
+    assert_eq!(tables.plan(&both, &maps, NOW).unwrap(), []);
 }
 
 #[test]
@@ -322,8 +355,16 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
         .collect();
     // The one that is there drains.
     let reals = many.len() + 1;
-    assert_eq!(tables.plan(&web(&many), &maps, NOW), Err(PlanError::ServiceTooLarge { reals }));
-    assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
+    // What comes before it finds room, and gives it back.
+    let other = DesiredService { key: ServiceKey { port: 0x1f90, ..WEB }, ..desired.services[0].clone() };
+    let too_many = Desired { services: [vec![other], web(&many).services].concat(), vips: Vec::new() };
+    for plan in WAYS {
+        let error = plan(&mut tables, &too_many, &maps, NOW).unwrap_err();
+        assert_eq!(error, PlanError::ServiceTooLarge { reals });
+        assert_eq!(tables.plan(&desired, &maps, NOW).unwrap(), []);
+    }
+    tables.plan(&Desired::default(), &maps, NOW).unwrap();
+    assert!(tables.chunks.is_empty() && tables.ranges.is_empty() && tables.ids.is_empty());
 }
 
 fn translated(key: ServiceKey, port: u16) -> DesiredService {

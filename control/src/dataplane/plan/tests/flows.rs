@@ -15,6 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Site {
     maps: Maps,
     tables: Tables,
+    plan: Way,
     now: Duration,
     /// Real server and time of the last packet.
     entries: HashMap<FlowKey, (u16, Duration)>,
@@ -26,7 +27,8 @@ impl Site {
     fn new(desired: &Desired) -> Self {
         let maps = Maps::new();
         let tables = maps.tables();
-        let mut site = Self { maps, tables, now: NOW, entries: HashMap::new(), clients: HashMap::new() };
+        let mut site =
+            Self { maps, tables, plan: WAYS[0], now: NOW, entries: HashMap::new(), clients: HashMap::new() };
         site.reach(desired);
         site
     }
@@ -35,7 +37,7 @@ impl Site {
         for real in desired.services.iter().flat_map(|service| &service.reals).filter(|real| !real.alive) {
             self.clients.retain(|_, address| *address != real.address);
         }
-        let writes = self.tables.plan(desired, &self.maps, self.now).unwrap();
+        let writes = (self.plan)(&mut self.tables, desired, &self.maps, self.now).unwrap();
         self.carry_out(writes);
     }
 
@@ -270,6 +272,10 @@ fn random_changes_of_fo_move_no_flow_of_a_living_real() {
 }
 
 fn random_changes(turns: Option<Turns>) {
+    WAYS.into_iter().for_each(|way| random_changes_of(turns, way));
+}
+
+fn random_changes_of(turns: Option<Turns>, plan: Way) {
     let service = |pool: &[DesiredReal]| {
         let mut desired = web(pool);
         desired.services[0].turns = turns;
@@ -278,7 +284,7 @@ fn random_changes(turns: Option<Turns>) {
     let mut random = fastrand::Rng::with_seed(1);
     // Across rings of 1021, 2039 and 4093 slots, and out of the first range of reals.
     let mut pool: Vec<DesiredReal> = (1..=9).map(|last| real(last, 1)).collect();
-    let mut site = Site::new(&service(&pool));
+    let mut site = Site { plan, ..Site::new(&service(&pool)) };
     let mut port = 1000;
     for step in 0..45 {
         site.open(port..port + 30);
