@@ -136,6 +136,8 @@ fn an_error_of_a_real_server_by_nat_is_its_services() {
     told[..6].copy_from_slice(&CLIENT_MAC);
     told[6..12].copy_from_slice(&nat::OUTSIDE_MAC);
     assert_eq!(director.run(&frame), verdict(Outcome::NatReplyRedirected, Action::Redirect, told));
+    let flooded = with_destination(frame, OTHER_MAC);
+    assert_eq!(director.run(&flooded), verdict(Outcome::OtherHost, Action::Pass, flooded.clone()));
     // About a flow that no service has, or to somebody else than the flow's client.
     for frame in [
         error(closed.clone(), nat::REAL, CLIENT, 64, &between((nat::REAL, nat::PORT + 1))),

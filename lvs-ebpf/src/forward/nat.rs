@@ -118,6 +118,7 @@ fn try_error_from_real(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     }
     let (real, port) = (about.header.destination, about.ports.destination);
     let reply = of_real(real, port, about.header.protocol).ok_or(Outcome::NotOurs)?;
+    check_addressee(ctx, ethernet, REALS.get(reply.real).ok_or(Outcome::BadTable)?)?;
     let flow = NatFlow {
         client: about.header.source,
         real,
@@ -186,9 +187,7 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
         check_udp(&ip)?
     }
     let real = REALS.get(reply.real).ok_or(Outcome::BadTable)?;
-    if real.ifindex == ctx.ingress_ifindex() as u32 && !ethernet.destination.is(Mac::from(real.source_mac)) {
-        return Err(Outcome::OtherHost);
-    }
+    check_addressee(ctx, ethernet, real)?;
     let flow = NatFlow {
         client: ip.header.destination,
         real: ip.header.source,
@@ -226,6 +225,14 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     translate(frame, &ip, header, ports, Ports { source: from.port, ..ports })
         .ok_or(Outcome::TruncatedHeader)?;
     send(ctx, frame, ethernet, hop)
+}
+
+/// Not what a switch floods: another director would send it on too.
+#[inline(always)]
+fn check_addressee(ctx: &XdpContext, ethernet: Ethernet, real: &Real) -> Result<(), Outcome> {
+    let is_ours = real.ifindex != ctx.ingress_ifindex() as u32
+        || ethernet.destination.is(Mac::from(real.source_mac));
+    if is_ours { Ok(()) } else { Err(Outcome::OtherHost) }
 }
 
 #[inline(always)]
