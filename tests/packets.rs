@@ -13,6 +13,8 @@ use crate::{
     frames::*,
 };
 
+#[path = "packets/all_ports.rs"]
+mod all_ports;
 #[path = "packets/cost.rs"]
 mod cost;
 #[path = "packets/director.rs"]

@@ -5,13 +5,17 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{flow, maps};
+use crate::{
+    flow::{self, Flow},
+    maps,
+};
 
 /// Address and port as they stand in the packet (network byte order).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ServiceKey {
     pub address: u32,
+    /// 0 = all ports that no other service of the address has.
     pub port: u16,
     /// IP protocol number; 0 = the table slot is empty.
     pub protocol: u8,
@@ -70,13 +74,18 @@ impl Service {
 }
 
 impl Service {
-    /// The address and port that say which flow of this service a packet belongs to: those of its client, or, with
-    /// persistence, of all clients that are one.
+    /// The flow of this service that a packet belongs to: its own, or, with persistence, all that clients who are one do
+    /// with the service.
     #[inline(always)]
-    pub const fn client(&self, source: u32, port: u16) -> (u32, u16) {
+    pub const fn flow(&self, packet: Flow) -> Flow {
         match self.persistence {
-            0 => (source, port),
-            one_more => (source & mask(one_more as u32 - 1), 0),
+            0 => packet,
+            one_more => Flow {
+                source: packet.source & mask(one_more as u32 - 1),
+                source_port: 0,
+                destination_port: self.key.port,
+                ..packet
+            },
         }
     }
 }
@@ -117,16 +126,26 @@ pub struct TableRef {
     pub half: u32,
     /// Some real server is reached by address translation: `REPLIES` is to be looked at.
     pub translates: bool,
+    /// Some service has all ports: its key has port 0.
+    pub has_all_ports: bool,
 }
 
 impl TableRef {
     #[inline(always)]
     pub const fn pack(self) -> u64 {
-        self.seed as u64 | (self.half as u64) << 32 | (self.translates as u64) << 33
+        self.seed as u64
+            | (self.half as u64) << 32
+            | (self.translates as u64) << 33
+            | (self.has_all_ports as u64) << 34
     }
     #[inline(always)]
     pub const fn unpack(word: u64) -> Self {
-        Self { seed: word as u32, half: (word >> 32) as u32 & 1, translates: word >> 33 & 1 == 1 }
+        Self {
+            seed: word as u32,
+            half: (word >> 32) as u32 & 1,
+            translates: word >> 33 & 1 == 1,
+            has_all_ports: word >> 34 & 1 == 1,
+        }
     }
 }
 
@@ -226,22 +245,24 @@ mod tests {
 
     #[test]
     fn persistent_clients_are_one_by_their_leading_bits() {
-        let client = u32::from_ne_bytes([10, 1, 2, 3]);
+        let source = u32::from_ne_bytes([10, 1, 2, 3]);
+        let packet = Flow { source, destination: 9, source_port: 7, destination_port: 8 };
         for (bits, expected) in
             [(32, [10, 1, 2, 3]), (31, [10, 1, 2, 2]), (24, [10, 1, 2, 0]), (8, [10, 0, 0, 0]), (0, [0; 4])]
         {
             let service = Service { persistence: bits + 1, ..Service::default() };
-            assert_eq!(service.client(client, 7), (u32::from_ne_bytes(expected), 0), "{bits}");
+            let one = Flow { source: u32::from_ne_bytes(expected), source_port: 0, destination_port: 0, ..packet };
+            assert_eq!(service.flow(packet), one, "{bits}");
         }
-        assert_eq!(Service::default().client(client, 7), (client, 7));
+        assert_eq!(Service::default().flow(packet), packet);
     }
 
     #[test]
     fn references_survive_packing() {
         let ring = RingRef { chunk: 131_071, length: 65_537 };
         assert_eq!(RingRef::unpack(ring.pack()), ring);
-        for (half, translates) in [(0, true), (1, false), (1, true)] {
-            let table = TableRef { seed: u32::MAX, half, translates };
+        for (half, translates, has_all_ports) in [(0, true, false), (1, false, false), (1, true, true)] {
+            let table = TableRef { seed: u32::MAX, half, translates, has_all_ports };
             assert_eq!(TableRef::unpack(table.pack()), table);
         }
     }

@@ -25,13 +25,13 @@ pub fn pick(
     if ring.length == 0 {
         return Err(Outcome::NoReal);
     }
-    let (source, source_port) = service.client(flow.source, flow.source_port);
-    let hash = Flow { source, source_port, ..flow }.hash(service.hash);
+    let flow = service.flow(flow);
+    let hash = flow.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
     let index = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
         slot
     } else {
-        let key = FlowKey { source, source_port, service: service.id };
+        let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
         let place = u64::from(hash) | u64::from(slot) << 32;
         flow_table::owner(service, ring.pack(), place, key.pack(), packet()) as u16
     };

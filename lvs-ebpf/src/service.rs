@@ -7,10 +7,19 @@ use lvs_ebpf_common::{
 
 use crate::maps::{SERVICES, TABLE};
 
+/// The one with that very port stands before the one with all ports.
 #[inline(always)]
 pub fn find(address: u32, port: u16, protocol: u8) -> Option<&'static Service> {
     let key = ServiceKey { address, port, protocol, _pad: 0 };
     let table = table()?;
+    match look_up(table, key) {
+        None if table.has_all_ports => look_up(table, ServiceKey { port: 0, ..key }),
+        found => found,
+    }
+}
+
+#[inline(always)]
+fn look_up(table: TableRef, key: ServiceKey) -> Option<&'static Service> {
     let home = key.home(table.seed);
     for probe in 0..SERVICE_PROBES {
         let slot = (home + probe) & (SERVICE_SLOTS - 1);
@@ -21,6 +30,12 @@ pub fn find(address: u32, port: u16, protocol: u8) -> Option<&'static Service> {
         }
     }
     None
+}
+
+/// Some service has all ports of its address.
+#[inline(always)]
+pub fn any_has_all_ports() -> bool {
+    table().is_some_and(|table| table.has_all_ports)
 }
 
 /// Some real server is reached by address translation.

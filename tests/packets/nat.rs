@@ -278,6 +278,36 @@ fn flows_of_services_that_share_a_real_server_are_told_apart() {
 }
 
 #[test]
+fn by_a_service_of_all_ports_a_packet_keeps_its_port_both_ways() {
+    let Some(mut director) = director_with_nat() else { return };
+    director.table(TableRef { seed: SEED, translates: true, has_all_ports: true, ..TableRef::default() });
+    let all = Real { method: Real::NAT_SHARED, source: be(INSIDE), mtu: 1500, ..real(1, INGRESS) };
+    director.real(30, all);
+    let ring = director.ring(0, &[0]);
+    for protocol in [TCP, UDP] {
+        director.service(service(key(STRANGER, 0, protocol), ring, 30..31));
+        director.reply(key(REAL, 0, protocol), Reply { face: Face::default(), real: 30 });
+    }
+    let to = |port| Frame { to: (STRANGER, port), ..Frame::request() };
+    let answer = |port| Frame { from: (REAL, port), ..Frame::answer() };
+    for port in [21, 2121] {
+        let passed = verdict(Outcome::NotOurs, Action::Pass, answer(port).tcp());
+        assert_eq!(director.run(&answer(port).tcp()), passed, "nobody is known to have asked");
+        let sent = Frame { to: (REAL, port), ..Frame::translated_request() };
+        let back = Frame { from: (STRANGER, port), ..Frame::translated_answer() };
+        for write in [Frame::tcp, Frame::udp] {
+            assert_eq!(director.run(&write(&to(port))), verdict(Outcome::Forwarded, Action::Tx, write(&sent)));
+            let answered = verdict(Outcome::NatReplyRedirected, Action::Redirect, write(&back));
+            assert_eq!(director.run(&write(&answer(port))), answered);
+        }
+    }
+    // The service that has a port alone has its answers.
+    assert_eq!(director.run(&Frame::answer().tcp()).frame, Frame::translated_answer().tcp());
+    let own = Frame { from: (REAL, 7), ..Frame::answer() }.tcp_with(|step| step.syn());
+    assert_eq!(director.run(&own).outcome, Outcome::NotOurs);
+}
+
+#[test]
 fn a_client_whose_neighbour_entry_is_missing_gets_its_answers_where_it_sent_from() {
     let Some(director) = director_with_nat() else { return };
     let answer = answer_to(NEIGHBOUR);

@@ -102,6 +102,20 @@ fn persistence_is_as_in_keepalived_for_half_a_day_at_most() {
 }
 
 #[test]
+fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
+    let config = sound("all_ports");
+    let found: Vec<_> = config.services.iter().map(|service| (service.address.octets()[3], service.port)).collect();
+    assert_eq!(found, [(100, 0), (100, 80), (100, 0), (101, 0), (102, 0)]);
+    let seconds = |service: &VirtualServer| service.persistence.map(|it| it.timeout.as_secs());
+    let persistence: Vec<_> = config.services.iter().map(seconds).collect();
+    assert_eq!(persistence, [Some(360), None, Some(50), Some(360), Some(360)]);
+    let [all, _, udp, ..] = config.services.as_slice() else { panic!("{config:?}") };
+    assert!(all.reals.iter().chain(&udp.reals).all(|real| real.port == 0), "a packet keeps its port");
+    let asked: Vec<_> = all.reals.iter().filter_map(|real| Some(real.checks.first()?.port)).collect();
+    assert_eq!(asked, [21, 22]);
+}
+
+#[test]
 fn by_nat_the_port_is_the_real_servers_own_and_the_services_where_none_is_said() {
     let real = |port| {
         let service = sound("persistence").services.into_iter().find(|service| service.port == port).unwrap();

@@ -10,6 +10,7 @@
 //! | TCP, one service has the real server | an answer of the service, unless the flow was seen to begin without it |
 //! | TCP, several services have it | an answer of the one that the client was seen to talk to |
 //! | UDP | the same: what nobody asked for, such as a query of its own, is the real server's own |
+//! | either, and a service of all ports has the real server | as with UDP |
 
 use aya_ebpf::{
     bindings::{
@@ -32,7 +33,7 @@ use crate::{
     maps::{CLIENTS, NAT_FLOWS, REALS, REPLIES, WANTED},
     packet::Packet,
     parse::{ACK, Ethernet, Ipv4, Ipv4Header, Mac, Ports, SYN, check_tcp, check_udp, tcp_flags},
-    veth,
+    service, veth,
 };
 
 const ICMP: u8 = IpProto::Icmp as u8;
@@ -205,7 +206,7 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     let face = match unsafe { NAT_FLOWS.get(flow) }.copied() {
         Some(face) if face.address == 0 => return Err(Outcome::NotOurs),
         Some(face) => Some(face),
-        None if is_tcp => (reply.face.address != 0).then_some(reply.face),
+        None if is_tcp && real.port != 0 => (reply.face.address != 0).then_some(reply.face),
         None => return Err(Outcome::NotOurs),
     };
     let from = face.unwrap_or(Face { address: ip.header.source, port: ports.source, _pad: 0 });
@@ -249,8 +250,14 @@ fn send(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, hop: LastHop) -> Re
 
 #[inline(always)]
 fn of_real(address: u32, port: u16, protocol: u8) -> Option<Reply> {
+    let key = ServiceKey { address, port, protocol, _pad: 0 };
     // SAFETY: any integers make a Reply, and the copy does not outlive the element's memory.
-    unsafe { REPLIES.get(ServiceKey { address, port, protocol, _pad: 0 }) }.copied()
+    match unsafe { REPLIES.get(key) } {
+        // SAFETY: as above.
+        None if service::any_has_all_ports() => unsafe { REPLIES.get(ServiceKey { port: 0, ..key }) },
+        found => found,
+    }
+    .copied()
 }
 
 /// Where an answer goes.

@@ -36,6 +36,11 @@ impl Reader<'_> {
         self.extra(item, &item.statement.arguments);
         let address = self.one(&items, "connect_ip", value::host).unwrap_or(IpAddr::V4(*real.ip()));
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port());
+        let asks_a_port = !matches!(block, Block::PingCheck | Block::MiscCheck | Block::FileCheck);
+        if port == 0 && asks_a_port && !real.ip().is_unspecified() && items.lacks("connect_port") {
+            let message = format!("{} without connect_port: its service has all ports", item.keyword.word);
+            self.error(Class::Missing, item.statement.span(), message);
+        }
         let inherited = self.inherited(&items, outer, 0);
         let alpha = self.switch(&items, "alpha").or(outer.alpha).unwrap_or(false);
         let kind = match block {

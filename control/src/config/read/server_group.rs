@@ -44,7 +44,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `ADDRESS PORT` or `A.B.C.D-E PORT`.
+    /// `ADDRESS [PORT]` or `A.B.C.D-E [PORT]`.
     fn group_entry(&mut self, item: Item<'_>, entry: &Statement<'_>) -> Option<Endpoints> {
         if entry.word.text == "fwmark" {
             let message = "fwmark: XDP sees packets before any firewall could have marked them";
@@ -55,13 +55,13 @@ impl Reader<'_> {
             self.error(Class::Syntax, entry.word.span, "an entry takes no block");
         }
         let range = self.word("virtual_server_group", &entry.word, range);
-        let [port, extra @ ..] = entry.arguments.as_slice() else {
-            let message = "an address without a port (every port) is not supported yet";
-            self.error(Class::Unsupported, entry.word.span, message);
-            return None;
+        let port = match entry.arguments.as_slice() {
+            [] => 0,
+            [port, extra @ ..] => {
+                self.extra(item, extra);
+                self.word("virtual_server_group", port, value::service_port)?
+            }
         };
-        self.extra(item, extra);
-        let port = self.word("virtual_server_group", port, value::port)?;
         let (first, last) = range?;
         Some((u32::from(first)..=u32::from(last)).map(|address| (address.into(), port)).collect())
     }

@@ -22,6 +22,9 @@ use crate::config::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Where persistence is asked for and no time is said.
+const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(360);
+
 /// The flow table's clock has 16 bits of one to two seconds.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
 
@@ -95,7 +98,10 @@ impl Reader<'_> {
         };
         let reals = self.reals(&items, item, &outer);
         let sorry = self.sorry(&items, &outer, &reals);
-        let persistence = self.persistence(&items);
+        let persistence = self.persistence(&items).or_else(|| {
+            let is_needed = outer.port == Some(0);
+            is_needed.then(|| self.forced_persistence(item))
+        });
         let quorum = self.quorum(&items, &reals);
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
         let omega = self.flag(&items, "omega");
@@ -133,16 +139,11 @@ impl Reader<'_> {
                 self.reports.push(report.help("name the addresses in a virtual_server_group"));
                 None
             }
-            [address] => {
-                self.word("virtual_server", address, server)?;
-                let message = "virtual_server without a port (every port) is not supported yet";
-                self.error(Class::Unsupported, span, message);
-                None
-            }
+            [address] => Some((self.word("virtual_server", address, server)?, 0)),
             [address, port, extra @ ..] => {
                 self.extra(item, extra);
                 let address = self.word("virtual_server", address, server);
-                let port = self.word("virtual_server", port, value::port);
+                let port = self.word("virtual_server", port, value::service_port);
                 Some((address?, port?))
             }
         }
@@ -224,15 +225,23 @@ impl Reader<'_> {
         hash_port
     }
 
+    /// What a service of all ports has at least: whoever uses several of them, as FTP does, is to stay together.
+    fn forced_persistence(&mut self, item: Item<'_>) -> Persistence {
+        let seconds = DEFAULT_PERSISTENCE.as_secs();
+        let message =
+            format!("virtual_server without a port: its clients are persistent for {seconds} s, as in keepalived");
+        let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
+        self.reports.push(report.help(format!("write `persistence_timeout {seconds}` if that is meant")));
+        Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: 32 }
+    }
+
     fn persistence(&mut self, items: &Items<'_>) -> Option<Persistence> {
         const MONTH: u32 = 31 * 86_400;
-        /// Where only a granularity is said too.
-        const DEFAULT: Duration = Duration::from_secs(360);
         let prefix_len = self.one(items, "persistence_granularity", granularity);
         let seconds = |word: &str| value::number(1..=MONTH)(word);
         let timeout = match items.last("persistence_timeout") {
-            None => prefix_len.map(|_| DEFAULT),
-            Some(item) if item.statement.arguments.is_empty() => Some(DEFAULT),
+            None => prefix_len.map(|_| DEFAULT_PERSISTENCE),
+            Some(item) if item.statement.arguments.is_empty() => Some(DEFAULT_PERSISTENCE),
             Some(_) => self
                 .one(items, "persistence_timeout", seconds)
                 .map(|seconds| Duration::from_secs(seconds.into())),
@@ -399,7 +408,10 @@ impl Reader<'_> {
         };
         // The checks are read even without an address, for their own mistakes.
         let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
-        let checks = self.checks(&items, SocketAddrV4::new(address, port), &inherited);
+        // Where all ports are served, the written one is for checks alone.
+        let written = || item.statement.arguments.get(1).and_then(|port| port.text.parse().ok());
+        let asked = if port == 0 { written().unwrap_or(0) } else { port };
+        let checks = self.checks(&items, SocketAddrV4::new(address, asked), &inherited);
         endpoint?;
         let notify = self.up_down(&items, ["notify_up", "notify_down"]);
         Some(RealServer {
@@ -445,6 +457,10 @@ impl Reader<'_> {
         let address = self.word(name, address, server);
         let any = |word: &str| value::number(0..=65535)(word);
         let written = port.and_then(|port| Some((self.word(name, port, any)?, port.span)));
+        // As in IPVS, by NAT too.
+        if service_port == Some(0) {
+            return Some((address?, 0));
+        }
         if let Some((written, _)) = written
             && written != 0
             && forwarding == Forwarding::Nat

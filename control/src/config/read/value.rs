@@ -175,10 +175,12 @@ fn no_address(word: &str) -> Wrong {
 }
 
 pub fn port(word: &str) -> Value<u16> {
-    match number(0..=65535)(word)? {
-        0 => Err(Wrong::unsupported("port 0 (every port) is not supported yet")),
-        port => Ok(u16::try_from(port)?),
-    }
+    Ok(u16::try_from(number(1..=65535)(word)?)?)
+}
+
+/// 0 = all of them.
+pub fn service_port(word: &str) -> Value<u16> {
+    Ok(u16::try_from(number(0..=65535)(word)?)?)
 }
 
 /// A name of an interface, or a label of an address: the same room in the kernel.

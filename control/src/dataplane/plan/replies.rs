@@ -48,7 +48,8 @@ impl Tables {
     pub(super) fn plan_replies(&mut self, add: &mut Vec<Write>, remove: &mut Vec<Write>) {
         for key in std::mem::take(&mut self.translated.doubtful) {
             let owners = self.translated.owners.get(&key).map(Vec::as_slice).unwrap_or_default();
-            let shared = owners.len() > 1;
+            // What a real server sends from whatever port is not all of a service with all ports.
+            let shared = owners.len() > 1 || key.port == 0;
             let method = if shared { Real::NAT_SHARED } else { Real::NAT };
             for (_, index) in owners {
                 let real = &mut self.reals[*index as usize];

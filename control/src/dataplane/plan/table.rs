@@ -48,6 +48,8 @@ impl Tables {
         let mut table = TableRef { translates: !self.replies.is_empty(), ..self.table };
         if let Some(Placed { seed, slots }) = placed {
             (table.seed, table.half) = (seed, 1 - self.table.half);
+            table.has_all_ports =
+                slots.iter().any(|service| service.key.protocol != 0 && service.key.port == 0);
             for (slot, service) in half(table.half).zip(slots) {
                 if self.slots[slot] != service {
                     self.slots[slot] = service;

@@ -404,6 +404,29 @@ fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_no
 }
 
 #[test]
+fn that_some_service_has_all_ports_is_published_with_it() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let all = ServiceKey { port: 0, ..WEB };
+    let mut reach = |maps: &mut Maps, services| {
+        let desired = Desired { services, vips: Vec::new() };
+        maps.reach(&mut tables, &desired);
+        assert_eq!(maps.tables().plan(&desired, maps, NOW).unwrap(), [], "by a restarted daemon");
+    };
+    reach(&mut maps, vec![translated(WEB, 8080)]);
+    assert!(!maps.table.has_all_ports);
+    reach(&mut maps, vec![translated(WEB, 8080), translated(all, 0)]);
+    assert!(maps.table.has_all_ports);
+    // What a real server sends from whatever port may be its own.
+    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB };
+    assert_eq!(maps.replies[&answer(0)].face, Face::default());
+    assert_eq!(maps.forward(&all, 7).unwrap().method, Real::NAT_SHARED);
+    assert_eq!(maps.replies[&answer(8080)].face.port, WEB.port);
+    reach(&mut maps, vec![translated(WEB, 8080)]);
+    assert!(!maps.table.has_all_ports);
+}
+
+#[test]
 fn a_persistent_service_remembers_all_its_clients_and_no_longer_doubts_none() {
     use crate::config::model::{Persistence, Timeouts};
     let mut maps = Maps::new();
