@@ -31,6 +31,8 @@ mod hostile;
 mod icmp_error;
 #[path = "packets/ipv6.rs"]
 mod ipv6;
+#[path = "packets/local.rs"]
+mod local;
 #[path = "packets/nat.rs"]
 mod nat;
 #[path = "packets/redirect.rs"]
@@ -135,6 +137,7 @@ fn cases() -> Vec<Case> {
         (Redirected, nothing, udp(VIP, DNS)),
         (ArpAnswered, nothing, who_has(VIP)),
         (EchoAnswered, nothing, ping(VIP)),
+        (Local, local::lead, tcp(VIP, WEB)),
         (NotOurs, nothing, tcp(STRANGER, WEB)),
         (NotOurs, nothing, tcp(VIP, 81)),
         (NotOurs, nothing, udp(VIP, WEB)),
@@ -269,7 +272,8 @@ fn every_outcome_has_a_frame_that_meets_it() {
             | Outcome::TimeExceeded
             | Outcome::FragmentationNeeded => Action::Tx,
             Outcome::Redirected | Outcome::NatReplyRedirected => Action::Redirect,
-            Outcome::NotOurs
+            Outcome::Local
+            | Outcome::NotOurs
             | Outcome::OtherHost
             | Outcome::TruncatedHeader
             | Outcome::BadIpHeader

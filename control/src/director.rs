@@ -160,6 +160,11 @@ impl Director {
         service.sorry(|address| self.next_hops.get(&address).copied()).cloned()
     }
 
+    /// Whether a real server is this node itself.
+    pub fn is_local(&self, real: Ipv4Addr) -> bool {
+        self.next_hops.get(&real).is_some_and(NextHop::is_local)
+    }
+
     pub fn on_verdict(&mut self, id: usize, verdict: CheckState) -> Vec<Change> {
         let Some(&(s, r, c)) = self.checks.get(&id) else { return Vec::new() };
         let service = &mut self.services[s];

@@ -37,10 +37,6 @@ pub enum HostError {
     NoSource { instance: String, interface: String, family: Family },
     #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
     SourceNotHere { instance: String, interface: String, source_address: IpAddr },
-    #[error(
-        "real server {real} is an address of this node: a director cannot be a real server of its own yet"
-    )]
-    RealIsLocal { real: Ipv4Addr },
     #[error("{addresses} could not be removed from its interface")]
     AddressesLeft { addresses: String },
     #[error(transparent)]
@@ -248,7 +244,6 @@ pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Ad
     let mut answers = stream::iter(reals).map(ask).buffer_unordered(AT_ONCE);
     while let Some((real, route)) = answers.next().await {
         match route? {
-            Some(route) if route.local => return Err(HostError::RealIsLocal { real }),
             Some(route) => {
                 routes.insert(real, route);
             }
@@ -271,6 +266,9 @@ pub fn next_hops(
 ) -> HashMap<Ipv4Addr, NextHop> {
     let virtual_addresses = virtual_addresses(config);
     let resolve = |(real, route): (&Ipv4Addr, &Route)| {
+        if route.local {
+            return Some((*real, NextHop::LOCAL));
+        }
         let link = snapshot.link_at(route.ifindex)?;
         let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
         // A real server has the virtual addresses as its own, and takes nothing that comes from there.
@@ -531,6 +529,7 @@ impl Host {
         let hops: HashSet<(u32, Ipv4Addr)> = self
             .routes
             .values()
+            .filter(|route| !route.local)
             .map(|route| (route.ifindex, route.next_hop))
             .filter(|hop| all || !snapshot.neighbours.contains_key(hop))
             .collect();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
-    config::model::{Config, Global, SorryServer, Track, VrrpInstance},
+    config::model::{Config, Forwarding, Global, SorryServer, Track, VrrpInstance},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
     notify::pools::{self, Notice},
@@ -365,11 +365,16 @@ impl Pool {
         status::SorryServer {
             address: sorry.address.to_string(),
             port: sorry.port,
-            forwarding: sorry.forwarding.word().to_owned(),
+            forwarding: self.way(sorry.address, sorry.forwarding),
             state: word(standing).to_owned(),
             packets: counter.packets,
             bytes: counter.bytes,
         }
+    }
+
+    /// How a real server gets its packets.
+    fn way(&self, real: Ipv4Addr, forwarding: Forwarding) -> String {
+        if self.director.is_local(real) { "local".to_owned() } else { forwarding.word().to_owned() }
     }
 
     fn real(&self, service: &ServiceState, real: &RealState) -> status::Real {
@@ -386,7 +391,7 @@ impl Pool {
         status::Real {
             address: real.config.address.to_string(),
             port: real.config.port,
-            forwarding: real.config.forwarding.word().to_owned(),
+            forwarding: self.way(real.config.address, real.config.forwarding),
             weight: real.config.weight,
             ordered_weight: real.ordered,
             effective_weight: real.course.part_of(real.effective_weight()),

@@ -46,6 +46,8 @@ outcomes! {
     TimeExceeded = "time_exceeded",
     /// Too large for the way to its real server or, as an answer by NAT, to its client, with DF set: the sender was told the size that fits (ICMP fragmentation needed).
     FragmentationNeeded = "fragmentation_needed",
+    /// For a real server that is this node itself: left to the kernel unchanged, which has the virtual address while master.
+    Local = "local",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
     /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.

@@ -153,7 +153,7 @@ impl TableRef {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Real {
-    /// Next hop; all zero = not resolved yet.
+    /// Next hop; all zero = not resolved yet, or this node itself.
     pub mac: [u8; 6],
     /// MAC of the interface that leads to it.
     pub source_mac: [u8; 6],
@@ -187,6 +187,10 @@ impl Real {
     pub const NAT: u8 = 4;
     /// The same where several services have the real server, so that its flows have to be remembered.
     pub const NAT_SHARED: u8 = 5;
+    /// This node itself: the kernel gets the packet as it is.
+    pub const LOCAL: u8 = 6;
+    /// As [`Real::DIRECT`], of a service that has a local real server too: what another director sends to this node is for that one.
+    pub const DIRECT_BESIDE_LOCAL: u8 = 7;
 }
 
 impl Real {
@@ -251,7 +255,8 @@ mod tests {
             [(32, [10, 1, 2, 3]), (31, [10, 1, 2, 2]), (24, [10, 1, 2, 0]), (8, [10, 0, 0, 0]), (0, [0; 4])]
         {
             let service = Service { persistence: bits + 1, ..Service::default() };
-            let one = Flow { source: u32::from_ne_bytes(expected), source_port: 0, destination_port: 0, ..packet };
+            let one =
+                Flow { source: u32::from_ne_bytes(expected), source_port: 0, destination_port: 0, ..packet };
             assert_eq!(service.flow(packet), one, "{bits}");
         }
         assert_eq!(Service::default().flow(packet), packet);

@@ -1,6 +1,7 @@
 //! How a packet reaches its real server: as it is, but for the MACs (direct routing: the real server has the virtual
-//! address too), with another destination (NAT), or inside another packet.
+//! address too), with another destination (NAT), or inside another packet. Or not at all, since it is here.
 
+mod local;
 pub mod nat;
 mod refusal;
 mod tunnel;
@@ -25,6 +26,10 @@ pub fn to_real(
     real: &Real,
 ) -> Result<Outcome, Outcome> {
     if Mac::from(real.mac).is_zero() {
+        if real.method == Real::LOCAL {
+            count(index, frame.len() as u64);
+            return Ok(Outcome::Local);
+        }
         event::no_neighbour(ctx, real.address);
         return Err(Outcome::NoNeighbour);
     }
@@ -42,6 +47,8 @@ pub fn to_real(
             nat::to_real(ctx, real)?;
             Packet::new(ctx)
         }
+        Real::DIRECT_BESIDE_LOCAL if local::is_meant(ctx, real) => return Ok(Outcome::Local),
+        Real::DIRECT_BESIDE_LOCAL => Packet::new(ctx),
         _ => {
             tunnel::enter(ctx, real)?;
             Packet::new(ctx)
@@ -50,13 +57,7 @@ pub fn to_real(
     // The two MACs as they stand in a frame, in three words instead of twelve bytes.
     let [destination, both, source, ..]: [u32; 8] = zerocopy::transmute!(*real);
     frame.write(0, [destination, both, source]).ok_or(Outcome::TruncatedHeader)?;
-    if let Some(counter) = REAL_COUNTERS.get_ptr_mut(index) {
-        // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
-        unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += bytes;
-        }
-    }
+    count(index, bytes);
     if same_interface {
         return Ok(Outcome::Forwarded);
     }
@@ -64,5 +65,16 @@ pub fn to_real(
     match unsafe { bpf_redirect(real.ifindex, 0) } as u32 {
         xdp_action::XDP_REDIRECT => Ok(Outcome::Redirected),
         _ => Err(Outcome::BadTable),
+    }
+}
+
+#[inline(always)]
+fn count(index: u32, bytes: u64) {
+    if let Some(counter) = REAL_COUNTERS.get_ptr_mut(index) {
+        // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += bytes;
+        }
     }
 }

@@ -29,7 +29,8 @@ mod bpf {
             | Outcome::TimeExceeded
             | Outcome::FragmentationNeeded => veth::send_back(ctx),
             Outcome::Redirected | Outcome::NatReplyRedirected => xdp_action::XDP_REDIRECT,
-            Outcome::NotOurs
+            Outcome::Local
+            | Outcome::NotOurs
             | Outcome::OtherHost
             | Outcome::TruncatedHeader
             | Outcome::BadIpHeader

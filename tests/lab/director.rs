@@ -67,6 +67,7 @@ pub struct Service {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Real {
     pub address: Ipv4Addr,
+    pub forwarding: String,
     pub weight: u16,
     pub ordered_weight: Option<u16>,
     pub state: String,

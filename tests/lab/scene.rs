@@ -84,10 +84,15 @@ impl RealServer {
 
 /// An HTTP server on `node` that says the node's name at all its addresses. It listens already.
 pub fn serve(node: &Node) -> Result<Process> {
+    serve_at(node, VIP.port())
+}
+
+/// The same at another port.
+pub fn serve_at(node: &Node, port: u16) -> Result<Process> {
     let mut command = node.lab_program("lab-http");
-    command.args([node.name(), &format!("0.0.0.0:{}", VIP.port())]);
-    let process = node.spawn("http", command)?;
-    let own = SocketAddrV4::new(node.address(), VIP.port());
+    command.args([node.name(), &format!("0.0.0.0:{port}")]);
+    let process = node.spawn(&format!("http-{port}"), command)?;
+    let own = SocketAddrV4::new(node.address(), port);
     node.in_ns(|| wait_for("the HTTP server", PATIENCE, || Ok(get(own, None).ok().map(drop))))?;
     Ok(process)
 }

@@ -296,7 +296,10 @@ fn by_a_service_of_all_ports_a_packet_keeps_its_port_both_ways() {
         let sent = Frame { to: (REAL, port), ..Frame::translated_request() };
         let back = Frame { from: (STRANGER, port), ..Frame::translated_answer() };
         for write in [Frame::tcp, Frame::udp] {
-            assert_eq!(director.run(&write(&to(port))), verdict(Outcome::Forwarded, Action::Tx, write(&sent)));
+            assert_eq!(
+                director.run(&write(&to(port))),
+                verdict(Outcome::Forwarded, Action::Tx, write(&sent))
+            );
             let answered = verdict(Outcome::NatReplyRedirected, Action::Redirect, write(&back));
             assert_eq!(director.run(&write(&answer(port))), answered);
         }

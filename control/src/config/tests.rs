@@ -104,7 +104,8 @@ fn persistence_is_as_in_keepalived_for_half_a_day_at_most() {
 #[test]
 fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
     let config = sound("all_ports");
-    let found: Vec<_> = config.services.iter().map(|service| (service.address.octets()[3], service.port)).collect();
+    let found: Vec<_> =
+        config.services.iter().map(|service| (service.address.octets()[3], service.port)).collect();
     assert_eq!(found, [(100, 0), (100, 80), (100, 0), (101, 0), (102, 0)]);
     let seconds = |service: &VirtualServer| service.persistence.map(|it| it.timeout.as_secs());
     let persistence: Vec<_> = config.services.iter().map(seconds).collect();

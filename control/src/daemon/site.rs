@@ -54,6 +54,14 @@ impl Site {
         {
             tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
         }
+        for (service, real) in
+            config.services.iter().flat_map(|service| service.reals.iter().map(move |real| (service, real)))
+        {
+            let local = routes.get(&real.address).is_some_and(|route| route.local);
+            if local && real.port != service.port {
+                tracing::warn!(real = %real.address, port = service.port, "a real server on this node gets packets as they are, with their port");
+            }
+        }
         let nat = |real| config.services.iter().any(|service| service.reaches(real, Forwarding::Nat));
         if routes.keys().any(|real| nat(*real)) && !host::forwards_packets() {
             tracing::warn!("net.ipv4.ip_forward is 0: answers of real servers will not reach clients by NAT");

@@ -75,6 +75,15 @@ pub struct NextHop {
     pub mtu: u16,
 }
 
+impl NextHop {
+    /// This node itself.
+    pub const LOCAL: Self = Self { mac: [0; 6], source_mac: [0; 6], ifindex: 0, source: None, mtu: u16::MAX };
+
+    pub fn is_local(&self) -> bool {
+        *self == Self::LOCAL
+    }
+}
+
 /// One step, in the order of the list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {

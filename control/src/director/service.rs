@@ -221,7 +221,7 @@ impl RealState {
 
 /// A tunnel also needs an address to come from.
 fn way(forwarding: Forwarding, hop: Option<NextHop>) -> Option<NextHop> {
-    hop.filter(|hop| forwarding == Forwarding::Direct || hop.source.is_some())
+    hop.filter(|hop| forwarding == Forwarding::Direct || hop.source.is_some() || hop.is_local())
 }
 
 fn key(service: &VirtualServer) -> ServiceKey {

@@ -375,6 +375,9 @@ fn a_tunnel_without_an_address_to_come_from_leads_nowhere() {
     let hop = NextHop { source: Some(Ipv4Addr::new(10, 77, 0, 254)), ..HOP };
     director.on_next_hops(addresses.map(|address| (address, hop)).into());
     assert_eq!(ways(&director), [true; 3]);
+    director.on_next_hops([(addresses[0], NextHop::LOCAL)].into());
+    assert_eq!(ways(&director), [true; 3], "to this node itself no tunnel leads");
+    assert!(director.is_local(addresses[0]) && !director.is_local(addresses[1]));
 }
 
 const SERVICE: &str = "tcp:10.77.0.100:80";

@@ -194,6 +194,13 @@ fn a_next_hop_needs_a_neighbour() {
 }
 
 #[test]
+fn a_real_server_on_this_node_needs_no_neighbour() {
+    let route = Route { ifindex: 1, next_hop: OWN_V4, local: true, source: None, mtu: None };
+    let hops = next_hops(&config(None), &[(OWN_V4, route)].into(), &snapshot(&[OWN], true));
+    assert!(hops[&OWN_V4].is_local());
+}
+
+#[test]
 fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
     let real = Ipv4Addr::new(10, 77, 0, 11);
     let mut snapshot = snapshot(&[VIP, OWN], true);

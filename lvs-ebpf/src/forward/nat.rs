@@ -231,8 +231,8 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
 /// Not what a switch floods: another director would send it on too.
 #[inline(always)]
 fn check_addressee(ctx: &XdpContext, ethernet: Ethernet, real: &Real) -> Result<(), Outcome> {
-    let is_ours = real.ifindex != ctx.ingress_ifindex() as u32
-        || ethernet.destination.is(Mac::from(real.source_mac));
+    let is_ours =
+        real.ifindex != ctx.ingress_ifindex() as u32 || ethernet.destination.is(Mac::from(real.source_mac));
     if is_ours { Ok(()) } else { Err(Outcome::OtherHost) }
 }
 

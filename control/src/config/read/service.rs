@@ -228,8 +228,9 @@ impl Reader<'_> {
     /// What a service of all ports has at least: whoever uses several of them, as FTP does, is to stay together.
     fn forced_persistence(&mut self, item: Item<'_>) -> Persistence {
         let seconds = DEFAULT_PERSISTENCE.as_secs();
-        let message =
-            format!("virtual_server without a port: its clients are persistent for {seconds} s, as in keepalived");
+        let message = format!(
+            "virtual_server without a port: its clients are persistent for {seconds} s, as in keepalived"
+        );
         let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
         self.reports.push(report.help(format!("write `persistence_timeout {seconds}` if that is meant")));
         Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: 32 }
@@ -316,11 +317,6 @@ impl Reader<'_> {
         let forwarding = forwarding?;
         let (address, port) = self.destination(item, outer.port, forwarding)?;
         let span = item.statement.span();
-        if address.is_loopback() {
-            let message = format!("{address} is this node itself: a sorry_server here is not supported yet");
-            self.error(Class::Unsupported, span, message);
-            return None;
-        }
         if reals.iter().any(|real| (real.address, real.port) == (address, port)) {
             let message = format!("sorry_server {address} is a real_server of the same service");
             self.error(Class::Conflict, span, message);
@@ -461,9 +457,11 @@ impl Reader<'_> {
         if service_port == Some(0) {
             return Some((address?, 0));
         }
+        let is_this_node = address.is_some_and(|address| address.is_loopback());
         if let Some((written, _)) = written
             && written != 0
             && forwarding == Forwarding::Nat
+            && !is_this_node
         {
             return Some((address?, u16::try_from(written).ok()?));
         }
@@ -471,8 +469,8 @@ impl Reader<'_> {
             && written != 0
             && written != u32::from(service)
         {
-            let message =
-                format!("port {written} is not used: with DR and TUN a packet keeps its port, {service}");
+            let way = if is_this_node { "to this node itself" } else { "with DR and TUN" };
+            let message = format!("port {written} is not used: {way} a packet keeps its port, {service}");
             let report = Report::warning(Class::PortIgnored, span, message);
             self.reports.push(report.help("checks go to the same port unless connect_port says otherwise"));
         }

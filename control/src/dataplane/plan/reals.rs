@@ -53,10 +53,11 @@ impl Draft {
             (0..self.reals.len()).filter(|index| self.reals[*index].address == 0).collect::<Vec<_>>();
         free.reverse();
         let marks = desired.turns.is_some_and(Turns::follow_load);
+        let beside_local = desired.reals.iter().any(|real| is_local(real, &Real::default()));
         let mut members = Vec::with_capacity(desired.reals.len());
         for real in &desired.reals {
             let Some(index) = known.remove(&identity(real)).or_else(|| free.pop()) else { continue };
-            change(&mut self.reals[index], real, marks);
+            change(&mut self.reals[index], real, marks, beside_local);
             members.push(member(index, real));
         }
         for index in known.values() {
@@ -70,11 +71,13 @@ impl Draft {
     }
 }
 
-/// `marks`: who is overloaded stays so, until the next look at the flows.
-fn change(real: &mut Real, desired: &DesiredReal, marks: bool) {
+/// `marks`: who is overloaded stays so, until the next look at the flows. `beside_local`: one of the service's is this node.
+fn change(real: &mut Real, desired: &DesiredReal, marks: bool, beside_local: bool) {
     real.address = u32::from_ne_bytes(desired.address.octets());
     real.port = desired.port.to_be();
     (real.method, real.tunnel_port) = match desired.forwarding {
+        _ if is_local(desired, real) => (Real::LOCAL, 0),
+        Forwarding::Direct if beside_local => (Real::DIRECT_BESIDE_LOCAL, 0),
         Forwarding::Direct => (Real::DIRECT, 0),
         Forwarding::Tunnel(Tunnel::Ipip) => (Real::IPIP, 0),
         Forwarding::Tunnel(Tunnel::Gue { port }) => (Real::GUE, port.to_be()),
@@ -102,6 +105,11 @@ fn change(real: &mut Real, desired: &DesiredReal, marks: bool) {
 /// As [`Real`] has it.
 fn identity(real: &DesiredReal) -> (u32, u16) {
     (u32::from_ne_bytes(real.address.octets()), real.port.to_be())
+}
+
+/// Where its next hop is not known, it is what it was `before`.
+fn is_local(real: &DesiredReal, before: &Real) -> bool {
+    real.next_hop.map_or(before.method == Real::LOCAL, |hop| hop.is_local())
 }
 
 fn member(index: usize, real: &DesiredReal) -> Member {

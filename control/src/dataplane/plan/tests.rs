@@ -479,6 +479,30 @@ fn a_real_server_that_left_answers_until_its_flows_have_ended() {
 }
 
 #[test]
+fn a_real_server_on_this_node_is_local_and_those_beside_it_know() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let with = |first: Option<NextHop>| {
+        let nat = DesiredReal { forwarding: Forwarding::Nat, next_hop: first, ..real(1, 1) };
+        web(&[nat, real(2, 1)])
+    };
+    let methods = |maps: &Maps, tables: &Tables| -> Vec<u8> {
+        let index = |last| tables.real_index(&WEB, Ipv4Addr::new(10, 77, 0, last), 80).unwrap() as usize;
+        [1, 2].map(|last| maps.reals[index(last)].method).to_vec()
+    };
+    maps.reach(&mut tables, &with(Some(NextHop::LOCAL)));
+    assert_eq!(methods(&maps, &tables), [Real::LOCAL, Real::DIRECT_BESIDE_LOCAL]);
+    assert!(maps.replies.is_empty(), "what is here is not translated");
+    assert_eq!(
+        maps.tables().plan(&with(Some(NextHop::LOCAL)), &maps, NOW).unwrap(),
+        [],
+        "by a restarted daemon"
+    );
+    maps.reach(&mut tables, &with(Some(NextHop { source: Some(Ipv4Addr::LOCALHOST), ..HOP })));
+    assert_eq!(methods(&maps, &tables), [Real::NAT, Real::DIRECT]);
+}
+
+#[test]
 fn a_real_server_is_told_apart_by_how_its_packets_travel() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();

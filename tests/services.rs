@@ -1,0 +1,145 @@
+//! Do the less usual kinds of services and real servers work from end to end?
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddrV4,
+    ops::Range,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use lvs_tests::{
+    Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, get, require, serve, serve_at, wait_for, web_service,
+};
+
+const SEVERAL: [u16; 3] = [21, 2121, 8080];
+/// Of the client.
+const PORTS: Range<u16> = 20_000..20_060;
+
+#[test]
+fn all_ports_of_an_address_lead_a_client_to_one_real_server_but_those_of_other_services() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let [rs1, rs2, rs3] = scene.reals.as_slice() else { anyhow::bail!("not three real servers") };
+    let mut servers = Vec::new();
+    for real in [rs1, rs2] {
+        for port in SEVERAL {
+            servers.push(serve_at(&real.node, port)?);
+        }
+    }
+    let real = |node: &Node| {
+        format!("    real_server {} 21 {{\n        TCP_CHECK {{\n        }}\n    }}\n", node.address())
+    };
+    let all = format!(
+        "virtual_server {} {{\n    lvs_sched rr\n    lvs_method DR\n    protocol TCP\n    delay_loop 0.2\n{}{}}}\n",
+        VIP.ip(),
+        real(&rs1.node),
+        real(&rs2.node)
+    );
+    let lb1 = master(&scene, &(web_service(&[(rs3, 1)]) + &all))?;
+    let names = |node: &Node| -> Result<BTreeSet<String>> {
+        node.in_ns(|| {
+            let ports = SEVERAL.into_iter().cycle().take(12);
+            ports.map(|port| Ok(get(SocketAddrV4::new(*VIP.ip(), port), None)?)).collect()
+        })
+    };
+    let (client, watcher) = (names(&scene.client)?, names(&scene.watcher)?);
+    ensure!(client.len() == 1 && watcher.len() == 1, "{client:?} {watcher:?}");
+    ensure!(client != watcher, "rr gives two clients a real server each, not both {client:?}");
+    ensure!(scene.client.in_ns(|| Ok(get(VIP, None)?))? == "rs3", "port 80 has its own service");
+    // Nobody listens there: the real server refuses, not the director.
+    let refused = scene.client.in_ns(|| Ok(get(SocketAddrV4::new(*VIP.ip(), 9999), None)))?;
+    ensure!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused));
+    ensure!(lb1.status()?.services.iter().any(|service| service.port == 0));
+    Ok(())
+}
+
+#[test]
+fn directors_are_real_servers_of_their_own_service_and_no_packet_goes_in_circles() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut servers = Vec::new();
+    for node in [&scene.lb1, &scene.lb2] {
+        // A backup needs the VIP too, to take what the master gives it.
+        node.run(&format!("ip address add {}/32 dev lo", VIP.ip()))?;
+        servers.push(serve(node)?);
+    }
+    let nodes = [&scene.lb1, &scene.lb2, &scene.reals.first().context("no rs1")?.node];
+    let services = |nodes: &[&Node]| {
+        let real = |node: &&Node| {
+            format!("    real_server {} 80 {{\n        TCP_CHECK {{\n        }}\n    }}\n", node.address())
+        };
+        format!(
+            "virtual_server {} 80 {{\n    lvs_sched rr\n    lvs_method DR\n    protocol TCP\n    delay_loop 0.2\n{}}}\n",
+            VIP.ip(),
+            nodes.iter().map(real).collect::<String>()
+        )
+    };
+    // The other way round: they would send a new connection to and fro.
+    let lb1 = master(&scene, &services(&nodes))?;
+    let reversed: Vec<_> = nodes.into_iter().rev().collect();
+    let lb2 = Director::start(&scene.lb2, &(vrrp(100) + &services(&reversed)))?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    scene.wait_for_service(PATIENCE)?;
+    let spread = spread(&scene, PORTS)?;
+    ensure!(spread.len() == 3 && spread.values().all(|count| *count == 20), "{spread:?}");
+    for (director, own) in [(&lb1, scene.lb1.address()), (&lb2, scene.lb2.address())] {
+        let status = director.status()?;
+        let reals: Vec<_> = status.services.iter().flat_map(|service| &service.reals).collect();
+        let ways: BTreeSet<_> =
+            reals.iter().map(|real| (real.address == own, real.forwarding.as_str())).collect();
+        ensure!(ways == [(true, "local"), (false, "DR")].into(), "{ways:?}");
+        ensure!(status.outcomes.get("local").is_some_and(|count| *count >= 60), "{:?}", status.outcomes);
+    }
+    ensure!(
+        lb2.status()?.outcomes.get("forwarded").is_none_or(|count| *count == 0),
+        "the backup spreads packets"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_sorry_server_may_be_the_director_itself() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    let _server = serve(&scene.lb1)?;
+    let service = {
+        let rs1 = scene.reals.first().context("no rs1")?;
+        web_service(&[(rs1, 1)]).replace("lvs_method DR\n", "lvs_method DR\n    sorry_server 127.0.0.1 80\n")
+    };
+    let _lb1 = master(&scene, &service)?;
+    scene.wait_for_service(PATIENCE)?;
+    ensure!(scene.client.in_ns(|| Ok(get(VIP, None)?))? == "rs1");
+    scene.reals.first_mut().context("no rs1")?.kill()?;
+    let answer = || Ok(get(VIP, None).is_ok_and(|name| name == "lb1").then_some(()));
+    scene.client.in_ns(|| wait_for("an answer of the director itself", PATIENCE, answer))
+}
+
+/// The only director, once it is master.
+fn master(scene: &Scene, services: &str) -> Result<Director> {
+    let lb1 = Director::start(&scene.lb1, &(vrrp(150) + services))?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    Ok(lb1)
+}
+
+fn vrrp(priority: u8) -> String {
+    Vrrp::v3(priority, Duration::from_millis(100)).text()
+}
+
+/// How many of the client's requests from these ports each real server answers.
+fn spread(scene: &Scene, ports: Range<u16>) -> Result<BTreeMap<String, usize>> {
+    scene.client.in_ns(|| {
+        let mut spread = BTreeMap::new();
+        for port in ports {
+            *spread.entry(get(VIP, Some(port)).with_context(|| format!("from port {port}"))?).or_default() +=
+                1;
+        }
+        Ok(spread)
+    })
+}
