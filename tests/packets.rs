@@ -17,6 +17,8 @@ use crate::{
 mod all_ports;
 #[path = "packets/cost.rs"]
 mod cost;
+#[path = "packets/dead.rs"]
+mod dead;
 #[path = "packets/director.rs"]
 mod director;
 #[path = "packets/flow_table.rs"]
@@ -183,6 +185,12 @@ fn cases() -> Vec<Case> {
             |director| director.service(service(key(VIP, WEB, TCP), RingRef::default(), 10..11)),
             tcp(VIP, WEB),
         ),
+        (DeadReal, |director| dead::lead(director, Real::DEAD), patched(tcp(VIP, WEB), 47, &[0x10])),
+        (
+            ConnectionReset,
+            |director| dead::lead(director, Real::RESETTING),
+            patched(tcp(VIP, WEB), 47, &[0x10]),
+        ),
         (NoNeighbour, |director| director.real(10, Real { mac: [0; 6], ..real(1, INGRESS) }), tcp(VIP, WEB)),
         (FragmentationNeeded, |director| tunnel::lead(director, Real::IPIP), web_of(1481, true)),
         (TooBig, |director| tunnel::lead(director, Real::IPIP), web_of(1481, false)),
@@ -269,6 +277,7 @@ fn every_outcome_has_a_frame_that_meets_it() {
             | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
             | Outcome::NatReply
+            | Outcome::ConnectionReset
             | Outcome::TimeExceeded
             | Outcome::FragmentationNeeded => Action::Tx,
             Outcome::Redirected | Outcome::NatReplyRedirected => Action::Redirect,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
     net::SocketAddrV4,
     ops::Range,
     time::Duration,
@@ -9,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, get, require, serve, serve_at, wait_for, web_service,
+    Conversation, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, get, require, serve, serve_at,
+    service_with, wait_for, web_service,
 };
 
 const SEVERAL: [u16; 3] = [21, 2121, 8080];
@@ -51,7 +53,7 @@ fn all_ports_of_an_address_lead_a_client_to_one_real_server_but_those_of_other_s
     ensure!(scene.client.in_ns(|| Ok(get(VIP, None)?))? == "rs3", "port 80 has its own service");
     // Nobody listens there: the real server refuses, not the director.
     let refused = scene.client.in_ns(|| Ok(get(SocketAddrV4::new(*VIP.ip(), 9999), None)))?;
-    ensure!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused));
+    ensure!(refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
     ensure!(lb1.status()?.services.iter().any(|service| service.port == 0));
     Ok(())
 }
@@ -119,6 +121,51 @@ fn a_sorry_server_may_be_the_director_itself() -> Result<()> {
     scene.reals.first_mut().context("no rs1")?.kill()?;
     let answer = || Ok(get(VIP, None).is_ok_and(|name| name == "lb1").then_some(()));
     scene.client.in_ns(|| wait_for("an answer of the director itself", PATIENCE, answer))
+}
+
+#[test]
+fn a_connection_to_a_host_that_died_is_reset_at_once_where_that_is_configured_and_else_hangs() -> Result<()> {
+    for (word, expected) in [("reset", ErrorKind::ConnectionReset), ("silence", ErrorKind::WouldBlock)] {
+        if !require(&[Need::Lab, Need::Lvsd]) {
+            return Ok(());
+        }
+        let scene = Scene::new()?;
+        let pool: Vec<_> = scene.reals.iter().map(|real| (real, 1)).collect();
+        let service = service_with(&format!("    dead_connections {word}\n"), &pool);
+        let lb1 = master(&scene, &service)?;
+        scene.wait_for_service(PATIENCE)?;
+        // A port is one flow, and so of the same real server each time.
+        let (victims, others) = scene.client.in_ns(|| {
+            let (mut victims, mut others) = (Vec::new(), Vec::new());
+            for port in PORTS {
+                let is_victim = get(VIP, Some(port))? == "rs1";
+                let talks = if is_victim { &mut victims } else { &mut others };
+                talks.push((port, Conversation::begin(VIP, port)?));
+            }
+            Ok((victims, others))
+        })?;
+        ensure!(!victims.is_empty() && !others.is_empty());
+        // Its kernel has no chance to say good-bye.
+        scene.lab.unplug(&scene.reals.first().context("no rs1")?.node)?;
+        wait_for("rs1 down", PATIENCE, || {
+            let status = lb1.status()?;
+            let rs1 = status.services.first().and_then(|service| service.reals.first()).context("no rs1")?;
+            Ok((rs1.state == "down").then_some(()))
+        })?;
+        for (port, talk) in victims.into_iter().take(5) {
+            let error =
+                talk.end().err().with_context(|| format!("port {port} is answered by a dead host"))?;
+            ensure!(error.kind() == expected, "dead_connections {word}: {error}");
+            let name = scene.client.in_ns(|| Ok(get(VIP, Some(port))?))?;
+            ensure!(name != "rs1", "a new connection from port {port} goes to the dead host");
+        }
+        for (port, talk) in others {
+            talk.end().with_context(|| format!("port {port}, whose real server lives"))?;
+        }
+        let counted = if word == "reset" { "connection_reset" } else { "dead_real" };
+        ensure!(lb1.status()?.outcomes.get(counted).is_some_and(|count| *count > 0));
+    }
+    Ok(())
 }
 
 /// The only director, once it is master.

@@ -48,6 +48,8 @@ outcomes! {
     FragmentationNeeded = "fragmentation_needed",
     /// For a real server that is this node itself: left to the kernel unchanged, which has the virtual address while master.
     Local = "local",
+    /// TCP of a connection whose real server is dead: the client was told (TCP reset).
+    ConnectionReset = "connection_reset",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
     /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.
@@ -78,6 +80,8 @@ outcomes! {
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.
     NoReal = "no_real",
+    /// TCP of a connection whose real server is dead, and no reset is configured or due: dropped. Its next SYN goes to another one.
+    DeadReal = "dead_real",
     /// The MAC of the real server, or of the next hop to the client of a NAT service, is not known yet: dropped, the neighbour is being asked for.
     NoNeighbour = "no_neighbour",
     /// Too large for the way to its real server or client, and the sender cannot be told to send less (no DF set): dropped, because XDP cannot fragment.

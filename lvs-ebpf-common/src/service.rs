@@ -194,13 +194,15 @@ impl Real {
 }
 
 impl Real {
-    /// Its check failed, or the element is free: gets nothing.
+    /// Its check failed, or the element is free: gets nothing, and what is left of its TCP flows hears nothing.
     pub const DEAD: u8 = 0;
     pub const ALIVE: u8 = 1;
     /// Keeps the flows it has and gets no new one.
     pub const DRAINING: u8 = 2;
     /// The same, since it is no longer configured: a persistent client's new flows go elsewhere too.
     pub const LEAVING: u8 = 4;
+    /// Gets nothing, and what is left of its TCP flows is reset.
+    pub const RESETTING: u8 = 5;
     /// Alive, but new flows had better go elsewhere where their service has turns for them.
     pub const OVERLOADED: u8 = 3;
 }

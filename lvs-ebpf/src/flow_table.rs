@@ -4,7 +4,9 @@
 //! |---|---|
 //! | has an entry | the entry's real server |
 //! | none, and the packet opens it | whoever owns the slot now, or (by its scheduler) whose turn it is; remembered |
-//! | none | it is older than the move: to the slot's old owner while that one lives, else to the new; remembered |
+//! | none | it is older than the move: to the slot's old owner while that one lives, else (UDP) to the new; remembered |
+//!
+//! What is left of a TCP flow whose real server is dead goes nowhere, until it opens anew or that one is back.
 //!
 //! With persistence a flow is all that one client does with the service.
 //!
@@ -44,6 +46,12 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// Nobody but the real server that knows its connection can use it.
+    #[inline(always)]
+    fn needs_its_connection(self) -> bool {
+        matches!(self, Self::Continues | Self::Ends)
+    }
+
     #[inline(always)]
     pub fn tcp(flags: u8) -> Self {
         if flags & (FIN | RST) != 0 {
@@ -56,7 +64,12 @@ impl Packet {
     }
 }
 
-/// Index of the real server inside the range of `service`, `NOBODY` or one beyond the range. The arguments are what
+/// The flow's real server is dead.
+pub const LOST: u32 = 1 << 16;
+/// The same, and its client is to be told.
+pub const LOST_AND_RESET: u32 = LOST + 1;
+
+/// Index of the real server inside the range of `service`, `NOBODY`, [`LOST`] and its kin, or one beyond the range. The arguments are what
 /// fits five registers: the packed ring, the flow's hash with its slot above, the packed key. A function of its own, so
 /// that it costs packets of unmoved slots nothing.
 #[inline(never)]
@@ -80,6 +93,11 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
             }
             return entry.real.into();
         }
+        if packet.needs_its_connection()
+            && let Some(lost) = lost(service, entry.real)
+        {
+            return lost;
+        }
         place = Some(way);
     }
 
@@ -89,6 +107,13 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let without_memory = if before != owner && takes(service, before, false) { before } else { owner };
     if packet == Packet::About {
         return without_memory.into();
+    }
+    if place.is_none()
+        && before != owner
+        && packet.needs_its_connection()
+        && let Some(lost) = lost(service, before)
+    {
+        return lost;
     }
     // Services with turns know all their flows, so a UDP flow without an entry is a new one there.
     let is_new = opens || packet == Packet::Udp && service.takes_turns != Service::NO_TURNS;
@@ -133,6 +158,16 @@ fn takes(service: &Service, index: u16, opens: bool) -> bool {
         Some(Real::ALIVE | Real::OVERLOADED) => true,
         Some(Real::DRAINING | Real::LEAVING) => !opens,
         _ => false,
+    }
+}
+
+/// What the flows of a real server meet that is dead.
+#[inline(always)]
+fn lost(service: &Service, index: u16) -> Option<u32> {
+    match state(service, index) {
+        Some(Real::DEAD) => Some(LOST),
+        Some(Real::RESETTING) => Some(LOST_AND_RESET),
+        _ => None,
     }
 }
 

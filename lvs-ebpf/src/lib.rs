@@ -18,6 +18,7 @@ pub mod maps;
 mod ndp;
 mod packet;
 mod parse;
+mod reset;
 mod schedule;
 mod service;
 pub mod veth;

@@ -26,6 +26,7 @@ mod bpf {
             | Outcome::SolicitationAnswered
             | Outcome::EchoAnswered
             | Outcome::NatReply
+            | Outcome::ConnectionReset
             | Outcome::TimeExceeded
             | Outcome::FragmentationNeeded => veth::send_back(ctx),
             Outcome::Redirected | Outcome::NatReplyRedirected => xdp_action::XDP_REDIRECT,
@@ -46,6 +47,7 @@ mod bpf {
             | Outcome::ExtensionHeaders
             | Outcome::Fragment
             | Outcome::NoReal
+            | Outcome::DeadReal
             | Outcome::NoNeighbour
             | Outcome::TooBig
             | Outcome::NoRoute

@@ -9,7 +9,7 @@ use crate::{
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
-    schedule, service, vip,
+    reset, schedule, service, vip,
 };
 
 const ARP: u16 = EtherType::Arp as u16;
@@ -81,7 +81,10 @@ fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
         TCP => flow_table::Packet::tcp(tcp_flags(ip)),
         _ => flow_table::Packet::Udp,
     };
-    let (index, real) = schedule::pick(service, flow, packet)?;
+    let (index, real) = match schedule::pick(service, flow, packet) {
+        Err(Outcome::ConnectionReset) => return Err(reset::answer(ctx)),
+        picked => picked?,
+    };
     if ip.is_fragment() {
         fragment::remember(ctx, index);
     }

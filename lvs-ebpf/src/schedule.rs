@@ -5,7 +5,7 @@ use lvs_ebpf_common::{
     Outcome, Real, RingRef, Service,
     flow::{self, Flow},
     flow_table::FlowKey,
-    maps::{MOVED, NOBODY, RING_CHUNK},
+    maps::{self, MOVED, RING_CHUNK},
 };
 
 use crate::{
@@ -13,7 +13,9 @@ use crate::{
     maps::{REALS, RINGS},
 };
 
-/// The real server and its place in `REALS`.
+const NOBODY: u32 = maps::NOBODY as u32;
+
+/// The real server and its place in `REALS`. `Err(ConnectionReset)` asks the caller for a reset.
 #[inline(always)]
 pub fn pick(
     service: &Service,
@@ -28,17 +30,22 @@ pub fn pick(
     let flow = service.flow(flow);
     let hash = flow.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
-    let index = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
-        slot
+    let index: u32 = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {
+        slot.into()
     } else {
         let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
         let place = u64::from(hash) | u64::from(slot) << 32;
-        flow_table::owner(service, ring.pack(), place, key.pack(), packet()) as u16
+        flow_table::owner(service, ring.pack(), place, key.pack(), packet())
     };
-    if u32::from(index) >= service.reals_len {
-        return Err(if index == NOBODY { Outcome::NoReal } else { Outcome::BadTable });
+    if index >= service.reals_len {
+        return Err(match index {
+            NOBODY => Outcome::NoReal,
+            flow_table::LOST => Outcome::DeadReal,
+            flow_table::LOST_AND_RESET => Outcome::ConnectionReset,
+            _ => Outcome::BadTable,
+        });
     }
-    let index = service.reals_base.wrapping_add(index.into());
+    let index = service.reals_base.wrapping_add(index);
     Ok((index, REALS.get(index).ok_or(Outcome::BadTable)?))
 }
 

@@ -149,7 +149,7 @@ fn flagged(frame: Vec<u8>, flags: u8) -> Vec<u8> {
 fn site(takes_turns: u16) -> Option<Director> {
     let mut director = director()?;
     for number in 0..REALS {
-        director.real(BASE + u32::from(number), real(number as u8, INGRESS));
+        director.real(BASE + u32::from(number), Real { state: Real::ALIVE, ..real(number as u8, INGRESS) });
         let tunnel = Real {
             method: Real::IPIP,
             source: be(tunnel::TUNNEL_SOURCE),

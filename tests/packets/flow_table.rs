@@ -102,15 +102,18 @@ fn on_a_moved_slot_new_flows_go_to_the_new_owner_and_older_ones_to_the_old() {
 }
 
 #[test]
-fn a_flow_of_a_dead_real_goes_to_the_owner_of_its_slot() {
+fn a_flow_of_a_dead_real_goes_nowhere_until_it_opens_anew() {
     let Some(mut site) = Site::new() else { return };
+    let fate = |site: &Site, port| site.0.run(&patched(tcp_from(port, VIP, WEB), 47, &[ACK])).outcome;
     site.ring(1, Some(Some(0)));
     assert_eq!([site.send(from(1), ACK), site.send(from(2), SYN)], [0, 1]);
     site.is(0, Real::DEAD);
-    assert_eq!([site.send(from(1), ACK), site.send(from(3), ACK)], [1, 1]);
+    assert_eq!([1, 3].map(|port| fate(&site, port)), [Outcome::DeadReal; 2]);
+    assert_eq!([site.send(from(1), SYN), site.send(from(1), ACK), site.send(from(2), ACK)], [1; 3]);
     site.ring(2, Some(Some(0)));
     site.is(1, Real::DEAD);
-    assert_eq!([site.send(from(1), ACK), site.send(from(2), ACK)], [2, 2]);
+    assert_eq!([1, 2].map(|port| fate(&site, port)), [Outcome::DeadReal; 2]);
+    assert_eq!([site.send(from(1), SYN), site.send(from(2), SYN)], [2, 2]);
 }
 
 #[test]
@@ -134,7 +137,7 @@ fn a_flow_of_a_pool_that_drains_as_a_whole_lives_on() {
     assert_eq!(site.send(from(1), ACK), 0);
     assert_eq!(site.0.run(&patched(tcp_from(2, VIP, WEB), 47, &[SYN])).outcome, Outcome::NoReal);
     site.is(0, Real::DEAD);
-    assert_eq!(site.0.run(&patched(tcp_from(1, VIP, WEB), 47, &[ACK])).outcome, Outcome::NoReal);
+    assert_eq!(site.0.run(&patched(tcp_from(1, VIP, WEB), 47, &[ACK])).outcome, Outcome::DeadReal);
 }
 
 #[test]

@@ -117,6 +117,20 @@ fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
 }
 
 #[test]
+fn connections_of_dead_real_servers_are_reset_where_that_is_said() {
+    let read = |line: &str, protocol: &str| {
+        let service = format!("protocol {protocol}\nlvs_method DR\n{line}\nreal_server 10.0.0.1 80 {{\n}}");
+        let loaded = text(&format!("virtual_server 10.0.0.100 80 {{\n{service}\n}}\n"));
+        (loaded.config.services.first().map(|service| service.resets_dead), loaded.diagnostics.len())
+    };
+    assert_eq!(read("", "TCP"), (Some(false), 0));
+    assert_eq!(read("dead_connections silence", "TCP"), (Some(false), 0));
+    assert_eq!(read("dead_connections reset", "TCP"), (Some(true), 0));
+    assert_eq!(read("dead_connections reset", "UDP").1, 1, "it has no effect");
+    assert_eq!(read("dead_connections rest", "TCP").1, 1);
+}
+
+#[test]
 fn by_nat_the_port_is_the_real_servers_own_and_the_services_where_none_is_said() {
     let real = |port| {
         let service = sound("persistence").services.into_iter().find(|service| service.port == port).unwrap();
@@ -176,6 +190,7 @@ fn the_fragments_mean_what_they_say() {
             scheduler: Scheduler::Mh,
             hash_port: false,
             forwarding: Forwarding::Direct,
+            resets_dead: false,
             persistence: None,
             quorum: Quorum::default(),
             sorry: None,

@@ -60,6 +60,8 @@ pub struct DesiredReal {
     pub forwarding: Forwarding,
     /// False = its check failed, and its flows are not to be kept.
     pub alive: bool,
+    /// Once it is not alive, what is left of its TCP flows is reset.
+    pub resets: bool,
     /// Where its frames go; `None` = not known yet, so it is not on the ring either.
     pub next_hop: Option<NextHop>,
 }

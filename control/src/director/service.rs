@@ -145,6 +145,8 @@ impl ServiceState {
             port: real.config.port,
             weight: if sorry { 0 } else { real.course.part_of(real.effective_weight()) },
             alive: real.standing() != Standing::Down && !real.course.is_over(),
+            // A drain was given its time; a check may succeed again in a moment.
+            resets: self.config.resets_dead || real.course.is_over(),
             forwarding: real.config.forwarding,
             next_hop: way(real.config.forwarding, next_hop(real.config.address)),
         });
@@ -154,6 +156,7 @@ impl ServiceState {
             weight: sorry.into(),
             // keepalived's rule: without sorry_server_inhibit it leaves with its connections.
             alive: sorry || it.inhibit,
+            resets: true,
             forwarding: it.forwarding,
             next_hop: way(it.forwarding, next_hop(it.address)),
         });

@@ -57,6 +57,7 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
         scheduler: Scheduler::Wlc,
         hash_port: false,
         forwarding: Forwarding::Direct,
+        resets_dead: false,
         persistence: None,
         quorum: Quorum::default(),
         sorry: None,
@@ -459,6 +460,27 @@ fn an_order_for_what_does_not_exist_says_what_does() {
     ] {
         let text = refusal(service, real);
         assert!(text.contains(said), "{text}");
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "any instant will do")]
+fn what_is_left_of_connections_is_reset_where_that_is_said_and_when_a_drain_or_the_sorry_server_is_over() {
+    let pace = Pace { slow_start: Duration::ZERO, drain_timeout: Some(Duration::from_secs(5)) };
+    let drained = RealServer { weight: 0, pace, ..real(1, 0) };
+    let sorry =
+        Some(SorryServer { address: SORRY, port: 80, forwarding: Forwarding::Direct, inhibit: false });
+    let start = Instant::now();
+    for (resets_dead, after) in [(false, [true, false, true]), (true, [true; 3])] {
+        let reals = vec![drained.clone(), real(2, 1)];
+        let mut director = direct(VirtualServer { resets_dead, sorry: sorry.clone(), ..service(reals) });
+        let resets = |director: &Director| -> Vec<bool> {
+            director.desired().services[0].reals.iter().map(|real| real.resets).collect()
+        };
+        director.advance(start);
+        assert_eq!(resets(&director), [resets_dead, resets_dead, true]);
+        director.advance(start + Duration::from_secs(5));
+        assert_eq!(resets(&director), after);
     }
 }
 

@@ -352,6 +352,7 @@ pub const TABLE: &[Row] = words! {
     [VirtualServer RealServer] "warmup" read | "the first check comes within this time" "delay_loop" "0 to 86400 s"
     [VirtualServer RealServer] "alpha" read | "down until a check has succeeded" "off" "[BOOL] in real_server"
     [VirtualServer] "real_server" read => RealServer, repeats | "one that serves" "at least one" "ADDRESS [PORT] { .. }"
+    [VirtualServer] "dead_connections" read | "what TCP connections of a dead real server meet (lvsd's own)" "silence" "silence, reset"
     [VirtualServer] "persistence_timeout" read | "a client keeps its real server so long" "off; 360 without a value" "[SECONDS]"
     [VirtualServer] "persistence_granularity" read | "clients of one such subnet are one" "/32" "MASK or length"
     [VirtualServer] "persistence_engine" not_yet("clients are told apart by their address") | "what else tells clients apart" "none" "sip"

@@ -90,6 +90,8 @@ pub struct VirtualServer {
     pub hash_port: bool,
     /// Of the real servers that do not have their own.
     pub forwarding: Forwarding,
+    /// `dead_connections reset`: what is left of a dead real server's connections is reset.
+    pub resets_dead: bool,
     pub persistence: Option<Persistence>,
     pub quorum: Quorum,
     /// Takes the place of all real servers while there is no quorum.

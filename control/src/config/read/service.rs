@@ -85,6 +85,7 @@ impl Reader<'_> {
         let scheduler = self.scheduler(&items);
         let hash_port = self.hash_port(&items, scheduler);
         let forwarding = self.forwarding(&items, item);
+        let resets_dead = self.resets_dead(&items, protocol);
         let outer = Outer {
             port: endpoint.map(|(_, port)| port),
             forwarding,
@@ -113,6 +114,7 @@ impl Reader<'_> {
             scheduler,
             hash_port,
             forwarding,
+            resets_dead,
             persistence,
             quorum,
             sorry,
@@ -234,6 +236,19 @@ impl Reader<'_> {
         let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
         self.reports.push(report.help(format!("write `persistence_timeout {seconds}` if that is meant")));
         Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: 32 }
+    }
+
+    fn resets_dead(&mut self, items: &Items<'_>, protocol: Option<Protocol>) -> bool {
+        let choices = [("silence", false), ("reset", true)];
+        let resets = self.one(items, "dead_connections", value::choice(&choices)).unwrap_or(false);
+        if let (true, Some(Protocol::Udp), Some(span)) = (resets, protocol, items.span("dead_connections")) {
+            self.warn(
+                Class::Conflict,
+                span,
+                "dead_connections has no effect with UDP, which goes on elsewhere at once",
+            );
+        }
+        resets
     }
 
     fn persistence(&mut self, items: &Items<'_>) -> Option<Persistence> {

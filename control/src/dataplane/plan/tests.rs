@@ -23,6 +23,7 @@ fn real(last: u8, weight: u16) -> DesiredReal {
         weight,
         forwarding: Forwarding::Direct,
         alive: true,
+        resets: false,
         next_hop: Some(HOP),
     }
 }
@@ -350,6 +351,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
             weight: 1,
             forwarding: Forwarding::Direct,
             alive: true,
+            resets: false,
             next_hop: Some(HOP),
         })
         .collect();

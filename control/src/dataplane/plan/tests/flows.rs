@@ -105,13 +105,18 @@ impl Site {
             return real(slot);
         }
         let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
-        let known = self.entries.get(&key).map(|(real, _)| *real).filter(|real| takes(*real, opens));
+        let known = self.entries.get(&key).map(|(real, _)| *real);
+        let is_lost = |index: u16| !opens && real(index).is_some_and(|real| real.state == Real::DEAD);
         let owner = slot & !MOVED;
         let header = ring.chunk + ring.length.div_ceil(maps::RING_CHUNK as u32);
         let old = match u32::from(self.maps.chunk(header)[0]) {
             length if slot & MOVED != 0 && length > 0 => self.maps.slot(header + 1, hash, length),
             _ => owner,
         };
+        if is_lost(known.unwrap_or(if slot & MOVED != 0 && old != owner { old } else { NOBODY })) {
+            return None;
+        }
+        let known = known.filter(|real| takes(*real, opens));
         let turn = self.maps.turns(service.id);
         let takes_turn = match service.takes_turns {
             Service::NO_TURNS => false,
