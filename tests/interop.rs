@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     thread,
     time::Duration,
 };
@@ -25,22 +25,21 @@ const FIRST_VRID: u8 = 51;
 struct Row {
     name: &'static str,
     version: u8,
+    ipv6: bool,
     interval: Duration,
     authentication: &'static str,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const ROWS: [Row; 4] = [
-    Row { name: "v2", version: 2, interval: SECOND, authentication: "" },
-    Row {
-        name: "v2 PASS",
-        version: 2,
-        interval: SECOND,
-        authentication: "auth_type PASS\nauth_pass secret12",
-    },
-    Row { name: "v2 AH", version: 2, interval: SECOND, authentication: "auth_type AH\nauth_pass secret12" },
-    Row { name: "v3 IPv4", version: 3, interval: Duration::from_millis(100), authentication: "" },
+const V2: Row = Row { name: "v2", version: 2, ipv6: false, interval: SECOND, authentication: "" };
+const V3: Row = Row { name: "v3 IPv4", version: 3, interval: Duration::from_millis(100), ..V2 };
+const ROWS: [Row; 5] = [
+    V2,
+    Row { name: "v2 PASS", authentication: "auth_type PASS\nauth_pass secret12", ..V2 },
+    Row { name: "v2 AH", authentication: "auth_type AH\nauth_pass secret12", ..V2 },
+    V3,
+    Row { name: "v3 IPv6", ipv6: true, ..V3 },
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +76,7 @@ fn matrix(first: Program) -> Result<()> {
     }
     let mut lab = Lab::new()?;
     let watcher = lab.host("watcher", [10, 77, 0, 8].into())?;
+    watcher.enable_ipv6()?;
     let watch = Capture::start(&watcher, "eth0")?;
     let cells = cells();
     let _probes = cells
@@ -110,16 +110,29 @@ fn cells() -> Vec<Cell> {
 }
 
 impl Cell {
-    fn vip(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, 0, 100 + self.vrid)
+    fn vip(&self) -> IpAddr {
+        match self.row.ipv6 {
+            false => Ipv4Addr::new(10, 77, 0, 100 + self.vrid).into(),
+            true => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100 + u16::from(self.vrid)).into(),
+        }
+    }
+
+    /// Where its adverts come from.
+    fn address(&self, node: &Node) -> IpAddr {
+        match (self.row.ipv6, self.unicast) {
+            (false, _) => node.address().into(),
+            (true, false) => node.link_local().into(),
+            (true, true) => node.address_v6().into(),
+        }
     }
 
     fn text(&self, node: &Node, peer: &Node, priority: u8, case: Case) -> String {
-        let Row { version, interval, authentication, .. } = self.row;
+        let Row { version, ipv6, interval, authentication, .. } = self.row;
+        let length = if *ipv6 { 64 } else { 24 };
         let state = if priority == 255 { "MASTER" } else { "BACKUP" };
         let mut text = format!(
             "vrrp_instance VI_{vrid} {{\nstate {state}\ninterface eth0\nvirtual_router_id {vrid}\npriority {priority}\n\
-             version {version}\nadvert_int {}\nvirtual_ipaddress {{\n{}/24\n}}\n",
+             version {version}\nadvert_int {}\nvirtual_ipaddress {{\n{}/{length}\n}}\n",
             interval.as_secs_f64(),
             self.vip(),
             vrid = self.vrid,
@@ -131,7 +144,8 @@ impl Cell {
             text += &format!("authentication {{\n{authentication}\n}}\n");
         }
         if self.unicast {
-            text += &format!("unicast_src_ip {}\nunicast_peer {{\n{}\n}}\n", node.address(), peer.address());
+            let (own, peer) = (self.address(node), self.address(peer));
+            text += &format!("unicast_src_ip {own}\nunicast_peer {{\n{peer}\n}}\n");
         }
         text + "}\n"
     }
@@ -194,6 +208,8 @@ impl Stage {
         let host =
             |lab: &mut Lab, name: &str, last| lab.host(&format!("{name}{number}"), [10, 77, 0, last].into());
         let (first, second) = (host(lab, "a", number)?, host(lab, "b", number + 1)?);
+        first.enable_ipv6()?;
+        second.enable_ipv6()?;
         let sent = [Capture::start(&first, "eth0")?, Capture::start(&second, "eth0")?];
         Ok(Self { case, programs, first, second, sent })
     }
@@ -216,7 +232,7 @@ impl Stage {
         let second = || {
             Daemon::start(self.programs[1], &self.second, &text(&self.second, &self.first, second_priority))
         };
-        let (one, two) = (self.first.address().into(), self.second.address().into());
+        let (one, two) = (&self.first, &self.second);
         // Kept alive to the end.
         let _daemons = match self.case {
             Case::Stop | Case::Kill => {
@@ -280,7 +296,7 @@ impl Stage {
     /// What a host has sent of a cell.
     fn adverts(&self, cell: &Cell) -> Vec<Advert> {
         let own = |(capture, node): (&Capture, &Node)| {
-            let (vrid, source) = (cell.vrid, node.address());
+            let (vrid, source) = (cell.vrid, cell.address(node));
             let mut adverts = capture.adverts();
             adverts.retain(|advert| advert.vrid == vrid && advert.source == source);
             adverts
@@ -290,12 +306,17 @@ impl Stage {
         adverts
     }
 
-    fn masters(&self, cell: &Cell) -> Vec<IpAddr> {
-        masters(&self.adverts(cell))
+    fn masters(&self, cell: &Cell) -> Vec<&str> {
+        let name = |source| {
+            let node = [&self.first, &self.second].into_iter().find(|node| cell.address(node) == source);
+            node.map_or("?", Node::name)
+        };
+        masters(&self.adverts(cell)).into_iter().map(name).collect()
     }
 
     /// Waits until all cells have had these masters.
-    fn expect(&self, cells: &[Cell], masters: &[IpAddr], wrong: &mut String) -> Result<()> {
+    fn expect(&self, cells: &[Cell], masters: &[&Node], wrong: &mut String) -> Result<()> {
+        let masters: &[&str] = &masters.iter().map(|node| node.name()).collect::<Vec<_>>();
         let reached = wait_for("masters", PATIENCE, || {
             Ok(cells.iter().all(|cell| self.masters(cell).starts_with(masters)).then_some(()))
         });
@@ -309,7 +330,8 @@ impl Stage {
     }
 
     /// Longer than anybody waits who believes that there is no master.
-    fn stay(&self, cells: &[Cell], masters: &[IpAddr], wrong: &mut String) {
+    fn stay(&self, cells: &[Cell], masters: &[&Node], wrong: &mut String) {
+        let masters: &[&str] = &masters.iter().map(|node| node.name()).collect::<Vec<_>>();
         let longest = cells.iter().map(|cell| cell.down(100)).max().unwrap_or_default();
         thread::sleep(longest + HANDOVER * 2);
         for cell in cells.iter().filter(|cell| self.masters(cell) != masters) {
@@ -326,7 +348,7 @@ impl Stage {
     fn judge(&self, cell: &Cell, watch: &Capture, settled: Stamp) -> Vec<String> {
         let mut wrong = Vec::new();
         let adverts = self.adverts(cell);
-        let (one, two) = (self.first.address(), self.second.address());
+        let [one, two] = [&self.first, &self.second].map(|node| cell.address(node));
         let first_of = |source| adverts.iter().find(|advert| advert.source == source).map(|advert| advert.at);
         let mut within =
             |what: &str, from: Option<Stamp>, to: Option<Stamp>, least: Duration, most: Duration| {
@@ -355,7 +377,7 @@ impl Stage {
             Case::Preempt | Case::Owner => (&self.first, &self.second),
         };
         let late = adverts.iter().filter(|advert| advert.at > settled).map(|advert| advert.source);
-        if turns(late.clone()) != [master.address()] {
+        if turns(late.clone()) != [cell.address(master)] {
             wrong.push(format!("in the end {:?} are masters, not {}", turns(late), master.name()));
         }
         let mut answers: Vec<Mac> = watch
@@ -371,53 +393,80 @@ impl Stage {
         if turns(answers.iter()) != [&master.mac()] {
             wrong.push(format!("in the end {:?} answer, not {}", turns(answers.iter()), master.mac()));
         }
-        let announced =
-            |arp: &lvs_tests::Arp| arp.is_gratuitous() && arp.sender == (master.mac(), cell.vip());
-        if !watch.arps().iter().any(announced) {
+        if !is_announced(watch, cell.vip(), master.mac()) {
             wrong.push(format!("{} did not announce itself", master.name()));
         }
         wrong
     }
 }
 
+/// Without a question.
+fn is_announced(watch: &Capture, vip: IpAddr, mac: Mac) -> bool {
+    match vip {
+        IpAddr::V4(vip) => watch.arps().iter().any(|arp| arp.is_gratuitous() && arp.sender == (mac, vip)),
+        IpAddr::V6(vip) => {
+            watch.advertisements().iter().any(|it| !it.is_solicited && (it.mac, it.target) == (mac, vip))
+        }
+    }
+}
+
 // --- FRR
 
-const FRR_VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+const FRR_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100));
+const FRR_VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100));
 const FRR_INTERVAL: Duration = Duration::from_millis(100);
 
 #[test]
 fn frr_follows_lvsd_and_yields_to_it_v3() -> Result<()> {
+    frr_follows(FRR_VIP)
+}
+
+#[test]
+fn frr_follows_lvsd_and_yields_to_it_v3_over_ipv6() -> Result<()> {
+    frr_follows(FRR_VIP6)
+}
+
+fn frr_follows(vip: IpAddr) -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd, Need::Frr]) {
         return Ok(());
     }
-    let duo = Duo::new()?;
-    let mut lvsd = Director::start(&duo.lvsd, &Vrrp::v3(150, FRR_INTERVAL).text())?;
-    duo.wait_for_masters(&[&duo.lvsd])?;
-    let _frr = Frr::start(&duo.frr, FIRST_VRID, 100, FRR_INTERVAL, FRR_VIP)?;
+    let duo = Duo::new(vip)?;
+    let mut lvsd = Director::start(&duo.lvsd, &duo.text(150))?;
+    duo.wait_for_masters(&["lvsd"])?;
+    let _frr = Frr::start(&duo.frr, FIRST_VRID, 100, FRR_INTERVAL, vip)?;
     thread::sleep(SECOND * 2);
     lvsd.stop()?;
-    duo.wait_for_masters(&[&duo.lvsd, &duo.frr])?;
+    duo.wait_for_masters(&["lvsd", "frr"])?;
     lvsd.start_again()?;
-    duo.wait_for_masters(&[&duo.lvsd, &duo.frr, &duo.lvsd])?;
-    duo.stay(&[&duo.lvsd, &duo.frr, &duo.lvsd])?;
+    duo.wait_for_masters(&["lvsd", "frr", "lvsd"])?;
+    duo.stay(&["lvsd", "frr", "lvsd"])?;
     assert_eq!(lvsd.state()?, "MASTER");
     Ok(())
 }
 
 #[test]
 fn lvsd_follows_frr_and_yields_to_it_v3() -> Result<()> {
+    lvsd_follows(FRR_VIP)
+}
+
+#[test]
+fn lvsd_follows_frr_and_yields_to_it_v3_over_ipv6() -> Result<()> {
+    lvsd_follows(FRR_VIP6)
+}
+
+fn lvsd_follows(vip: IpAddr) -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd, Need::Frr]) {
         return Ok(());
     }
-    let duo = Duo::new()?;
-    let mut frr = Frr::start(&duo.frr, FIRST_VRID, 150, FRR_INTERVAL, FRR_VIP)?;
-    duo.wait_for_masters(&[&duo.frr])?;
-    let lvsd = Director::start(&duo.lvsd, &Vrrp::v3(100, FRR_INTERVAL).text())?;
-    duo.stay(&[&duo.frr])?;
+    let duo = Duo::new(vip)?;
+    let mut frr = Frr::start(&duo.frr, FIRST_VRID, 150, FRR_INTERVAL, vip)?;
+    duo.wait_for_masters(&["frr"])?;
+    let lvsd = Director::start(&duo.lvsd, &duo.text(100))?;
+    duo.stay(&["frr"])?;
     lvsd.wait_for_state("BACKUP", PATIENCE)?;
     frr.stop()?;
-    duo.wait_for_masters(&[&duo.frr, &duo.lvsd])?;
-    duo.stay(&[&duo.frr, &duo.lvsd])?;
+    duo.wait_for_masters(&["frr", "lvsd"])?;
+    duo.stay(&["frr", "lvsd"])?;
     let rejected: u64 = lvsd.status()?.instances.iter().flat_map(|it| it.rejected.values()).sum();
     assert_eq!(rejected, 0, "adverts of FRR were refused");
     Ok(())
@@ -426,25 +475,41 @@ fn lvsd_follows_frr_and_yields_to_it_v3() -> Result<()> {
 struct Duo {
     lvsd: Node,
     frr: Node,
+    vip: IpAddr,
     watch: Capture,
     _lab: Lab,
 }
 
 impl Duo {
-    fn new() -> Result<Self> {
+    fn new(vip: IpAddr) -> Result<Self> {
         let mut lab = Lab::new()?;
         let watcher = lab.host("watcher", [10, 77, 0, 8].into())?;
         let watch = Capture::start(&watcher, "eth0")?;
         let (lvsd, frr) = (lab.host("lb1", [10, 77, 0, 1].into())?, lab.host("lb2", [10, 77, 0, 2].into())?);
-        Ok(Self { lvsd, frr, watch, _lab: lab })
+        if vip.is_ipv6() {
+            lvsd.enable_ipv6()?;
+            frr.enable_ipv6()?;
+        }
+        Ok(Self { lvsd, frr, vip, watch, _lab: lab })
     }
 
-    fn masters(&self) -> Vec<IpAddr> {
-        masters(&self.watch.adverts())
+    fn text(&self, priority: u8) -> String {
+        let text = Vrrp::v3(priority, FRR_INTERVAL).text();
+        match self.vip {
+            IpAddr::V4(_) => text,
+            IpAddr::V6(vip) => text.replace(&format!("{FRR_VIP}/24"), &format!("{vip}/64")),
+        }
     }
 
-    fn wait_for_masters(&self, expected: &[&Node]) -> Result<()> {
-        let expected: Vec<_> = expected.iter().map(|node| node.address()).collect();
+    /// Over IPv6, FRR's source is an address of its macvlan that nobody knows before.
+    fn masters(&self) -> Vec<&str> {
+        let own = [IpAddr::from(self.lvsd.address()), self.lvsd.link_local().into()];
+        let of_family = |advert: &Advert| advert.source.is_ipv6() == self.vip.is_ipv6();
+        let adverts: Vec<_> = self.watch.adverts().into_iter().filter(of_family).collect();
+        masters(&adverts).iter().map(|source| if own.contains(source) { "lvsd" } else { "frr" }).collect()
+    }
+
+    fn wait_for_masters(&self, expected: &[&str]) -> Result<()> {
         wait_for(
             &format!("masters {expected:?}"),
             PATIENCE,
@@ -452,7 +517,7 @@ impl Duo {
         )
     }
 
-    fn stay(&self, expected: &[&Node]) -> Result<()> {
+    fn stay(&self, expected: &[&str]) -> Result<()> {
         thread::sleep(SECOND);
         self.wait_for_masters(expected)
     }

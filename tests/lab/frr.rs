@@ -1,6 +1,6 @@
 //! A host that runs FRR's vrrpd, which puts virtual addresses on a macvlan with the virtual MAC.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{fs, net::IpAddr, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -14,15 +14,23 @@ pub struct Frr {
 }
 
 impl Frr {
-    /// VRRPv3 over IPv4, by multicast.
-    pub fn start(node: &Node, vrid: u8, priority: u8, interval: Duration, address: Ipv4Addr) -> Result<Self> {
-        node.run("ip link add vrrp4 link eth0 type macvlan mode bridge")?;
-        node.run(&format!("ip link set vrrp4 address 00:00:5e:00:01:{vrid:02x}"))?;
-        node.run(&format!("ip address add {address}/24 dev vrrp4"))?;
-        node.run("ip link set vrrp4 up")?;
+    /// VRRPv3, by multicast.
+    pub fn start(node: &Node, vrid: u8, priority: u8, interval: Duration, address: IpAddr) -> Result<Self> {
+        let (family, length, word) = match address {
+            IpAddr::V4(_) => (1, 24, "ip"),
+            IpAddr::V6(_) => (2, 64, "ipv6"),
+        };
+        node.run("ip link add vrrp0 link eth0 type macvlan mode bridge")?;
+        if address.is_ipv6() {
+            // Adverts come from the macvlan's own address, which must not be made of the virtual MAC.
+            node.run("ip link set vrrp0 addrgenmode random")?;
+        }
+        node.run(&format!("ip link set vrrp0 address 00:00:5e:00:{family:02x}:{vrid:02x}"))?;
+        node.run(&format!("ip address add {address}/{length} dev vrrp0"))?;
+        node.run("ip link set vrrp0 up")?;
         let config = format!(
             "interface eth0\n vrrp {vrid} version 3\n vrrp {vrid} priority {priority}\n \
-             vrrp {vrid} advertisement-interval {}\n vrrp {vrid} ip {address}\n",
+             vrrp {vrid} advertisement-interval {}\n vrrp {vrid} {word} {address}\n",
             interval.as_millis(),
         );
         let config = node.write_file("vrrpd.conf", &config)?;
