@@ -1,13 +1,19 @@
 //! Two ways between the directors: what does the loss of one cost, of both, and of the one that clients use?
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv6Addr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    ArpProbe, Capture, Director, Mac, Need, PACE, PATIENCE, Scene, Stamp, VIP, Vrrp, ask, require, wait_for,
-    wait_until_believed,
+    ArpProbe, Capture, Director, Mac, Need, Node, PACE, PATIENCE, Scene, Stamp, VIP, Vrrp, ask, require,
+    turns, wait_for, wait_until_believed,
 };
 
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
 /// The cable between the directors, beside the switches.
 const BEAT: &str = "beat0";
 /// From the healing of the network until everybody believes the winner: an advert, the loser's farewell, announcements,
@@ -16,6 +22,10 @@ const ROUND: Duration = Duration::from_millis(700);
 
 fn vrrp(priority: u8) -> Vrrp {
     Vrrp::v3(priority, Duration::from_millis(100))
+}
+
+fn beat() -> String {
+    format!("heartbeat_interface {BEAT}\n")
 }
 
 /// Two switches with a trunk; lb1 and the client on one, lb2 and the watcher on the other.
@@ -29,24 +39,29 @@ struct Stage {
 
 impl Stage {
     fn new(vrrp: [Vrrp; 2]) -> Result<Self> {
-        let scene = Scene::new()?;
+        let stage = Self::start(Scene::new()?, *VIP.ip(), vrrp.map(|vrrp| vrrp.text_with(&beat())))?;
+        ask(&stage.scene.client)?;
+        ask(&stage.scene.watcher)?;
+        stage.wait_for_belief(stage.scene.lb1.mac(), PATIENCE)?;
+        Ok(stage)
+    }
+
+    /// `texts` are lb1's and lb2's.
+    fn start(scene: Scene, vip: impl Into<IpAddr>, texts: [String; 2]) -> Result<Self> {
         scene.lab.second_switch(&[&scene.lb2, &scene.watcher])?;
         scene.lab.connect([&scene.lb1, &scene.lb2], BEAT)?;
         // The other way round than on the switch; adverts do not use them.
         scene.lb1.run(&format!("ip address add 192.168.9.2/24 dev {BEAT}"))?;
         scene.lb2.run(&format!("ip address add 192.168.9.1/24 dev {BEAT}"))?;
         let watch = Capture::start(&scene.watcher, "eth0")?;
-        let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), PACE)?;
-        let [first, second] = vrrp.map(|vrrp| vrrp.text_with(&format!("heartbeat_interface {BEAT}\n")));
+        let probe = ArpProbe::start(&scene.watcher, vip, PACE)?;
+        let [first, second] = texts;
         let lb1 = Director::start(&scene.lb1, &first)?;
         lb1.wait_for_state("MASTER", PATIENCE)?;
         let lb2 = Director::start(&scene.lb2, &second)?;
         lb2.wait_for_state("BACKUP", PATIENCE)?;
         let stage = Self { lb1, lb2, watch, _probe: probe, scene };
         stage.wait_for_ways(&stage.lb2, ["heard", "heard"])?;
-        ask(&stage.scene.client)?;
-        ask(&stage.scene.watcher)?;
-        stage.wait_for_belief(stage.scene.lb1.mac(), PATIENCE)?;
         Ok(stage)
     }
 
@@ -137,6 +152,50 @@ fn one_cut_way_moves_no_role_and_is_named_and_two_do() -> Result<()> {
     stage.wait_for_belief(first, ROUND)?;
     stage.stay_calm(["MASTER", "BACKUP"])?;
     assert_eq!(answers(healing + ROUND).iter().find(|mac| **mac == second), None);
+    Ok(())
+}
+
+/// Multicast, and unicast whose peers may be some routers away: copies never are.
+#[test]
+fn over_ipv6_one_cut_way_moves_no_role_and_two_do() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    for is_unicast in [false, true] {
+        let scene = Scene::new()?;
+        for node in [&scene.watcher, &scene.lb1, &scene.lb2] {
+            node.enable_ipv6()?;
+        }
+        let text = |priority, own: &Node, peer: &Node| {
+            let (own, peer) = (own.address_v6(), peer.address_v6());
+            let unicast = format!("unicast_src_ip {own}\nunicast_peer {{\n{peer}\n}}\nunicast_ttl 10\n");
+            let lines = beat() + if is_unicast { &unicast } else { "" };
+            vrrp(priority).text_with(&lines).replace(&format!("{}/24", VIP.ip()), &format!("{VIP6}/64"))
+        };
+        let texts = [text(150, &scene.lb1, &scene.lb2), text(100, &scene.lb2, &scene.lb1)];
+        let stage = Stage::start(scene, VIP6, texts)?;
+
+        stage.scene.lab.cut()?;
+        stage.wait_for_ways(&stage.lb2, ["silent", "heard"])?;
+        stage.stay_calm(["MASTER", "BACKUP"])?;
+        stage.scene.lab.mend()?;
+        stage.wait_for_ways(&stage.lb2, ["heard", "heard"])?;
+        stage.cut_beat()?;
+        stage.wait_for_ways(&stage.lb2, ["heard", "down"])?;
+        stage.stay_calm(["MASTER", "BACKUP"])?;
+        let answers = stage.watch.answers_for(VIP6).into_iter().map(|(_, mac)| mac);
+        assert_eq!(turns(answers), [stage.scene.lb1.mac()], "unicast: {is_unicast}");
+        let rejected: u64 = stage.lb2.status()?.instances.iter().flat_map(|it| it.rejected.values()).sum();
+        assert_eq!(rejected, 0, "copies were refused, unicast: {is_unicast}");
+
+        stage.scene.lab.cut()?;
+        stage.lb2.wait_for_state("MASTER", PATIENCE)?;
+        stage.mend_beat()?;
+        stage.lb2.wait_for_state("BACKUP", PATIENCE)?;
+        stage.scene.lab.mend()?;
+        stage.wait_for_ways(&stage.lb2, ["heard", "heard"])?;
+        stage.stay_calm(["MASTER", "BACKUP"])?;
+    }
     Ok(())
 }
 

@@ -51,7 +51,7 @@ pub struct Instance {
     pub ifindex: u32,
     /// Why there is no such interface, or nothing to send from: it waits in FAULT for its successor.
     pub absent: Option<FaultCause>,
-    /// Interfaces that adverts leave and count on as well, by index; those that are there. Of IPv4.
+    /// Interfaces that adverts leave and count on as well, by index; those that are there.
     pub heartbeats: Vec<Option<u32>>,
     /// Its family is that of the instance.
     pub source: IpAddr,

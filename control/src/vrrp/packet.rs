@@ -173,7 +173,7 @@ impl Rejection {
 pub struct Datagram<'a> {
     pub source: IpAddr,
     pub destination: IpAddr,
-    /// Of IPv4.
+    /// Tells adverts of one sender apart. IPv6 has none: there it is the checksum, and adverts that say the same pass for one.
     pub identification: u16,
     /// The hop limit of IPv6.
     pub ttl: u8,
@@ -183,9 +183,17 @@ pub struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// An IPv4 datagram as a raw socket delivers it. `None` where the IP header is not one, or says more than was
-    /// received.
+    /// A packet of either family with its header, as raw sockets of IPv4 and packet sockets deliver it. `None` where the header
+    /// is not one, or says more than was received.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.first()? >> 4 {
+            4 => Self::parse_v4(bytes),
+            6 => Self::parse_v6(bytes),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(bytes: &'a [u8]) -> Option<Self> {
         let mut header = bytes.get(..IPV4_HEADER)?;
         let first = header.get_u8();
         header.advance(1); // TOS
@@ -198,7 +206,7 @@ impl<'a> Datagram<'a> {
         let source = Ipv4Addr::from(header.get_u32()).into();
         let destination = Ipv4Addr::from(header.get_u32()).into();
         let length = usize::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || length < IPV4_HEADER {
+        if length < IPV4_HEADER {
             return None;
         }
         let payload = bytes.get(length..total)?;
@@ -211,6 +219,23 @@ impl<'a> Datagram<'a> {
             _ => return None,
         };
         Some(Self { source, destination, identification, ttl, proof, message })
+    }
+
+    fn parse_v6(bytes: &'a [u8]) -> Option<Self> {
+        let (mut header, payload) = bytes.split_at_checked(IPV6_HEADER)?;
+        header.advance(4); // version, traffic class, flow label
+        let length = usize::from(header.get_u16());
+        let protocol = header.get_u8();
+        let hop_limit = header.get_u8();
+        let source = Ipv6Addr::from(header.get_u128()).into();
+        let destination = Ipv6Addr::from(header.get_u128()).into();
+        let message = payload.get(..length)?;
+        (protocol == PROTOCOL).then(|| Self::ipv6(source, destination, hop_limit, message))
+    }
+
+    pub fn ipv6(source: IpAddr, destination: IpAddr, ttl: u8, message: &'a [u8]) -> Self {
+        let checksum = message.get(6..8).map_or(0, |mut field| field.get_u16());
+        Self { source, destination, identification: checksum, ttl, proof: Proof::None, message }
     }
 
     /// The virtual router it is about; `None` where it is too short to say.

@@ -17,10 +17,7 @@ mod heartbeat;
 
 pub use heartbeat::HeartbeatSocket;
 
-use super::{
-    auth::Proof,
-    packet::{Datagram, MAX_DATAGRAM},
-};
+use super::packet::{Datagram, MAX_DATAGRAM};
 use crate::config::model::Family;
 
 /// Holds what arrives in the longest pause the thread may be in for, so that one overlooked advert in a full
@@ -117,13 +114,14 @@ impl AdvertSocket {
             let message = room.packet.get(..length)?;
             return Some(match header {
                 None => Datagram::parse(message),
-                Some(header) => header.map(|header| Datagram { message, ..header }),
+                Some(header) => header
+                    .map(|header| Datagram::ipv6(header.source, header.destination, header.ttl, message)),
             });
         }
     }
 
     /// The length of the message, and what its header said; `None` where the kernel kept that for itself.
-    fn receive_v6(&self, room: &mut Room) -> nix::Result<(usize, Option<Datagram<'static>>)> {
+    fn receive_v6(&self, room: &mut Room) -> nix::Result<(usize, Option<HeaderV6>)> {
         let mut packet = [IoSliceMut::new(&mut room.packet)];
         let received = recvmsg::<SockaddrIn6>(
             self.socket.as_raw_fd(),
@@ -143,11 +141,17 @@ impl AdvertSocket {
         }
         let header = || {
             let source = received.address?.ip().into();
-            let (destination, ttl) = (destination?, ttl?);
-            Some(Datagram { source, destination, identification: 0, ttl, proof: Proof::None, message: &[] })
+            Some(HeaderV6 { source, destination: destination?, ttl: ttl? })
         };
         Ok((received.bytes, header()))
     }
+}
+
+/// What the kernel says of a header that it keeps.
+struct HeaderV6 {
+    source: IpAddr,
+    destination: IpAddr,
+    ttl: u8,
 }
 
 impl AsFd for AdvertSocket {

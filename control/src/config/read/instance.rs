@@ -50,7 +50,7 @@ impl Reader<'_> {
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
         let checksum_of_message =
             self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
-        let heartbeats = self.heartbeats(&items, interface.as_deref(), family);
+        let heartbeats = self.heartbeats(&items, interface.as_deref());
         let (name, interface, vrid) = (name?, interface?, vrid?);
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
         for interface in heartbeats.iter().chain([&interface]) {
@@ -119,7 +119,7 @@ impl Reader<'_> {
         }
     }
 
-    fn heartbeats(&mut self, items: &Items<'_>, interface: Option<&str>, family: Family) -> Vec<String> {
+    fn heartbeats(&mut self, items: &Items<'_>, interface: Option<&str>) -> Vec<String> {
         const MOST: usize = 8;
         let Some(item) = items.last("heartbeat_interface") else { return Vec::new() };
         let mut heartbeats: Vec<String> = Vec::new();
@@ -132,10 +132,6 @@ impl Reader<'_> {
             } else {
                 heartbeats.push(name);
             }
-        }
-        if family == Family::V6 {
-            let message = "heartbeat_interface is for instances over IPv4";
-            self.error(Class::Unsupported, item.statement.word.span, message);
         }
         if !(1..=MOST).contains(&item.statement.arguments.len()) {
             let message = format!("heartbeat_interface needs the names of 1 to {MOST} interfaces");

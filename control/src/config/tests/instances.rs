@@ -374,4 +374,8 @@ fn heartbeat_interfaces_are_others_than_interface_and_have_one_user_of_a_vrid() 
         assert_eq!(read(wrong, 2).1, 1, "{wrong}");
     }
     assert_eq!(read("heartbeat_interface i1 i2 i3 i4 i5 i6 i7 i8 i9", 2).1, 1);
+    let ipv6 = "vrrp_instance A {\ninterface a\nvirtual_router_id 1\nheartbeat_interface b\n\
+                virtual_ipaddress {\nfe80::1/64\n}\n}\n";
+    let ipv6 = text(ipv6);
+    assert_eq!((&ipv6.config.instances[0].heartbeats, ipv6.errors), (&vec!["b".to_owned()], 0));
 }

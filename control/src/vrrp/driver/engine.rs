@@ -116,8 +116,9 @@ impl Engine {
         epoll.add(&shared.bell, readable(BELL)).map_err(io::Error::from)?;
         let mut links: Vec<Link> = Vec::new();
         let mut pulses = Vec::new();
-        let mut nodes = Vec::with_capacity(instances.len());
-        for (index, (instance, start)) in instances.iter().zip(starts).enumerate() {
+        // Before any socket is open: what is heard there is newer than what they remember of a predecessor.
+        let mut nodes = instances.iter().zip(starts).map(Node::new).collect::<io::Result<Vec<_>>>()?;
+        for ((index, instance), node) in instances.iter().enumerate().zip(&mut nodes) {
             let link = match links.iter().position(|link| link.is_of(instance)) {
                 Some(link) => link,
                 None => {
@@ -138,15 +139,13 @@ impl Engine {
                 }
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
-            let mut node = Node::new(instance, start, link)?;
-            if start.handed_over {
-                node.machine.hand_over(None, clock(), &mut Effects::new());
-            }
+            node.link = link;
             shared.board.set_priority(index, node.machine.priority().get());
-            shared.board.set_handed_over(index, start.handed_over);
+            shared.board.set_handed_over(index, node.machine.handed_over());
             for (ifindex, way) in instance.heartbeats.iter().zip(1..) {
                 let Some(ifindex) = ifindex else { continue };
-                let pulse = match pulses.iter().position(|pulse: &Pulse| pulse.ifindex == *ifindex) {
+                let is_shared = |pulse: &Pulse| pulse.is_at(*ifindex, instance.family());
+                let pulse = match pulses.iter().position(is_shared) {
                     Some(pulse) => pulse,
                     None => {
                         let pulse = Pulse::open(instance, *ifindex)?;
@@ -161,7 +160,6 @@ impl Engine {
                 pulses[pulse].nodes[usize::from(instance.vrid.get())] = Some((index, way));
                 node.pulses.push(pulse);
             }
-            nodes.push(node);
         }
         Ok(Self {
             deadlines: vec![NEVER; nodes.len()],

@@ -18,30 +18,39 @@ use nix::{
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::{QUEUE_PRIORITY, RECEIVE_BUFFER, Room, link_address};
-use crate::vrrp::{
-    auth::AH_PROTOCOL,
-    packet::{Datagram, PROTOCOL},
+use crate::{
+    config::model::Family,
+    vrrp::{
+        auth::AH_PROTOCOL,
+        packet::{Datagram, PROTOCOL},
+    },
 };
 
-/// IPv4 adverts of one interface.
+/// Adverts of one interface and family.
 pub struct HeartbeatSocket {
     socket: Socket,
     ifindex: u32,
+    ethertype: i32,
 }
 
 impl HeartbeatSocket {
-    pub fn open(ifindex: u32) -> io::Result<Self> {
+    pub fn open(ifindex: u32, family: Family) -> io::Result<Self> {
+        // And where the IP header says what it carries.
+        let (ethertype, protocol) = match family {
+            Family::V4 => (libc::ETH_P_IP, 9),
+            Family::V6 => (libc::ETH_P_IPV6, 6),
+        };
         // Protocol 0: nothing is queued before the filter is there.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         socket.set_priority(QUEUE_PRIORITY)?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-        socket.attach_filter(&filter())?;
+        socket.attach_filter(&filter(protocol))?;
         // What the host itself sends there is no news.
         set(&socket, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-        socket.bind(&link_address(ifindex, libc::ETH_P_IP, [0; 6])?)?;
-        Ok(Self { socket, ifindex })
+        socket.bind(&link_address(ifindex, ethertype, [0; 6])?)?;
+        Ok(Self { socket, ifindex, ethertype })
     }
 
     /// Has the interface let frames to the group in.
@@ -58,7 +67,7 @@ impl HeartbeatSocket {
 
     /// `packet` begins with its IP header, which names the group.
     pub fn send(&self, packet: &[u8], group: IpAddr) -> io::Result<()> {
-        let group = link_address(self.ifindex, libc::ETH_P_IP, mac_of(group)?)?;
+        let group = link_address(self.ifindex, self.ethertype, mac_of(group)?)?;
         self.socket.send_to(packet, &group).map(drop)
     }
 
@@ -80,24 +89,27 @@ impl AsFd for HeartbeatSocket {
     }
 }
 
-/// RFC 1112 6.4: the lower 23 bits of the group.
+/// RFC 1112 6.4: the lower 23 bits of the group. RFC 2464 7: its last four bytes.
 fn mac_of(group: IpAddr) -> io::Result<[u8; 6]> {
     match group {
         IpAddr::V4(group) if group.is_multicast() => {
             let [_, a, b, c] = group.octets();
             Ok([0x01, 0x00, 0x5e, a & 0x7f, b, c])
         }
+        IpAddr::V6(group) if group.is_multicast() => {
+            let [.., a, b, c, d] = group.octets();
+            Ok([0x33, 0x33, a, b, c, d])
+        }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
 /// Lets adverts in, plain or behind an authentication header, and nothing else wake the thread.
-fn filter() -> [SockFilter; 5] {
+fn filter(protocol: u32) -> [SockFilter; 5] {
     let step = |code: u32, jt: u8, jf: u8, k: u32| SockFilter::new(code as u16, jt, jf, k);
     let equals = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     [
-        // The protocol field of the IP header.
-        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 9),
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, protocol),
         step(equals, 1, 0, PROTOCOL.into()),
         step(equals, 0, 1, AH_PROTOCOL.into()),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),

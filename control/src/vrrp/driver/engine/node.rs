@@ -17,9 +17,10 @@ pub(super) struct Link {
     pub(super) strangers: Box<[bool; 256]>,
 }
 
-/// One heartbeat interface.
+/// One heartbeat interface, as one family sees it.
 pub(super) struct Pulse {
     pub(super) ifindex: u32,
+    pub(super) family: Family,
     pub(super) socket: HeartbeatSocket,
     /// VRID to node, and which way of that node this is.
     pub(super) nodes: Box<[Option<(usize, usize)>; 256]>,
@@ -103,8 +104,14 @@ impl Link {
 
 impl Pulse {
     pub(super) fn open(instance: &Instance, ifindex: u32) -> Result<Self, StartError> {
-        let socket = HeartbeatSocket::open(ifindex).map_err(|source| Self::error(instance, source))?;
-        Ok(Self { ifindex, socket, nodes: Box::new([None; 256]) })
+        let family = instance.family();
+        let socket =
+            HeartbeatSocket::open(ifindex, family).map_err(|source| Self::error(instance, source))?;
+        Ok(Self { ifindex, family, socket, nodes: Box::new([None; 256]) })
+    }
+
+    pub(super) fn is_at(&self, ifindex: u32, family: Family) -> bool {
+        (self.ifindex, self.family) == (ifindex, family)
     }
 
     pub(super) fn join(&self, instance: &Instance) -> Result<(), StartError> {
@@ -130,7 +137,8 @@ impl Node {
         }
     }
 
-    pub(super) fn new(instance: &Instance, start: &Start, link: usize) -> io::Result<Self> {
+    /// Its link is still to be found.
+    pub(super) fn new((instance, start): (&Instance, &Start)) -> io::Result<Self> {
         let standing = start.standing;
         let frames = instance.addresses.iter().map(|address| {
             let frame = announce::announcement(address.address, address.mac, address.router);
@@ -154,21 +162,25 @@ impl Node {
             ttl_limits: instance.ttl_limits.clone(),
             addresses: instance.advertised().collect(),
         };
+        let mut machine = Machine::new(Settings {
+            source: instance.source,
+            version: instance.version,
+            priority: standing.priority,
+            advert_interval: instance.advert_interval,
+            start_as_master: instance.start_as_master,
+            preempt: instance.preempt,
+            garp: instance.garp,
+            rules: instance.rules,
+            down_timer_adverts: instance.down_timer_adverts,
+            grouped: instance.group.is_some(),
+        });
+        if start.handed_over {
+            machine.hand_over(None, clock(), &mut Effects::new());
+        }
         Ok(Self {
-            machine: Machine::new(Settings {
-                source: instance.source,
-                version: instance.version,
-                priority: standing.priority,
-                advert_interval: instance.advert_interval,
-                start_as_master: instance.start_as_master,
-                preempt: instance.preempt,
-                garp: instance.garp,
-                rules: instance.rules,
-                down_timer_adverts: instance.down_timer_adverts,
-                grouped: instance.group.is_some(),
-            }),
+            machine,
             guard: Guard::new(&format, instance.signing.as_ref(), start.numbers.clone(), wall_clock()),
-            pulse_format: Format { peers: Vec::new(), ..format.clone() },
+            pulse_format: Format { peers: Vec::new(), ttl: 255, ..format.clone() },
             format,
             rules: instance.rules,
             heard: None,
@@ -181,7 +193,7 @@ impl Node {
             lease: instance.lease,
             group: instance.group,
             left_group: None,
-            link,
+            link: usize::MAX,
             identification: 0,
             frames: frames.collect::<io::Result<_>>()?,
             next_frame: 0,

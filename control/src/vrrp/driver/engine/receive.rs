@@ -37,7 +37,7 @@ impl Engine {
     }
 
     pub(super) fn is_felt(&self, ifindex: u32, datagram: &Datagram<'_>) -> bool {
-        let pulse = self.pulses.iter().find(|pulse| pulse.ifindex == ifindex);
+        let pulse = self.pulses.iter().find(|pulse| pulse.is_at(ifindex, Family::of(datagram.source)));
         let node = pulse.zip(datagram.vrid()).and_then(|(pulse, vrid)| pulse.nodes[usize::from(vrid)]);
         node.is_some()
     }

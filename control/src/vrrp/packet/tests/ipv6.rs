@@ -19,18 +19,6 @@ pub fn v6(centiseconds: u64) -> Format {
     }
 }
 
-fn datagram_v6(packet: &[u8]) -> Datagram<'_> {
-    let address = |at: usize| <[u8; 16]>::try_from(&packet[at..at + 16]).unwrap().into();
-    Datagram {
-        source: address(8),
-        destination: address(24),
-        identification: 0,
-        ttl: packet[7],
-        proof: Proof::None,
-        message: &packet[40..],
-    }
-}
-
 /// All but the flow label, which the kernel makes up for keepalived, and the hop limit of its unicast adverts.
 #[track_caller]
 fn assert_golden_v6(format: &Format, text: &str, unicast_hop_limit: u8) {
@@ -55,7 +43,7 @@ fn assert_golden_v6(format: &Format, text: &str, unicast_hop_limit: u8) {
         };
         let peers = if format.peers.is_empty() { vec![] } else { vec![format.source] };
         let mirrored = Format { peers, ..format.clone() };
-        assert_eq!(mirrored.accept(&datagram_v6(&packet)), Ok(received), "{kind} decoded");
+        assert_eq!(mirrored.accept(&Datagram::parse(&packet).unwrap()), Ok(received), "{kind} decoded");
         adverts += 1;
     }
     assert_eq!(adverts, 2);
@@ -74,12 +62,33 @@ fn keepalived_v3_over_ipv6() {
 fn over_ipv6_a_checksum_without_pseudo_header_is_wrong() {
     let format = Format { checksum: Checksum::Message, ..v6(100) };
     let packet = sent(&format, 100, 1);
-    assert!(matches!(v6(100).accept(&datagram_v6(&packet)), Err(Rejection::Checksum { .. })));
+    assert!(matches!(v6(100).accept(&Datagram::parse(&packet).unwrap()), Err(Rejection::Checksum { .. })));
 }
 
 #[test]
 fn an_advert_over_ipv6_that_came_through_a_router_is_refused() {
     let packet = sent(&v6(100), 100, 1);
-    let routed = Datagram { ttl: 254, ..datagram_v6(&packet) };
+    let routed = Datagram { ttl: 254, ..Datagram::parse(&packet).unwrap() };
     assert_eq!(v6(100).accept(&routed), Err(Rejection::Ttl { got: 254, least: 255, most: 255 }));
+}
+
+#[test]
+fn over_ipv6_adverts_that_differ_are_told_apart_and_copies_are_not() {
+    let number = |priority, vrid| {
+        let format = Format { vrid: Vrid::new(vrid).unwrap(), ..v6(100) };
+        Datagram::parse(&sent(&format, priority, 1)).unwrap().identification
+    };
+    assert_eq!(number(100, 51), number(100, 51));
+    assert_ne!(number(100, 51), number(0, 51));
+    assert_ne!(number(100, 51), number(100, 52));
+}
+
+#[test]
+fn over_ipv6_a_packet_with_less_than_its_header_says_is_none() {
+    let packet = sent(&v6(100), 100, 1);
+    for length in 0..packet.len() {
+        assert_eq!(Datagram::parse(&packet[..length]), None, "{length} bytes");
+    }
+    let padded = [&packet[..], &[0; 6]].concat();
+    assert_eq!(Datagram::parse(&padded), Datagram::parse(&packet));
 }
