@@ -4,7 +4,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -44,7 +44,12 @@ pub struct Numbers {
     ah: AtomicU32,
     /// The last that was sent, zero before the first.
     signed: AtomicU64,
+    heard_ah: Mutex<Senders<u32>>,
+    heard_signed: Mutex<Senders<u64>>,
 }
+
+/// Who was heard, and the last sequence number of each; the one heard last at the end.
+type Senders<S> = Vec<(IpAddr, S)>;
 
 #[cfg(test)]
 impl Numbers {
@@ -166,7 +171,8 @@ impl Ah {
         // RFC 2104: a key is padded with zeros to the length of a block.
         let mut block = [0; 64];
         block.iter_mut().zip(key).for_each(|(to, from)| *to = from);
-        Self { mac: Hmac::new(&block.into()), is_unicast, numbers, last: None, heard: Heard::new(SENDERS) }
+        let heard = Heard::new(SENDERS, &numbers.heard_ah);
+        Self { mac: Hmac::new(&block.into()), is_unicast, numbers, last: None, heard }
     }
 
     fn seal(&mut self, packet: &mut BytesMut) {
@@ -218,7 +224,7 @@ impl Ah {
         if self.heard.last(sender).is_some_and(|last| sequence <= last) {
             return Err(Rejection::Replay);
         }
-        self.heard.remember(sender, sequence);
+        self.heard.remember(sender, sequence, &self.numbers.heard_ah);
         self.numbers.ah.fetch_max(sequence, Ordering::AcqRel);
         Ok(())
     }
@@ -238,10 +244,10 @@ impl Ah {
     }
 }
 
-/// The last sequence number of each sender, the one heard last at the end. Only who has proven itself gets in.
+/// What stands against adverts that come again. Only who has proven itself gets in.
 #[derive(Clone)]
 struct Heard<S> {
-    senders: Vec<(IpAddr, S)>,
+    senders: Senders<S>,
     most: usize,
 }
 
@@ -249,15 +255,21 @@ struct Heard<S> {
 const SENDERS: usize = 16;
 
 impl<S: Copy> Heard<S> {
-    fn new(most: usize) -> Self {
-        Self { senders: Vec::with_capacity(most), most }
+    /// Goes on from what a predecessor has left.
+    fn new(most: usize, left: &Mutex<Senders<S>>) -> Self {
+        let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut senders = Vec::with_capacity(most.max(left.len()));
+        senders.extend_from_slice(&left);
+        left.reserve(most);
+        Self { senders, most }
     }
 
     fn last(&self, sender: IpAddr) -> Option<S> {
         self.senders.iter().find(|(known, _)| *known == sender).map(|(_, sequence)| *sequence)
     }
 
-    fn remember(&mut self, sender: IpAddr, sequence: S) {
+    /// Leaves it for a successor too. Where that one is looking at this moment it is not waited for.
+    fn remember(&mut self, sender: IpAddr, sequence: S, left: &Mutex<Senders<S>>) {
         match self.senders.iter().position(|(known, _)| *known == sender) {
             Some(index) => {
                 self.senders.remove(index);
@@ -268,6 +280,9 @@ impl<S: Copy> Heard<S> {
             None => {}
         }
         self.senders.push((sender, sequence));
+        if let Ok(mut left) = left.try_lock() {
+            left.clone_from(&self.senders);
+        }
     }
 }
 

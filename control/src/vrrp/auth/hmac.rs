@@ -35,13 +35,14 @@ pub struct Signature {
 
 impl Signature {
     pub fn new(signing: &Signing, peers: usize, numbers: Arc<Numbers>) -> Self {
+        let heard = Heard::new(SENDERS.max(peers), &numbers.heard_signed);
         Self {
             keys: signing.keys.iter().map(|key| (key.id, mac(key.secret.bytes()))).collect(),
             active: signing.active,
             window: signing.window,
             mode: signing.mode,
             numbers,
-            heard: Heard::new(SENDERS.max(peers)),
+            heard,
         }
     }
 
@@ -118,7 +119,7 @@ impl Signature {
         if last.is_some_and(|last| !is_after(sequence, last)) {
             return Err(Rejection::Replay);
         }
-        self.heard.remember(sender, sequence);
+        self.heard.remember(sender, sequence, &self.numbers.heard_signed);
         Ok(())
     }
 

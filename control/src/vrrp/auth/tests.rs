@@ -115,6 +115,21 @@ fn a_successor_after_a_reload_counts_on_though_the_clock_was_set_back() {
 }
 
 #[test]
+fn a_successor_after_a_reload_knows_what_was_heard_before() {
+    let (numbers, mut sender) = (Numbers::up_to(0), ah(7));
+    let receiver = || Guard::new(&format(), None, numbers.clone(), Duration::ZERO);
+    let mut before = receiver();
+    let adverts = [1, 2, 3].map(|number| sealed_as(&mut sender, number));
+    check(&mut before, &adverts[0]).unwrap();
+    check(&mut before, &adverts[1]).unwrap();
+    let mut after = receiver();
+    let heard = adverts.each_ref().map(|advert| check(&mut after, advert));
+    assert_eq!(heard, [Err(Rejection::Replay), Err(Rejection::Replay), Ok(())]);
+    // While both are there each hears every advert.
+    assert_eq!(check(&mut before, &adverts[2]), Ok(()));
+}
+
+#[test]
 fn any_changed_byte_is_noticed_but_those_that_routers_change() {
     let packet = sealed(&mut ah(0));
     for at in 0..packet.len() {

@@ -118,6 +118,21 @@ fn a_successor_after_a_reload_signs_on_though_the_clock_was_set_back() {
 }
 
 #[test]
+fn a_successor_after_a_reload_knows_what_was_heard_before() {
+    let signing = Signing { window: None, ..signing(&[1]) };
+    let numbers = Arc::<Numbers>::default();
+    let receiver = || Guard::new(&format(2), Some(&signing), numbers.clone(), NOW);
+    let (mut sender, mut before) = (guard(), receiver());
+    let adverts = [0, 1, 2].map(|second| sent(&mut sender, NOW + second * SECOND));
+    check(&mut before, &adverts[0], NOW).unwrap();
+    check(&mut before, &adverts[1], NOW).unwrap();
+    let mut after = receiver();
+    let heard = adverts.each_ref().map(|advert| check(&mut after, advert, NOW));
+    assert_eq!(heard, [Err(Rejection::Replay), Err(Rejection::Replay), Ok(())]);
+    assert_eq!(check(&mut before, &adverts[2], NOW), Ok(()));
+}
+
+#[test]
 fn numbers_are_the_time_after_2038_too() {
     let late = Duration::from_secs(u64::from(u32::MAX) - 1_000);
     let sealed = sent(&mut guard(), late);
