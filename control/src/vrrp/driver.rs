@@ -4,6 +4,7 @@
 //! an event; what it has to know lies in a mailbox of atomics, where the latest word counts and nothing overflows.
 
 use std::{
+    collections::HashMap,
     io,
     net::IpAddr,
     sync::{
@@ -422,7 +423,8 @@ pub fn spawn(
 
 /// What no socket would complain about.
 fn check(instances: &[Instance]) -> Result<(), StartError> {
-    for (index, instance) in instances.iter().enumerate() {
+    let (mut leases, mut routers) = (HashMap::new(), HashMap::new());
+    for instance in instances {
         let (name, count, lease) = (&instance.name, instance.advertised().count(), instance.lease);
         let most = max_addresses(instance.family());
         if count > most {
@@ -431,22 +433,13 @@ fn check(instances: &[Instance]) -> Result<(), StartError> {
         if lease >= maps::LEASE_SLOTS {
             return Err(StartError::LeaseOutOfRange { instance: name.clone(), lease });
         }
-        for other in &instances[..index] {
-            if other.lease == lease {
-                return Err(StartError::SharedLease {
-                    first: other.name.clone(),
-                    second: name.clone(),
-                    lease,
-                });
-            }
-            let on = |it: &Instance| {
-                it.heartbeats.iter().copied().flatten().chain([it.ifindex]).collect::<Vec<_>>()
-            };
-            let (ours, theirs) = (on(instance), on(other));
-            let meet = ours.iter().any(|ifindex| theirs.contains(ifindex));
-            if meet && (other.vrid, other.family()) == (instance.vrid, instance.family()) {
+        if let Some(first) = leases.insert(lease, instance) {
+            return Err(StartError::SharedLease { first: first.name.clone(), second: name.clone(), lease });
+        }
+        for ifindex in instance.heartbeats.iter().copied().flatten().chain([instance.ifindex]) {
+            if let Some(first) = routers.insert((ifindex, instance.vrid, instance.family()), instance) {
                 return Err(StartError::DuplicateVrid {
-                    first: other.name.clone(),
+                    first: first.name.clone(),
                     second: name.clone(),
                     vrid: instance.vrid.get(),
                     interface: instance.interface.clone(),

@@ -20,11 +20,15 @@ use nix::{
 use socket2::SockAddr;
 use tokio::sync::mpsc;
 
+mod deadlines;
 mod node;
 mod receive;
 mod send;
 
-use self::node::{Link, Node, Pulse};
+use self::{
+    deadlines::{Deadlines, NEVER},
+    node::{Link, Node, Pulse},
+};
 use super::{
     Event, EventKind, Instance, Options, Shared, Start, StartError, Word, clock, decode_fault,
     decode_standing, wall_clock,
@@ -49,7 +53,7 @@ use crate::{
 pub(super) struct Engine {
     nodes: Vec<Node>,
     /// When each node's machine wants to be woken.
-    deadlines: Vec<Monotonic>,
+    deadlines: Deadlines,
     links: Vec<Link>,
     pulses: Vec<Pulse>,
     frames: FrameSocket,
@@ -95,7 +99,6 @@ const TIMER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 /// With the index of a heartbeat interface.
 const PULSE: u64 = 1 << 32;
-const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 
 impl Engine {
     pub(super) fn new(
@@ -162,7 +165,7 @@ impl Engine {
             }
         }
         Ok(Self {
-            deadlines: vec![NEVER; nodes.len()],
+            deadlines: Deadlines::new(nodes.len()),
             announcing: VecDeque::with_capacity(nodes.len()),
             ready: vec![
                 EpollEvent::empty();
@@ -255,7 +258,7 @@ impl Engine {
     /// Arms the timer for what comes next. True when there is nothing left to do.
     fn set_timer(&self, announce_at: Option<Monotonic>) -> io::Result<bool> {
         let mut next =
-            self.deadlines.iter().copied().chain(announce_at).chain(self.start_at).min().unwrap_or(NEVER);
+            announce_at.into_iter().chain(self.start_at).fold(self.deadlines.earliest(), Monotonic::min);
         if let Some(stop_at) = self.stop_at {
             if clock() >= stop_at {
                 return Ok(true);
@@ -268,10 +271,10 @@ impl Engine {
 
     fn fire(&mut self) {
         let now = clock();
-        for index in 0..self.nodes.len() {
-            if self.deadlines[index] <= now {
-                self.input(index, Machine::on_timer);
-            }
+        // No more than once each: what is due again meanwhile comes after the adverts that have come in.
+        for _ in 0..self.nodes.len() {
+            let Some(index) = self.deadlines.due(now) else { break };
+            self.input(index, Machine::on_timer);
         }
     }
 
@@ -442,7 +445,7 @@ impl Engine {
         while let Some(effect) = self.effects.pop_front() {
             self.carry_out(index, effect, now);
         }
-        self.deadlines[index] = self.nodes[index].machine.next_deadline().unwrap_or(NEVER);
+        self.deadlines.set(index, self.nodes[index].machine.next_deadline().unwrap_or(NEVER));
     }
 
     fn carry_out(&mut self, index: usize, effect: Effect, now: Monotonic) {
