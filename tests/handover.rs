@@ -1,16 +1,25 @@
 //! Does a planned move of the VIP lose a packet, and does it go where it shall?
 
-use std::{net::SocketAddrV4, thread, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddrV4},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use lvs_tests::{
-    Datagrams, Director, Need, Node, PATIENCE, Pair, RealServer, Scene, Stamp, Tally, VIP, Vrrp, require,
-    turns, wait_for,
+    Advert, Capture, Datagrams, Director, Need, Node, PATIENCE, Pair, RealServer, Scene, Tally, VIP, Vrrp,
+    require, turns, wait_for,
 };
 
 const UDP: SocketAddrV4 = SocketAddrV4::new(*VIP.ip(), 5001);
 /// Packets a second.
 const RATE: u32 = 5_000;
+/// What a busy machine may add to a timer: less than the two intervals that a silent master would be waited for longer.
+const SLACK: Duration = Duration::from_millis(150);
+/// Addresses that are announced before the VIP, and the pause between two of them.
+const OTHERS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(5);
 /// Longer than announcements, and what follows them, are under way.
 const SETTLED: Duration = Duration::from_millis(1500);
 
@@ -31,7 +40,7 @@ fn udp_service(reals: &[RealServer]) -> String {
 }
 
 /// A pair with a UDP service beside the usual one, and packets under way.
-fn under_load() -> Result<(Pair, Datagrams)> {
+fn under_load(vrrp: impl Fn(u8) -> String) -> Result<(Pair, Datagrams)> {
     let web = |reals: &[RealServer]| {
         lvs_tests::web_service(&reals.iter().map(|real| (real, 1)).collect::<Vec<_>>()) + &udp_service(reals)
     };
@@ -49,12 +58,20 @@ fn nothing_is_lost(load: Datagrams) -> Result<()> {
     Ok(())
 }
 
+/// From the master's farewell to the first advert of its successor, which does not wait for it to be silent.
+fn invited(adverts: &[Advert], master: IpAddr, successor: IpAddr) -> Result<Duration> {
+    let farewell = adverts.iter().find(|it| it.source == master && it.priority == 0);
+    let farewell = farewell.with_context(|| format!("no farewell of {master}"))?.at;
+    let next = adverts.iter().find(|it| it.source == successor && it.priority > 0 && it.at > farewell);
+    Ok(next.with_context(|| format!("no advert of {successor}"))?.at.since(farewell))
+}
+
 #[test]
 fn a_handover_and_the_way_back_lose_no_packet() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());
     }
-    let (pair, load) = under_load()?;
+    let (pair, load) = under_load(|priority| vrrp(priority).text())?;
     let (first, second) = (pair.scene.lb1.address(), pair.scene.lb2.address());
 
     assert_eq!(pair.lb1.order(&["failover"])?, "VI_1: handed over\n");
@@ -69,6 +86,9 @@ fn a_handover_and_the_way_back_lose_no_packet() -> Result<()> {
     thread::sleep(SETTLED);
     nothing_is_lost(load)?;
     assert_eq!(pair.masters(), [first, second, first]);
+    let after = invited(&pair.watch.adverts(), first.into(), second.into())?;
+    println!("the invited one is master after {after:?}");
+    assert!(after < vrrp(100).skew() + SLACK, "{after:?}");
     let answers = pair.watch.answers_for(*VIP.ip());
     let [first, second] = [&pair.scene.lb1, &pair.scene.lb2].map(Node::mac);
     assert_eq!(turns(answers.into_iter().map(|(_, mac)| mac)), [first, second, first]);
@@ -80,14 +100,33 @@ fn a_planned_stop_and_the_start_after_it_lose_no_packet() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());
     }
-    let (mut pair, load) = under_load()?;
+    // The VIP is announced behind all others, long after the new master was heard. Until then packets for it still come to
+    // the old one.
+    let others: String = (1..=OTHERS).map(|last| format!("10.77.1.{last}/32\n        ")).collect();
+    let vip = format!("{}/24", VIP.ip());
+    let (mut pair, load) = under_load(|priority| {
+        let text = vrrp(priority).text().replace(&vip, &(others.clone() + &vip));
+        text.replace(
+            "global_defs {",
+            &format!("global_defs {{\n    vrrp_garp_interval {}", PAUSE.as_secs_f64()),
+        )
+    })?;
     pair.lb1.stop()?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
     thread::sleep(SETTLED);
     pair.lb1.start_again()?;
     pair.lb1.wait_for_state("MASTER", PATIENCE)?;
     thread::sleep(SETTLED);
-    nothing_is_lost(load)
+    nothing_is_lost(load)?;
+    let (first, second) = (pair.scene.lb1.address(), pair.scene.lb2.address());
+    invited(&pair.watch.adverts(), first.into(), second.into())?;
+    let arps = pair.watch.arps();
+    let mut announced = arps.iter().filter(|arp| arp.is_gratuitous() && arp.sender.0 == pair.scene.lb2.mac());
+    let (one, vip) = (announced.next(), announced.find(|arp| arp.sender.1 == *VIP.ip()));
+    let (one, vip) = (one.context("no announcement")?, vip.context("the VIP was not announced")?);
+    let late = vip.at.since(one.at);
+    assert!(late > PAUSE * OTHERS / 2, "the VIP was announced {late:?} after the first address");
+    Ok(())
 }
 
 #[test]
@@ -157,10 +196,13 @@ fn the_named_peer_takes_over_though_another_backup_is_better() -> Result<()> {
     for backup in [&lb2, &lb3] {
         backup.wait_for_state("BACKUP", PATIENCE)?;
     }
-    let asked = Stamp::now();
+    // The farewell is for it alone: a switch shows it to nobody else.
+    let watch = Capture::start(&third, "eth0")?;
     lb1.order(&["failover", "--to", &third.address().to_string()])?;
-    println!("taken over after {:?}", asked.elapsed());
     assert_eq!(lb3.state()?, "MASTER");
+    let after = invited(&watch.adverts(), scene.lb1.address().into(), third.address().into())?;
+    println!("the named one is master after {after:?}");
+    assert!(after < vrrp(100).skew() + SLACK, "{after:?}");
     thread::sleep(SETTLED);
     assert_eq!((lb2.state()?, lb3.state()?), ("BACKUP".to_owned(), "MASTER".to_owned()));
     // Who is named and not there is not waited for.

@@ -35,7 +35,7 @@ fn survive(
         return Ok(());
     }
     let mut pair = Pair::with_service(
-        |priority| Vrrp::v3(priority, Duration::from_millis(100)),
+        |priority| Vrrp::v3(priority, Duration::from_millis(100)).text(),
         |reals| service(&reals.iter().zip(weights).collect::<Vec<_>>()),
     )?;
     let mut talks = Talks::default();

@@ -22,20 +22,23 @@ pub struct Pair {
 
 impl Pair {
     pub fn new(vrrp: impl Fn(u8) -> Vrrp) -> Result<Self> {
-        Self::with_service(vrrp, |reals| web_service(&reals.iter().map(|real| (real, 1)).collect::<Vec<_>>()))
+        let service =
+            |reals: &[RealServer]| web_service(&reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
+        Self::with_service(|priority| vrrp(priority).text(), service)
     }
 
+    /// `vrrp` is the text of a priority.
     pub fn with_service(
-        vrrp: impl Fn(u8) -> Vrrp,
+        vrrp: impl Fn(u8) -> String,
         service: impl FnOnce(&[RealServer]) -> String,
     ) -> Result<Self> {
         let scene = Scene::new()?;
         let service = service(&scene.reals);
         let watch = Capture::start(&scene.watcher, "eth0")?;
         let probe = ArpProbe::start(&scene.watcher, *VIP.ip(), PACE)?;
-        let lb1 = Director::start(&scene.lb1, &(vrrp(150).text() + &service))?;
+        let lb1 = Director::start(&scene.lb1, &(vrrp(150) + &service))?;
         lb1.wait_for_state("MASTER", PATIENCE)?;
-        let lb2 = Director::start(&scene.lb2, &(vrrp(100).text() + &service))?;
+        let lb2 = Director::start(&scene.lb2, &(vrrp(100) + &service))?;
         scene.wait_for_service(PATIENCE)?;
         Ok(Self { lb1, lb2, watch, _probe: probe, scene })
     }
