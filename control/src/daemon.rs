@@ -33,7 +33,10 @@ use crate::{
     admin::{self, Call, Handover, Request, What},
     check,
     config::{self, Config, model::Mail, outline::Outline},
-    dataplane::{self, Dataplane, Mode, plan::NextHop},
+    dataplane::{
+        self, Dataplane, Mode,
+        plan::{NextHop, Room},
+    },
     director::{Director, Orders, Told},
     file_value::Files,
     host::{
@@ -136,7 +139,7 @@ impl Daemon {
         let site = Site::survey(config, &netlink).await?;
         let listener = admin::listen(run_dir, site.config.global.admin_group)?;
         let before = dataplane::left_addresses(run_dir);
-        let mut dataplane = Dataplane::open(run_dir, site.has_veth)?;
+        let mut dataplane = Dataplane::open(run_dir, site.has_veth, Room::of(&site.config.services))?;
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
         let orders_path = Orders::path(run_dir);

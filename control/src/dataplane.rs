@@ -32,7 +32,7 @@ use self::{
     lease::LeaseMap,
     mapped::Mapped,
     pins::{Pins, PinsError},
-    plan::{Desired, DesiredService, PlanError, Source, Tables, Write},
+    plan::{Desired, DesiredService, PlanError, Room, Source, Tables, Write},
 };
 use crate::config::model::Timeouts;
 
@@ -121,8 +121,8 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Dataplane {
     /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
-    /// `veth`: one of the interfaces is such a device.
-    pub fn open(run_dir: &Path, veth: bool) -> Result<Self, DataplaneError> {
+    /// `veth`: one of the interfaces is such a device. `room`: how large new maps are to be.
+    pub fn open(run_dir: &Path, veth: bool, room: Room) -> Result<Self, DataplaneError> {
         let pins = Pins::mount(run_dir)?;
         let adopted = !pins.all_links().is_empty();
         let veth = u32::from(veth);
@@ -130,6 +130,10 @@ impl Dataplane {
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::VETH, &veth, true);
         loader.override_global(maps::TICK_SHIFT, &tick.shift, true);
+        for name in [maps::REALS, maps::REAL_COUNTERS, maps::REPLIES] {
+            loader.map_max_entries(name, room.reals);
+        }
+        loader.map_max_entries(maps::RINGS, room.chunks);
         for (name, path) in pins.map_pins() {
             loader.map_pin_path(name, path);
         }
@@ -137,11 +141,11 @@ impl Dataplane {
         load(xdp(&mut ebpf)?).map_err(load_error)?;
 
         let maps = Maps {
-            table: mapped(&mut ebpf, maps::TABLE, 1)?,
-            services: mapped(&mut ebpf, maps::SERVICES, 2 * maps::SERVICE_SLOTS)?,
-            rings: mapped(&mut ebpf, maps::RINGS, maps::RING_CHUNKS)?,
-            reals: mapped(&mut ebpf, maps::REALS, maps::REAL_SLOTS)?,
-            turns: mapped(&mut ebpf, maps::TURNS, maps::SERVICE_IDS)?,
+            table: mapped(&mut ebpf, maps::TABLE)?,
+            services: mapped(&mut ebpf, maps::SERVICES)?,
+            rings: mapped(&mut ebpf, maps::RINGS)?,
+            reals: mapped(&mut ebpf, maps::REALS)?,
+            turns: mapped(&mut ebpf, maps::TURNS)?,
             vips: Vips {
                 v4: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
                 v6: BpfHash::try_from(take(&mut ebpf, maps::VIPS6)?).map_err(load_error)?,
@@ -156,7 +160,7 @@ impl Dataplane {
             .map_err(|source| DataplaneError::Mapping { map: maps::FLOWS, source })?;
         let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
         let leases = take_array(&mut ebpf, maps::LEASES)?;
-        let wanted = mapped(&mut ebpf, maps::WANTED, maps::WANTED_SLOTS)?;
+        let wanted = mapped(&mut ebpf, maps::WANTED)?;
         let tables = maps.read(now);
         Ok(Self {
             ebpf,
@@ -293,14 +297,25 @@ impl Dataplane {
 
     /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
     pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
-        let writes = self.tables.plan(desired, &self.maps, now())?;
-        self.carry_out(writes)
+        let mut planned = self.tables.plan(desired, &self.maps, now());
+        if matches!(planned, Err(PlanError::NoRoomForRing { .. })) {
+            self.apply_services(&desired.services)?;
+            planned = self.tables.plan(desired, &self.maps, now());
+        }
+        self.carry_out(planned?)
     }
 
-    /// The same where these services are not as they were and all else is.
+    /// The same where these services are not as they were and all else is. Where there is no room for all new rings beside
+    /// the old ones, they change in turn.
     pub fn apply_services(&mut self, services: &[DesiredService]) -> Result<(), DataplaneError> {
-        let writes = self.tables.plan_services(services, &self.maps, now())?;
-        self.carry_out(writes)
+        match self.tables.plan_services(services, &self.maps, now()) {
+            Err(PlanError::NoRoomForRing { .. }) if services.len() > 1 => {
+                let (some, others) = services.split_at(services.len() / 2);
+                self.apply_services(some)?;
+                self.apply_services(others)
+            }
+            planned => self.carry_out(planned?),
+        }
     }
 
     /// Looks at the flow table where that is due, and brings the tables to what the flows tell. To be called a few
@@ -455,12 +470,14 @@ fn take_array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, DataplaneE
     }
 }
 
-fn mapped<T>(ebpf: &mut Ebpf, name: &'static str, len: u32) -> Result<Mapped<T>, DataplaneError>
+fn mapped<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, DataplaneError>
 where
     T: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
 {
-    Mapped::map(take_array(ebpf, name)?.fd(), len)
-        .map_err(|source| DataplaneError::Mapping { map: name, source })
+    let map = take_array(ebpf, name)?;
+    // One that was left pinned may have another size than a new one would.
+    let len = map.info().map_err(load_error)?.max_entries();
+    Mapped::map(map.fd(), len).map_err(|source| DataplaneError::Mapping { map: name, source })
 }
 
 fn load_error(error: impl std::error::Error + Send + Sync + 'static) -> DataplaneError {
@@ -529,6 +546,10 @@ impl Vips {
 }
 
 impl Source for Maps {
+    fn room(&self) -> Room {
+        Room { reals: self.reals.len(), chunks: self.rings.len() }
+    }
+
     fn chunk(&self, chunk: u32) -> maps::RingChunk {
         self.rings.read(chunk)
     }

@@ -2,7 +2,7 @@
 
 /// Changes whenever a name, a size or a value layout changes. It is part of the directory in which
 /// `lvsd` pins the maps, so that an upgraded daemon never adopts tables it would misread.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";
@@ -54,13 +54,12 @@ pub const WANTED: &str = "WANTED";
 /// Per-CPU array of `u64`, indexed by [`crate::Outcome`].
 pub const OUTCOMES: &str = "OUTCOMES";
 
-/// Slots of one half of [`SERVICES`], a power of two. At most a third of them is ever used.
+/// Slots of one half of [`SERVICES`], a power of two. A service is in one of the two that its key names, see
+/// [`crate::ServiceKey::homes`]; that fails when nearly half of them are used.
 pub const SERVICE_SLOTS: u32 = 1 << 15;
-/// A service is found in its home slot or in the one after it; userspace picks a seed for which that holds.
-pub const SERVICE_PROBES: u32 = 2;
 /// Ring slots that one element of [`RINGS`] holds: one cache line.
 pub const RING_CHUNK: usize = 32;
-/// Elements of [`RINGS`]: 4 Mi ring slots, 8 MiB.
+/// Elements of [`RINGS`], or more, as the configuration needs: 4 Mi ring slots, 8 MiB.
 pub const RING_CHUNKS: u32 = 1 << 17;
 /// Ring slot: flows that began before this slot changed its owner may be on another real server.
 pub const MOVED: u16 = 1 << 15;
@@ -68,7 +67,7 @@ pub const MOVED: u16 = 1 << 15;
 pub const NOBODY: u16 = MOVED - 1;
 /// Elements of [`TURNS`]: as many services as [`SERVICES`] can hold.
 pub const SERVICE_IDS: u32 = SERVICE_SLOTS / 2;
-/// Elements of [`REALS`] and [`REAL_COUNTERS`].
+/// Elements of [`REALS`], [`REAL_COUNTERS`] and [`REPLIES`], or more, as the configuration needs.
 pub const REAL_SLOTS: u32 = 1 << 16;
 /// Reals that one service can address: a ring slot keeps 15 bits of index, one of which is [`NOBODY`].
 pub const REALS_PER_SERVICE: u32 = NOBODY as u32;

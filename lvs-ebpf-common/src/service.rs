@@ -23,11 +23,12 @@ pub struct ServiceKey {
 }
 
 impl ServiceKey {
-    /// Home slot of the key in a table of `maps::SERVICE_SLOTS`.
+    /// The two slots of a table of `maps::SERVICE_SLOTS` where the key may be.
     #[inline(always)]
-    pub const fn home(self, seed: u32) -> u32 {
+    pub const fn homes(self, seed: u32) -> [u32; 2] {
         let word = self.address as u64 | (self.port as u64) << 32 | (self.protocol as u64) << 48;
-        flow::mix(word ^ (seed as u64) << 16) & (maps::SERVICE_SLOTS - 1)
+        let hash = flow::mix(word ^ (seed as u64) << 16);
+        [hash & (maps::SERVICE_SLOTS - 1), hash >> (u32::BITS - maps::SERVICE_SLOTS.trailing_zeros())]
     }
 }
 

@@ -1,9 +1,6 @@
 //! Which virtual server a packet is for.
 
-use lvs_ebpf_common::{
-    Service, ServiceKey, TableRef,
-    maps::{SERVICE_PROBES, SERVICE_SLOTS},
-};
+use lvs_ebpf_common::{Service, ServiceKey, TableRef, maps::SERVICE_SLOTS};
 
 use crate::maps::{SERVICES, TABLE};
 
@@ -20,9 +17,7 @@ pub fn find(address: u32, port: u16, protocol: u8) -> Option<&'static Service> {
 
 #[inline(always)]
 fn look_up(table: TableRef, key: ServiceKey) -> Option<&'static Service> {
-    let home = key.home(table.seed);
-    for probe in 0..SERVICE_PROBES {
-        let slot = (home + probe) & (SERVICE_SLOTS - 1);
+    for slot in key.homes(table.seed) {
         // The live half is not written to, its rings' words apart.
         let service = SERVICES.get(table.half * SERVICE_SLOTS + slot)?;
         if word(service.key) == word(key) {

@@ -81,10 +81,13 @@ impl Director {
         self.array(maps::TABLE).set(0, table.pack(), 0).unwrap();
     }
 
-    /// Puts a service into the live half (0 after loading), `probe` slots after its home.
-    pub fn service_at(&mut self, half: u32, probe: u32, service: Service) {
-        let slot = (service.key.home(SEED) + probe) % SERVICE_SLOTS;
-        self.array(maps::SERVICES).set(half * SERVICE_SLOTS + slot, service, 0).unwrap();
+    /// Puts a service into the live half (0 after loading), in one of its two homes.
+    pub fn service_at(&mut self, half: u32, home: usize, service: Service) {
+        self.service_in(half * SERVICE_SLOTS + service.key.homes(SEED)[home], service);
+    }
+
+    pub fn service_in(&mut self, slot: u32, service: Service) {
+        self.array(maps::SERVICES).set(slot, service, 0).unwrap();
     }
 
     pub fn service(&mut self, service: Service) {

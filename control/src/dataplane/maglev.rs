@@ -16,8 +16,8 @@ pub struct Member {
 }
 
 /// Ring lengths: the largest prime below each power of two, so that every permutation step visits all slots.
-const LENGTHS: [u32; 12] =
-    [1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139, 524287, 1048573, 2097143];
+const LENGTHS: [u32; 13] =
+    [1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139, 524287, 1048573, 2097143, 4194301];
 /// With this many slots a real, shares are exact to 1 %.
 const SLOTS_PER_REAL: usize = 100;
 

@@ -59,6 +59,10 @@ impl<T: FromBytes + IntoBytes + Immutable> Mapped<T> {
             .ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
     /// Word `word` of element `index`.
     pub fn word(&self, index: u32, word: usize) -> &AtomicU64 {
         assert!(index < self.len && word < Self::WORDS, "{index}.{word} is beyond a map of {}", self.len);

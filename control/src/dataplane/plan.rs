@@ -16,6 +16,7 @@ use std::{
 
 use lvs_ebpf_common::{Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
+pub use self::room::Room;
 use self::{draft::Draft, replies::Translated, space::Space, steps::Steps};
 use super::{
     maglev::Member,
@@ -27,10 +28,11 @@ use crate::config::model::{Forwarding, Persistence};
 mod draft;
 mod reals;
 mod replies;
+mod room;
 mod settle;
 mod space;
 mod steps;
-mod table;
+pub mod table;
 
 /// What the tables shall say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -140,11 +142,13 @@ pub enum Write {
 pub enum PlanError {
     #[error("{services} services do not fit the service table")]
     TooManyServices { services: usize },
-    #[error("no room for {wanted} more real servers (the table holds {})", maps::REAL_SLOTS)]
-    NoRoomForReals { wanted: u32 },
+    #[error(
+        "no room for {wanted} more real servers: the tables were made for {of} in all; a stop and a start make them anew"
+    )]
+    NoRoomForReals { wanted: u32, of: u32 },
     #[error("{reals} real servers in one service are more than {}", maps::REALS_PER_SERVICE)]
     ServiceTooLarge { reals: usize },
-    #[error("no room for a ring of {length} slots")]
+    #[error("no room for a ring of {length} slots: a stop and a start make the tables anew")]
     NoRoomForRing { length: u32 },
 }
 
@@ -168,6 +172,7 @@ pub struct Tables {
 
 /// What the maps hold beside services, reals and virtual addresses.
 pub trait Source {
+    fn room(&self) -> Room;
     fn chunk(&self, chunk: u32) -> maps::RingChunk;
     /// The published sequence of turns.
     fn turns(&self, id: u16) -> RingRef;
@@ -243,15 +248,16 @@ impl Tables {
             pools: HashMap::new(),
             vips,
             replies,
-            chunks: Space::new(maps::RING_CHUNKS),
-            ranges: Space::new(maps::REAL_SLOTS),
+            chunks: Space::new(source.room().chunks),
+            ranges: Space::new(source.room().reals),
             ids: Space::new(maps::SERVICE_IDS),
             translated: Translated::default(),
         };
         let live: Vec<Service> = tables.slots[table::half(table.half)].to_vec();
         for service in live {
             let place = RingRef::unpack(service.ring);
-            let Some(ring) = Ring::read(place.chunk, place.length, |chunk| source.chunk(chunk), now) else {
+            let end = source.room().chunks;
+            let Some(ring) = Ring::read(place, end, |chunk| source.chunk(chunk), now) else {
                 continue;
             };
             if service.key.protocol == 0
@@ -293,7 +299,7 @@ impl Tables {
 
     fn read_turns(&mut self, id: u16, source: &impl Source) -> Option<PoolTurns> {
         let place = source.turns(id);
-        let end = place.chunk.checked_add(chunks(place.length)).filter(|end| *end <= maps::RING_CHUNKS)?;
+        let end = place.chunk.checked_add(chunks(place.length)).filter(|end| *end <= source.room().chunks)?;
         let taken = self.chunks.take(place.chunk, chunks(place.length));
         let sequence = (place.chunk..end).flat_map(|chunk| source.chunk(chunk)).take(place.length as usize);
         let sequence = sequence.collect();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use lvs_ebpf_common::maps::{MOVED, NOBODY, RING_CHUNK, RING_CHUNKS, RingChunk};
+use lvs_ebpf_common::{
+    RingRef,
+    maps::{MOVED, NOBODY, RING_CHUNK, RingChunk},
+};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ring {
@@ -151,15 +154,15 @@ impl Ring {
         chunks
     }
 
-    /// None where it would reach beyond the map.
-    pub fn read(first: u32, length: u32, chunk: impl Fn(u32) -> RingChunk, now: Duration) -> Option<Self> {
+    /// None where it would reach beyond the map of `room` chunks.
+    pub fn read(place: RingRef, room: u32, chunk: impl Fn(u32) -> RingChunk, now: Duration) -> Option<Self> {
         let read = |first: u32, length: u32| {
             let chunks = length.div_ceil(RING_CHUNK as u32);
-            let end = first.checked_add(chunks).filter(|end| *end <= RING_CHUNKS)?;
+            let end = first.checked_add(chunks).filter(|end| *end <= room)?;
             let slots: Vec<u16> = (first..end).flat_map(&chunk).take(length as usize).collect();
             Some((slots, end))
         };
-        let (slots, end) = read(first, length)?;
+        let (slots, end) = read(place.chunk, place.length)?;
         let mut ring = Self::new(slots);
         if ring.slots.iter().any(|slot| slot & MOVED != 0) {
             let (header, end) = read(end, RING_CHUNK as u32)?;
@@ -293,8 +296,10 @@ mod tests {
         for ring in [Ring::default(), Ring::new(vec![3; 33]), moved, doubted] {
             let chunks = ring.chunks();
             let read = |chunk: u32| chunks.get(chunk as usize - 9).copied().unwrap_or([0xffff; RING_CHUNK]);
-            assert_eq!(Ring::read(9, ring.len(), read, at(5)), Some(ring));
+            let place = RingRef { chunk: 9, length: ring.len() };
+            assert_eq!(Ring::read(place, 1000, read, at(5)), Some(ring));
         }
-        assert_eq!(Ring::read(RING_CHUNKS - 1, 33, |_| [0; RING_CHUNK], at(5)), None);
+        let place = RingRef { chunk: 999, length: 33 };
+        assert_eq!(Ring::read(place, 1000, |_| [0; RING_CHUNK], at(5)), None);
     }
 }

@@ -60,7 +60,7 @@ const MARGIN: u64 = 16;
 /// And less than this part of what it would have if it were loaded as that one.
 const MARGIN_PART: u64 = 4;
 /// The longest `wrr` sequence. It is exact while the weights, divided by what divides them all, add up to no more.
-const LONGEST: u64 = 4096;
+pub const LONGEST: u64 = 4096;
 
 impl Turns {
     /// Which flows take them: `Service::takes_turns`.

@@ -31,8 +31,11 @@ impl Tables {
         if reals <= pool.len as usize && pool.len > 0 {
             return Ok(());
         }
-        let len = (reals as u32).next_power_of_two().clamp(8, maps::REALS_PER_SERVICE);
-        let base = self.ranges.find(len).ok_or(PlanError::NoRoomForReals { wanted: len })?;
+        let len = range(reals);
+        let base = self
+            .ranges
+            .find(len)
+            .ok_or(PlanError::NoRoomForReals { wanted: len, of: source.room().reals })?;
         steps.taken.ranges.push((base, len));
         steps.freed.ranges.push((pool.base, pool.len));
         steps.rebuild = true;
@@ -69,6 +72,12 @@ impl Draft {
         self.pool.leaving = known.into_values().map(|index| index as u16).collect();
         members
     }
+}
+
+/// How many elements a service with so many real servers takes, so that some may be added without a move.
+pub(super) fn range(reals: usize) -> u32 {
+    let reals = u32::try_from(reals).unwrap_or(u32::MAX).min(maps::REALS_PER_SERVICE);
+    reals.next_power_of_two().clamp(8, maps::REALS_PER_SERVICE)
 }
 
 /// `marks`: who is overloaded stays so, until the next look at the flows. `beside_local`: one of the service's is this node.

@@ -14,33 +14,22 @@ pub(super) struct Placed {
 
 impl Tables {
     pub(super) fn live_slot(&self, key: &ServiceKey) -> Option<usize> {
-        let live = half(self.table.half);
-        let home = live.start + key.home(self.table.seed) as usize;
-        (0..maps::SERVICE_PROBES as usize)
-            .map(|probe| live.start + (home - live.start + probe) % maps::SERVICE_SLOTS as usize)
-            .find(|slot| self.slots[*slot].key == *key)
+        let live = half(self.table.half).start;
+        let mut slots = key.homes(self.table.seed).into_iter().map(|slot| live + slot as usize);
+        slots.find(|slot| self.slots[*slot].key == *key)
     }
 
-    /// A seed with which every service lands in its home slot or the next ones, and that table.
     pub(super) fn place(&self, drafts: &[Draft], gone: &[ServiceKey]) -> Result<Placed, PlanError> {
-        const SEEDS: u32 = 1000;
         let others: HashSet<_> = drafts.iter().map(|draft| &draft.key).chain(gone).collect();
         let stay = self.pools.iter().filter(|(key, _)| !others.contains(key));
-        let services: Vec<(&ServiceKey, &Pool)> =
-            stay.chain(drafts.iter().map(|draft| (&draft.key, &draft.pool))).collect();
-        'seeds: for seed in 0..SEEDS {
-            let mut slots = vec![Service::default(); maps::SERVICE_SLOTS as usize];
-            for (key, pool) in &services {
-                let home = key.home(seed);
-                let free = (home..home + maps::SERVICE_PROBES)
-                    .map(|slot| (slot % maps::SERVICE_SLOTS) as usize)
-                    .find(|slot| slots[*slot].key.protocol == 0);
-                let Some(slot) = free else { continue 'seeds };
-                slots[slot] = pool.service(key);
-            }
-            return Ok(Placed { seed, slots });
+        let (keys, pools): (Vec<ServiceKey>, Vec<&Pool>) =
+            stay.chain(drafts.iter().map(|draft| (&draft.key, &draft.pool))).unzip();
+        let (seed, places) = place(&keys).ok_or(PlanError::TooManyServices { services: keys.len() })?;
+        let mut slots = vec![Service::default(); maps::SERVICE_SLOTS as usize];
+        for ((key, pool), slot) in keys.iter().zip(pools).zip(places) {
+            slots[slot as usize] = pool.service(key);
         }
-        Err(PlanError::TooManyServices { services: services.len() })
+        Ok(Placed { seed, slots })
     }
 
     /// Flips to the half nobody reads, where all services have been placed anew, and to whether answers are looked at.
@@ -83,7 +72,74 @@ impl Pool {
     }
 }
 
+/// A seed with which each key has a slot of its own among its two, and those slots.
+pub fn place(keys: &[ServiceKey]) -> Option<(u32, Vec<u32>)> {
+    const SEEDS: u32 = 100;
+    (0..SEEDS).find_map(|seed| Some((seed, place_by(keys, seed)?)))
+}
+
+/// Cuckoo hashing (Pagh and Rodler, 2001): who finds both slots taken drives one out to its other slot. First come
+/// those that find their first slot free, since packets look there first.
+fn place_by(keys: &[ServiceKey], seed: u32) -> Option<Vec<u32>> {
+    const MOVES: usize = 1000;
+    let homes: Vec<_> = keys.iter().map(|key| key.homes(seed)).collect();
+    let mut owners = vec![None; maps::SERVICE_SLOTS as usize];
+    let mut places: Vec<_> = homes.iter().map(|[first, _]| *first).collect();
+    let mut left = Vec::new();
+    for (key, [first, _]) in homes.iter().enumerate() {
+        match &mut owners[*first as usize] {
+            Some(_) => left.push(key),
+            free => *free = Some(key),
+        }
+    }
+    for key in left {
+        let mut homeless = Some(key);
+        for _ in 0..MOVES {
+            let Some(key) = homeless else { break };
+            let [first, second] = homes[key];
+            places[key] = if places[key] == first { second } else { first };
+            homeless = owners[places[key] as usize].replace(key);
+        }
+        if homeless.is_some() {
+            return None;
+        }
+    }
+    Some(places)
+}
+
 pub(super) fn half(half: u32) -> std::ops::Range<usize> {
     let start = half as usize * maps::SERVICE_SLOTS as usize;
     start..start + maps::SERVICE_SLOTS as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(count: u32) -> Vec<ServiceKey> {
+        // One port of many addresses, as a hosting site has them.
+        let key = |number: u32| ServiceKey {
+            address: (0x0a00_0000 + number).to_be(),
+            port: 443_u16.to_be(),
+            protocol: 6,
+            _pad: 0,
+        };
+        (0..count).map(key).collect()
+    }
+
+    #[test]
+    fn ten_thousand_services_have_a_slot_each_mostly_their_first() {
+        let keys = keys(10_000);
+        let (seed, places) = place(&keys).unwrap();
+        let taken: HashSet<_> = places.iter().collect();
+        assert_eq!(taken.len(), keys.len());
+        assert!(keys.iter().zip(&places).all(|(key, slot)| key.homes(seed).contains(slot)));
+        let first = keys.iter().zip(&places).filter(|(key, slot)| key.homes(seed)[0] == **slot).count();
+        assert!(first > 8000, "{first}");
+    }
+
+    #[test]
+    fn a_table_that_is_too_full_is_told() {
+        assert_eq!(place(&keys(maps::SERVICE_SLOTS + 1)), None);
+    }
 }

@@ -49,6 +49,7 @@ const WAYS: [Way; 2] = [
 
 /// Kernel side: plain copies of the maps.
 struct Maps {
+    room: Room,
     table: TableRef,
     slots: Vec<Service>,
     reals: Vec<Real>,
@@ -60,6 +61,10 @@ struct Maps {
 }
 
 impl Source for Maps {
+    fn room(&self) -> Room {
+        self.room
+    }
+
     fn chunk(&self, chunk: u32) -> maps::RingChunk {
         self.rings.get(&chunk).copied().unwrap_or_default()
     }
@@ -79,10 +84,15 @@ impl Source for Maps {
 
 impl Maps {
     fn new() -> Self {
+        Self::of(Room::LEAST)
+    }
+
+    fn of(room: Room) -> Self {
         Self {
+            room,
             table: TableRef::default(),
             slots: vec![Service::default(); 2 * maps::SERVICE_SLOTS as usize],
-            reals: vec![Real::default(); maps::REAL_SLOTS as usize],
+            reals: vec![Real::default(); room.reals as usize],
             rings: HashMap::new(),
             turns: HashMap::new(),
             vips: HashMap::new(),
@@ -131,9 +141,9 @@ impl Maps {
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         let live = table::half(self.table.half);
-        let home = key.home(self.table.seed) as usize;
-        (0..maps::SERVICE_PROBES as usize)
-            .map(|probe| self.slots[live.start + (home + probe) % maps::SERVICE_SLOTS as usize])
+        key.homes(self.table.seed)
+            .map(|slot| self.slots[live.start + slot as usize])
+            .into_iter()
             .find(|service| service.key == *key)
     }
 
@@ -307,10 +317,10 @@ fn a_removed_service_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_thousand_services_are_all_found_within_the_probes() {
-    let mut maps = Maps::new();
+fn ten_thousand_services_are_all_found() {
+    let mut maps = Maps::of(Room { reals: 10_000 * 8, chunks: 10_000 * 32 });
     let mut tables = maps.tables();
-    let keys: Vec<ServiceKey> = (0..1000u32)
+    let keys: Vec<ServiceKey> = (0..10_000u32)
         .map(|i| ServiceKey { address: 0x0a00_0000 + i, port: 80, protocol: 6, _pad: 0 })
         .collect();
     let services = keys
@@ -328,9 +338,23 @@ fn a_thousand_services_are_all_found_within_the_probes() {
 }
 
 #[test]
+fn thirty_thousand_reals_in_one_service_all_take_flows() {
+    let mut maps = Maps::of(Room { reals: 1 << 16, chunks: 1 << 18 });
+    let mut tables = maps.tables();
+    let reals = (0..30_000).map(|i| DesiredReal { address: Ipv4Addr::from(0x0b00_0000 + i), ..real(1, 1) });
+    maps.reach(&mut tables, &web(&reals.collect::<Vec<_>>()));
+    let ring = RingRef::unpack(maps.service(&WEB).unwrap().ring);
+    let chunks = ring.chunk..ring.chunk + chunks(ring.length);
+    let slots = chunks.flat_map(|chunk| maps.chunk(chunk)).take(ring.length as usize);
+    let mut shares = vec![0; 30_000];
+    slots.for_each(|index| shares[usize::from(index)] += 1);
+    assert!(shares.iter().all(|share| (139..=140).contains(share)), "4,194,301 slots");
+}
+
+#[test]
 fn tables_that_make_no_sense_are_written_anew() {
     let mut maps = Maps::new();
-    let slot = WEB.home(0) as usize;
+    let slot = WEB.homes(0)[0] as usize;
     maps.slots[slot] =
         Service { key: WEB, ring: u64::MAX, reals_base: u32::MAX, reals_len: 9, ..Default::default() };
     let mut tables = maps.tables();
