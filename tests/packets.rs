@@ -33,6 +33,8 @@ mod hostile;
 mod icmp_error;
 #[path = "packets/ipv6.rs"]
 mod ipv6;
+#[path = "packets/kernel.rs"]
+mod kernel;
 #[path = "packets/local.rs"]
 mod local;
 #[path = "packets/nat.rs"]

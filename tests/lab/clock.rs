@@ -1,6 +1,7 @@
 //! What time is it, and how long does a test wait for something?
 
 use std::{
+    env,
     ops::Add,
     thread,
     time::{Duration, SystemTime},
@@ -44,9 +45,10 @@ impl Add<Duration> for Stamp {
     }
 }
 
-/// Looks every few milliseconds until `look` finds something, for at most `limit`.
+/// Looks every few milliseconds until `look` finds something, for at most `limit` of what an ordinary machine needs.
 pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Stamp::now();
+    let limit = limit * slowness();
     loop {
         if let Some(found) = look()? {
             return Ok(found);
@@ -56,4 +58,9 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// How many times slower than others this machine is: one that is emulated, as by `cargo xtask test --kernel`.
+pub(crate) fn slowness() -> u32 {
+    env::var("LAB_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
