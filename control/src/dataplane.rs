@@ -373,7 +373,7 @@ impl Dataplane {
     pub fn was_up(&self, key: &ServiceKey, address: Ipv4Addr, port: u16, inhibits: bool) -> Option<bool> {
         match self.tables.state(key, address, port)? {
             Real::ALIVE | Real::OVERLOADED => Some(true),
-            Real::DEAD | Real::RESETTING => Some(false),
+            Real::DEAD | Real::RESETTING | Real::DEAD_BESIDE_LOCAL => Some(false),
             _ => inhibits.then_some(false),
         }
     }

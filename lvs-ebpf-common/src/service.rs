@@ -204,6 +204,9 @@ impl Real {
     pub const LEAVING: u8 = 4;
     /// Gets nothing, and what is left of its TCP flows is reset.
     pub const RESETTING: u8 = 5;
+    /// Gets nothing, and what is left of its flows goes where the ring says. Of a service with a local real server: which of its
+    /// flows another director has sent here is not known from their entries.
+    pub const DEAD_BESIDE_LOCAL: u8 = 6;
     /// Alive, but new flows had better go elsewhere where their service has turns for them.
     pub const OVERLOADED: u8 = 3;
 }

@@ -71,6 +71,14 @@ fn a_connection_of_a_dead_real_server_meets_silence_until_it_begins_anew_or_that
 }
 
 #[test]
+fn a_connection_of_a_dead_neighbour_of_a_local_real_server_goes_where_the_ring_says() {
+    let Some(mut director) = with_dead_real(Real::ALIVE) else { return };
+    assert_eq!(director.run(&flagged(ACK)).frame[5], 3);
+    lead(&mut director, Real::DEAD_BESIDE_LOCAL);
+    assert_eq!(director.run(&flagged(ACK)).frame[5], 4);
+}
+
+#[test]
 fn connections_of_a_pool_that_is_all_dead_are_reset_and_new_ones_are_not() {
     let Some(mut director) = with_dead_real(Real::RESETTING) else { return };
     director.ring(64, &[NOBODY | MOVED]);

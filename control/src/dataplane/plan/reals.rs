@@ -96,6 +96,7 @@ fn change(real: &mut Real, desired: &DesiredReal, marks: bool, beside_local: boo
         Forwarding::Nat => (Real::NAT, 0),
     };
     real.state = match (desired.alive, desired.weight) {
+        (false, _) if beside_local => Real::DEAD_BESIDE_LOCAL,
         (false, _) if desired.resets => Real::RESETTING,
         (false, _) => Real::DEAD,
         (true, 0) => Real::DRAINING,

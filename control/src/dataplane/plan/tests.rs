@@ -524,6 +524,11 @@ fn a_real_server_on_this_node_is_local_and_those_beside_it_know() {
         [],
         "by a restarted daemon"
     );
+    // What a backup has in its flow table may be the local one's by the master's choice.
+    let mut one_is_dead = with(Some(NextHop::LOCAL));
+    one_is_dead.services[0].reals[1] = DesiredReal { alive: false, resets: true, ..real(2, 1) };
+    maps.reach(&mut tables, &one_is_dead);
+    assert_eq!(tables.state(&WEB, Ipv4Addr::new(10, 77, 0, 2), 80), Some(Real::DEAD_BESIDE_LOCAL));
     maps.reach(&mut tables, &with(Some(NextHop { source: Some(Ipv4Addr::LOCALHOST), ..HOP })));
     assert_eq!(methods(&maps, &tables), [Real::NAT, Real::DIRECT]);
 }
