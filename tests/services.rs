@@ -3,8 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     ops::Range,
+    thread,
     time::Duration,
 };
 
@@ -169,6 +170,47 @@ fn a_connection_to_a_host_that_died_is_reset_at_once_where_that_is_configured_an
         }
         let counted = if word == "reset" { "connection_reset" } else { "dead_real" };
         ensure!(lb1.status()?.outcomes.get(counted).is_some_and(|count| *count > 0));
+    }
+    Ok(())
+}
+
+#[test]
+fn with_ops_rr_gives_each_real_server_every_third_packet_of_one_client() -> Result<()> {
+    const DNS: SocketAddrV4 = SocketAddrV4::new(*VIP.ip(), 5353);
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut service =
+        "virtual_server 10.77.0.100 5353 {\n lvs_sched rr\n ops\n lvs_method DR\n protocol UDP\n".to_owned();
+    for real in &scene.reals {
+        service += &format!(" real_server {} 5353 {{\n }}\n", real.node.address());
+        let socket = real.node.in_ns(|| Ok(UdpSocket::bind(DNS)?))?;
+        let name = real.name().to_owned();
+        thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+                // A client that went away needs no answer.
+                let _ = socket.send_to(name.as_bytes(), from);
+            }
+        });
+    }
+    let pool: Vec<_> = scene.reals.iter().map(|real| (real, 1)).collect();
+    let _lb1 = master(&scene, &(web_service(&pool) + &service + "}\n"))?;
+    scene.wait_for_service(PATIENCE)?;
+    let names = scene.client.in_ns(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 20_000))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(DNS)?;
+        let mut ask = || {
+            socket.send(b"who?")?;
+            let mut answer = [0; 64];
+            let length = socket.recv(&mut answer)?;
+            Ok(String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned())
+        };
+        (0..30).map(|_| ask()).collect::<Result<Vec<_>>>()
+    })?;
+    for three in names.chunks(3) {
+        ensure!(three.iter().collect::<BTreeSet<_>>().len() == 3, "{names:?}");
     }
     Ok(())
 }

@@ -50,7 +50,8 @@ pub struct Service {
     pub persistence: u16,
     /// What the flow table knows the service by; also its element of `TURNS`.
     pub id: u16,
-    /// One of [`Service::NO_TURNS`] and its kin. With turns the flow table remembers every flow's real server.
+    /// One of [`Service::NO_TURNS`] and its kin. With all others but [`Service::EVERY_PACKET`] the flow table remembers every
+    /// flow's real server.
     pub takes_turns: u16,
 }
 
@@ -72,6 +73,8 @@ impl Service {
     pub const TURNS_OF_OVERLOADED: u16 = 2;
     /// Nobody's: the ring alone says where a new flow goes, but the flow table remembers.
     pub const REMEMBERED: u16 = 3;
+    /// Each packet takes the next of its service's turns, and nothing is remembered (`ops`).
+    pub const EVERY_PACKET: u16 = 4;
 }
 
 impl Service {

@@ -75,6 +75,10 @@ pub const LOST_AND_RESET: u32 = LOST + 1;
 #[inline(never)]
 pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet) -> u32 {
     let (hash, slot) = (place as u32, (place >> 32) as u16);
+    if service.takes_turns == Service::EVERY_PACKET {
+        let turn = if packet == Packet::About { None } else { next_turn(service) };
+        return turn.unwrap_or(slot & !MOVED).into();
+    }
     let home = FlowKey::home(key);
     let Some(set) = FLOWS.get_ptr_mut(home.set) else { return MOVED.into() };
     let now = now();

@@ -348,6 +348,20 @@ fn the_first_packet_of_a_udp_flow_takes_a_turn() {
     assert_eq!(to, [1, 2, 1, 1, 2]);
 }
 
+#[test]
+fn with_ops_each_packet_takes_a_turn_and_leaves_no_trace() {
+    let Some(mut site) = Site::new() else { return };
+    let sequence = site.0.ring(70, &[1, 2, 3]);
+    site.0.turn(ID + 1, Turn { sequence: sequence.pack(), taken: 0 });
+    site.serve(Service { takes_turns: Service::EVERY_PACKET, ..Service::default() });
+    let frame = udp(VIP, DNS);
+    let to: Vec<u8> = (0..5).map(|_| site.to(&frame)).collect();
+    assert_eq!(to, [1, 2, 3, 1, 2]);
+    site.is(3, Real::DEAD);
+    assert_eq!([site.to(&frame), site.to(&frame)], [0, 1], "a dead one's turn is the ring's");
+    assert!(site.sets().values().all(|set| *set == FlowSet::default()));
+}
+
 /// Persistent by the first 24 bits, and by the ring.
 fn persistent() -> Option<Site> {
     let mut site = Site::new()?;

@@ -117,6 +117,37 @@ fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
 }
 
 #[test]
+fn ops_counts_with_udp_and_without_persistence() {
+    let read = |lines: &str, protocol: &str| {
+        let service = format!("protocol {protocol}\nlvs_method DR\n{lines}\nreal_server 10.0.0.1 80 {{\n}}");
+        let loaded = text(&format!("virtual_server 10.0.0.100 80 {{\n{service}\n}}\n"));
+        (loaded.config.services.first().map(|service| service.one_packet), loaded.diagnostics.len())
+    };
+    assert_eq!(read("lvs_sched rr\nops", "UDP"), (Some(true), 0));
+    assert_eq!(read("lvs_sched rr", "UDP"), (Some(false), 0));
+    assert_eq!(read("lvs_sched rr\nops", "TCP"), (Some(false), 1));
+    assert_eq!(read("lvs_sched rr\nops\npersistence_timeout 50", "UDP"), (Some(false), 1));
+}
+
+#[test]
+fn the_flags_of_mh_and_sh_have_names_and_numbers() {
+    let read = |lines: &str| {
+        let service = format!("protocol TCP\nlvs_method DR\n{lines}\nreal_server 10.0.0.1 80 {{\n}}");
+        let loaded = text(&format!("virtual_server 10.0.0.100 80 {{\n{service}\n}}\n"));
+        (loaded.config.services.first().map(|service| service.hash_port), loaded.diagnostics.len())
+    };
+    for line in
+        ["lvs_sched mh\nmh-port", "lvs_sched sh\nsh-port", "flag-2\nlvs_sched mh", "lvs_sched sh\nflag-2"]
+    {
+        assert_eq!(read(line), (Some(true), 0), "{line}");
+    }
+    assert_eq!(read("lvs_sched mh"), (Some(false), 0));
+    for line in ["lvs_sched wlc\nflag-2", "lvs_sched mh\nflag-1\nmh-port", "lvs_sched mh\nflag-3\nflag-2"] {
+        assert_eq!(read(line).1, 1, "{line}");
+    }
+}
+
+#[test]
 fn connections_of_dead_real_servers_are_reset_where_that_is_said() {
     let read = |line: &str, protocol: &str| {
         let service = format!("protocol {protocol}\nlvs_method DR\n{line}\nreal_server 10.0.0.1 80 {{\n}}");
@@ -188,6 +219,7 @@ fn the_fragments_mean_what_they_say() {
             port: 80,
             protocol: Protocol::Tcp,
             scheduler: Scheduler::Mh,
+            one_packet: false,
             hash_port: false,
             forwarding: Forwarding::Direct,
             resets_dead: false,

@@ -49,6 +49,8 @@ pub struct DesiredService {
     pub persistence: Option<Persistence>,
     /// The scheduler, where it is not hashing alone.
     pub turns: Option<Turns>,
+    /// `ops`: each packet by itself, so that no flow has to be kept where it is.
+    pub one_packet: bool,
     /// Every configured real, alive or not: their number decides the ring's length.
     pub reals: Vec<DesiredReal>,
 }
@@ -216,6 +218,11 @@ struct PoolTurns {
 }
 
 impl Pool {
+    /// The flow table knows all of its flows.
+    fn remembers(&self) -> bool {
+        !matches!(self.takers, Service::NO_TURNS | Service::EVERY_PACKET)
+    }
+
     fn ring_ref(&self) -> RingRef {
         RingRef { chunk: self.chunk, length: self.ring.len() }
     }
@@ -284,7 +291,7 @@ impl Tables {
                 turns: None,
                 leaving: Vec::new(),
             };
-            if matches!(service.takes_turns, Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED) {
+            if !matches!(service.takes_turns, Service::NO_TURNS | Service::REMEMBERED) {
                 pool.turns = tables.read_turns(service.id, source);
             }
             for index in pool.range() {

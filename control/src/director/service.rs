@@ -164,7 +164,8 @@ impl ServiceState {
             key: self.key,
             hash: hash(&self.config),
             persistence: self.config.persistence,
-            turns: turns(self.config.scheduler),
+            turns: turns(&self.config),
+            one_packet: self.config.one_packet,
             reals: reals.chain(last).collect(),
         }
     }
@@ -273,8 +274,21 @@ fn hash(service: &VirtualServer) -> u16 {
     }
 }
 
-fn turns(scheduler: Scheduler) -> Option<Turns> {
-    match scheduler {
+fn turns(service: &VirtualServer) -> Option<Turns> {
+    match service.scheduler {
+        // Nothing is counted of what is not remembered.
+        Scheduler::Ovf if service.one_packet => Some(Turns::Failover),
+        Scheduler::Lc
+        | Scheduler::Wlc
+        | Scheduler::Lblc
+        | Scheduler::Lblcr
+        | Scheduler::Sed
+        | Scheduler::Nq
+        | Scheduler::Twos
+            if service.one_packet =>
+        {
+            None
+        }
         Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => None,
         Scheduler::Rr => Some(Turns::RoundRobin),
         Scheduler::Wrr => Some(Turns::WeightedRoundRobin),

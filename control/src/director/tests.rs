@@ -55,6 +55,7 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
         port: 80,
         protocol: Protocol::Tcp,
         scheduler: Scheduler::Wlc,
+        one_packet: false,
         hash_port: false,
         forwarding: Forwarding::Direct,
         resets_dead: false,

@@ -86,6 +86,8 @@ pub struct VirtualServer {
     pub port: u16,
     pub protocol: Protocol,
     pub scheduler: Scheduler,
+    /// `ops`: each packet is placed by itself. Only with UDP and without persistence.
+    pub one_packet: bool,
     /// `mh-port`, `sh-port`: the source port takes part in the hash.
     pub hash_port: bool,
     /// Of the real servers that do not have their own.

@@ -84,6 +84,7 @@ impl Reader<'_> {
         let protocol = self.protocol(&items, item);
         let scheduler = self.scheduler(&items);
         let hash_port = self.hash_port(&items, scheduler);
+        let one_packet = self.one_packet(&items, protocol);
         let forwarding = self.forwarding(&items, item);
         let resets_dead = self.resets_dead(&items, protocol);
         let outer = Outer {
@@ -112,6 +113,7 @@ impl Reader<'_> {
             port,
             protocol,
             scheduler,
+            one_packet: one_packet && persistence.is_none(),
             hash_port,
             forwarding,
             resets_dead,
@@ -211,7 +213,11 @@ impl Reader<'_> {
     }
 
     fn hash_port(&mut self, items: &Items<'_>, scheduler: Scheduler) -> bool {
-        let mut hash_port = false;
+        let by_source = matches!(scheduler, Scheduler::Mh | Scheduler::Sh);
+        let mut hash_port = self.flag(items, "flag-2");
+        if let (true, false, Some(span)) = (hash_port, by_source, items.span("flag-2")) {
+            self.warn(Class::Conflict, span, "flag-2 has no effect without lvs_sched mh or sh");
+        }
         for (word, needs, name) in [("mh-port", Scheduler::Mh, "mh"), ("sh-port", Scheduler::Sh, "sh")] {
             let (true, Some(span)) = (self.flag(items, word), items.span(word)) else { continue };
             if scheduler != needs {
@@ -236,6 +242,22 @@ impl Reader<'_> {
         let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
         self.reports.push(report.help(format!("write `persistence_timeout {seconds}` if that is meant")));
         Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: 32 }
+    }
+
+    fn one_packet(&mut self, items: &Items<'_>, protocol: Option<Protocol>) -> bool {
+        let ops = self.flag(items, "ops");
+        if let (true, Some(span)) = (ops, items.span("ops")) {
+            if protocol == Some(Protocol::Tcp) {
+                self.warn(Class::Conflict, span, "ops has no effect with TCP, as in keepalived");
+            } else if items.span("persistence_timeout").is_some() {
+                self.warn(
+                    Class::Conflict,
+                    span,
+                    "ops has no effect with persistence: a client's packets go together",
+                );
+            }
+        }
+        ops && protocol == Some(Protocol::Udp)
     }
 
     fn resets_dead(&mut self, items: &Items<'_>, protocol: Option<Protocol>) -> bool {

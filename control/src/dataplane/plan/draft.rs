@@ -43,8 +43,9 @@ impl Tables {
         let members = draft.place_reals(desired);
 
         let pool = &mut draft.pool;
-        let remembered = pool.takers != Service::NO_TURNS;
+        let remembered = pool.remembers();
         let takers = match desired.turns.map_or(Service::NO_TURNS, Turns::takers) {
+            Service::EVERY_TURN if desired.one_packet => Service::EVERY_PACKET,
             Service::NO_TURNS if desired.persistence.is_some() => Service::REMEMBERED,
             takers => takers,
         };
@@ -54,9 +55,10 @@ impl Tables {
         (pool.hash, pool.takers, pool.persistence) = (desired.hash, takers, desired.persistence);
 
         let length = maglev::length(desired.reals.len());
-        let doubted = remembered && takers == Service::NO_TURNS;
+        let doubted = remembered && !pool.remembers() && !desired.one_packet;
+        let is_past = desired.one_packet && pool.ring.has_moved();
         let made_of = (members, desired.turns);
-        if pool.made_of.as_ref() == Some(&made_of) && pool.ring.len() == length && !doubted {
+        if pool.made_of.as_ref() == Some(&made_of) && pool.ring.len() == length && !doubted && !is_past {
             return Ok(draft);
         }
         self.draft_turns(pool, &made_of, steps)?;
@@ -69,7 +71,9 @@ impl Tables {
         }
         pool.made_of = Some(made_of);
         let mut ring = Ring::clone(&pool.ring);
-        if !ring.is_owned_as(&owners) {
+        if desired.one_packet {
+            ring = Ring::new(owners);
+        } else if !ring.is_owned_as(&owners) {
             pool.used |= source.has_forwarded(pool.range());
             ring = if pool.used { ring.moved_to(&owners, now) } else { Ring::new(owners) };
         }

@@ -88,9 +88,7 @@ fn timeout(timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
 impl Tables {
     /// Whether the flow table is in use, so that it has to be looked at now and then.
     pub fn uses_flow_table(&self) -> bool {
-        self.pools
-            .values()
-            .any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.takers != Service::NO_TURNS)
+        self.pools.values().any(|pool| pool.ring.has_moved() || !pool.leaving.is_empty() || pool.remembers())
     }
 
     /// Whether turns that follow the load were taken or made anew since the last look.

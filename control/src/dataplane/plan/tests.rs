@@ -34,6 +34,7 @@ fn web(reals: &[DesiredReal]) -> Desired {
         hash: Service::HASH_CONNECTION,
         persistence: None,
         turns: None,
+        one_packet: false,
         reals: reals.to_vec(),
     };
     Desired { services: vec![service], vips: Vec::new() }
@@ -330,6 +331,7 @@ fn ten_thousand_services_are_all_found() {
             hash: 0,
             persistence: None,
             turns: None,
+            one_packet: false,
             reals: vec![real(1, 1)],
         })
         .collect();
@@ -395,7 +397,14 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
 
 fn translated(key: ServiceKey, port: u16) -> DesiredService {
     let real = DesiredReal { port, forwarding: Forwarding::Nat, ..real(1, 1) };
-    DesiredService { key, hash: Service::HASH_CONNECTION, persistence: None, turns: None, reals: vec![real] }
+    DesiredService {
+        key,
+        hash: Service::HASH_CONNECTION,
+        persistence: None,
+        turns: None,
+        one_packet: false,
+        reals: vec![real],
+    }
 }
 
 #[test]
@@ -502,6 +511,37 @@ fn a_real_server_that_left_answers_until_its_flows_have_ended() {
         maps.apply(&write);
     }
     assert_eq!(maps.replies.len(), 1);
+}
+
+#[test]
+fn what_is_placed_packet_by_packet_has_no_past_and_uses_no_flow_table() {
+    let mut maps = Maps::new();
+    maps.has_forwarded = true;
+    let mut tables = maps.tables();
+    let with = |turns, one_packet, second| {
+        let mut desired = web(&[real(1, 1), real(2, second)]);
+        (desired.services[0].turns, desired.services[0].one_packet) = (turns, one_packet);
+        desired
+    };
+    let moved = |maps: &Maps| {
+        let ring = RingRef::unpack(maps.service(&WEB).unwrap().ring);
+        (0..ring.length).any(|slot| maps.chunk(ring.chunk + slot / 32)[slot as usize % 32] & maps::MOVED != 0)
+    };
+    maps.reach(&mut tables, &with(None, false, 1));
+    maps.reach(&mut tables, &with(None, false, 0));
+    assert!(moved(&maps) && tables.uses_flow_table());
+    maps.reach(&mut tables, &with(None, true, 0));
+    assert!(!moved(&maps) && !tables.uses_flow_table());
+    maps.reach(&mut tables, &with(None, true, 1));
+    assert!(!moved(&maps));
+    let rr = Some(Turns::RoundRobin);
+    maps.reach(&mut tables, &with(rr, true, 1));
+    let service = maps.service(&WEB).unwrap();
+    assert_eq!((service.takes_turns, maps.turns(service.id).length), (Service::EVERY_PACKET, 2));
+    assert!(!tables.uses_flow_table());
+    assert_eq!(maps.tables().plan(&with(rr, true, 1), &maps, NOW).unwrap(), [], "by a restarted daemon");
+    maps.reach(&mut tables, &with(rr, false, 1));
+    assert!(tables.uses_flow_table());
 }
 
 #[test]
