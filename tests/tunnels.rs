@@ -8,10 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lvs_tests::{Director, Need, Process, RealServer, Scene, VIP, Vrrp, get, require, wait_for};
+use lvs_tests::{Director, GUE_PORT, Need, Scene, VIP, Vrrp, get, require, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(10);
-const GUE_PORT: u16 = 6080;
 /// Of the first real server: known to the router only.
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 11);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 20);
@@ -41,7 +40,7 @@ fn requests_of_any_size_reach_real_servers_through_each_kind_of_tunnel() -> Resu
         .reals
         .iter()
         .zip(methods)
-        .map(|(real, method)| end(real, method))
+        .map(|(real, method)| real.end_tunnel(method))
         .collect::<Result<Vec<_>>>()?;
     let vrrp = Vrrp::v3(150, Duration::from_millis(100)).text();
     let lb1 = Director::start(&scene.lb1, &(vrrp.clone() + &service(&pool)))?;
@@ -81,20 +80,6 @@ fn requests_of_any_size_reach_real_servers_through_each_kind_of_tunnel() -> Resu
     })?;
     ensure!(outcome(&lb1, "too_big")? == 0, "something was lost without a word");
     Ok(())
-}
-
-/// A TUN device at the end of the real server's tunnel, where the kernel finds what was inside.
-fn end(real: &RealServer, method: &str) -> Result<Process> {
-    let node = &real.node;
-    node.run("ip tuntap add dev tunnel0 mode tun")?;
-    node.run("ip link set tunnel0 up")?;
-    // What comes out of the tunnel is from clients that are to be answered by another interface.
-    for interfaces in ["all", "tunnel0"] {
-        node.sysctl(&format!("ipv4.conf.{interfaces}.rp_filter"), "0")?;
-    }
-    let mut command = node.lab_program("lab-tunnel");
-    command.args([method, &GUE_PORT.to_string(), "tunnel0"]);
-    node.spawn("tunnel", command)
 }
 
 fn service(pool: &[(Ipv4Addr, &str)]) -> String {

@@ -11,6 +11,7 @@ mod runner;
 mod smtp;
 mod tls;
 mod udp;
+mod vip;
 
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub use runner::{Runner, Target, Verdict};
 pub use smtp::SmtpError;
 pub use tls::TlsError;
 pub use udp::UdpError;
+pub use vip::VipError;
 
 /// Why a check failed, in the words `lvsd status` shows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,8 @@ pub enum CheckError {
     Misc(#[from] MiscError),
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Vip(#[from] VipError),
 }
 
 /// What a check makes of the weight of its real server.
@@ -63,6 +67,7 @@ impl CheckError {
             Self::Connect(error) => error.is_local(),
             Self::Tls(error) => matches!(error, TlsError::Setup(_)),
             Self::Misc(error) => matches!(error, MiscError::NotRun(_)),
+            Self::Vip(error) => error.is_local(),
             Self::Http(_) | Self::Smtp(_) | Self::Dns(_) | Self::Udp(_) | Self::Ping(_) | Self::File(_) => {
                 false
             }

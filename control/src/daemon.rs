@@ -212,7 +212,13 @@ impl Daemon {
         };
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-        let mut checks = check::Runner::new(verdict_sender, isolated, files, around.cancel.clone());
+        let mut checks = check::Runner::new(
+            verdict_sender,
+            isolated,
+            around.voices.next_hops.subscribe(),
+            files,
+            around.cancel.clone(),
+        );
         checks.set(director.targets());
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);

@@ -12,6 +12,7 @@ pub mod file_value;
 pub mod host;
 pub mod netlink;
 pub mod notify;
+mod packet_socket;
 pub mod pool;
 pub mod script;
 pub mod vrrp;

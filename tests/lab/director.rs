@@ -73,6 +73,14 @@ pub struct Real {
     pub state: String,
     pub packets: u64,
     pub bytes: u64,
+    pub checks: Vec<Check>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Check {
+    /// up, down, or unchecked before the first result.
+    pub state: String,
+    pub error: Option<String>,
 }
 
 /// How a daemon is brought onto its host.

@@ -42,5 +42,5 @@ pub use node::{Mac, Node};
 pub use pair::{PACE, PATIENCE, Pair};
 pub use process::Process;
 pub use realtime::enter as at_real_time;
-pub use scene::{RealServer, Scene, VIP, serve, serve_at};
+pub use scene::{GUE_PORT, RealServer, Scene, VIP, serve, serve_at};
 pub use wire::{Advert, Advertisement, Arp, masters, turns};

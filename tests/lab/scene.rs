@@ -73,6 +73,20 @@ impl RealServer {
         Ok(())
     }
 
+    /// A TUN device at the end of its tunnel (ipip, gue or gre), where the kernel finds what was inside.
+    pub fn end_tunnel(&self, method: &str) -> Result<Process> {
+        let node = &self.node;
+        node.run("ip tuntap add dev tunnel0 mode tun")?;
+        node.run("ip link set tunnel0 up")?;
+        // What comes out of the tunnel is from clients that are to be answered by another interface.
+        for interfaces in ["all", "tunnel0"] {
+            node.sysctl(&format!("ipv4.conf.{interfaces}.rp_filter"), "0")?;
+        }
+        let mut command = node.lab_program("lab-tunnel");
+        command.args([method, &GUE_PORT.to_string(), "tunnel0"]);
+        node.spawn("tunnel", command)
+    }
+
     /// Kills the HTTP server; the host lives on and refuses connections.
     pub fn kill(&mut self) -> Result<()> {
         match self.process.take() {
@@ -81,6 +95,9 @@ impl RealServer {
         }
     }
 }
+
+/// Where GUE tunnels end.
+pub const GUE_PORT: u16 = 6080;
 
 /// An HTTP server on `node` that says the node's name at all its addresses. It listens already.
 pub fn serve(node: &Node) -> Result<Process> {

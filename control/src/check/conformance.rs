@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -121,7 +122,8 @@ async fn page(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), pause: Duratio
 
 /// What the check says, and how long it took.
 async fn probe(check: &Check) -> (String, Duration) {
-    let prober = Prober::new(check);
+    let asker = OnceLock::new();
+    let prober = Prober::new(check, &asker);
     let start = Instant::now();
     let said = prober.probe(0).await.map_or_else(|error| error.to_string(), |_| "good".into());
     (said, start.elapsed())

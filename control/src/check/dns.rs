@@ -25,22 +25,31 @@ const ANSWER: usize = 512;
 /// `number` is what the answer must repeat.
 pub async fn ask(socket: &UdpSocket, check: &DnsCheck, number: u16, limit: Duration) -> Result<(), DnsError> {
     let refused = |error: io::Error| DnsError::Refused(error.kind());
-    let mut query = check.query.clone();
-    if let Some(id) = query.first_chunk_mut() {
-        *id = number.to_be_bytes();
-    }
-    socket.send(&query).await.map_err(refused)?;
+    socket.send(&query(check, number)).await.map_err(refused)?;
     let answer = async {
         let mut answer = [0; ANSWER];
         loop {
             let length = socket.recv(&mut answer).await.map_err(refused)?;
-            // An answer to an earlier question, or no DNS at all, leaves the time that is left.
-            if let Some(code) = code(answer.get(..length).unwrap_or_default(), number) {
-                return if code == RCODE::NoError { Ok(()) } else { Err(DnsError::Code(code)) };
+            if let Some(judged) = judge(answer.get(..length).unwrap_or_default(), number) {
+                return judged;
             }
         }
     };
     timeout(limit, answer).await.unwrap_or(Err(DnsError::NoAnswer(limit)))
+}
+
+pub fn query(check: &DnsCheck, number: u16) -> Vec<u8> {
+    let mut query = check.query.clone();
+    if let Some(id) = query.first_chunk_mut() {
+        *id = number.to_be_bytes();
+    }
+    query
+}
+
+/// `None`: an answer to an earlier question, or no DNS at all, which leaves the time that is left.
+pub fn judge(answer: &[u8], number: u16) -> Option<Result<(), DnsError>> {
+    let code = code(answer, number)?;
+    Some(if code == RCODE::NoError { Ok(()) } else { Err(DnsError::Code(code)) })
 }
 
 /// The code of an answer with this number.

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
+    io,
     net::{IpAddr, Ipv4Addr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,9 +25,11 @@ use super::{
     CheckError, TlsError, Weight, connect, dns, file, http,
     machine::{Change, Finding, Machine},
     misc, ping, smtp, tls, udp,
+    vip::{Asker, VipError},
 };
 use crate::{
     config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url},
+    dataplane::plan::NextHop,
     file_value::Files,
 };
 
@@ -39,6 +42,9 @@ pub struct Runner {
     files: Files,
     verdicts: mpsc::Sender<Verdict>,
     isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+    next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+    /// Open once a check has wanted it.
+    asker: Arc<OnceLock<Asker>>,
     cancel: CancellationToken,
 }
 
@@ -71,6 +77,7 @@ impl Runner {
     pub fn new(
         verdicts: mpsc::Sender<Verdict>,
         isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+        next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
         files: Files,
         cancel: CancellationToken,
     ) -> Self {
@@ -82,6 +89,8 @@ impl Runner {
             files,
             verdicts,
             isolated,
+            next_hops,
+            asker: Arc::default(),
             cancel,
         }
     }
@@ -96,6 +105,9 @@ impl Runner {
             }
             stays
         });
+        if targets.iter().any(|target| target.check.on_vip.is_some()) {
+            self.open_asker();
+        }
         for target in targets {
             if let Entry::Vacant(vacant) = self.running.entry(target.id) {
                 let cancel = vacant.insert(self.cancel.child_token()).clone();
@@ -111,12 +123,33 @@ impl Runner {
                     CheckKind::Misc(_) => self.programs.clone(),
                     _ => self.sockets.clone(),
                 };
-                let isolated = self.isolated.clone();
+                let (isolated, asker) = (self.isolated.clone(), self.asker.clone());
                 self.tasks.spawn(async move {
-                    cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated)).await
+                    cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated, &asker)).await
                 });
             }
         }
+    }
+
+    fn open_asker(&self) {
+        if self.asker.get().is_some() {
+            return;
+        }
+        match Asker::open(self.next_hops.clone()) {
+            // Whoever lost a race would close it again; there is no other.
+            Ok(asker) => drop(self.asker.set(asker)),
+            Err(error) => return warn!(%error, "virtual addresses cannot be asked: check_vip says nothing"),
+        }
+        let (asker, cancel) = (self.asker.clone(), self.cancel.clone());
+        self.tasks.spawn(async move {
+            let listen = async {
+                if let Some(asker) = asker.get() {
+                    let error = asker.listen().await;
+                    warn!(%error, "answers from virtual addresses are not heard any more");
+                }
+            };
+            cancel.run_until_cancelled(listen).await
+        });
     }
 
     /// Returns when every task has ended: after the cancellation, or when nobody takes verdicts any more.
@@ -131,11 +164,12 @@ async fn watch(
     slots: &Slots,
     verdicts: &mpsc::Sender<Verdict>,
     mut isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+    asker: &OnceLock<Asker>,
 ) {
     let Target { id, check, up } = target;
     let mut machine = Machine::new(&check, up, fastrand::u32(..), Instant::now().into_std());
     let mut hindrance = None;
-    let prober = Prober::new(&check);
+    let prober = Prober::new(&check, asker);
     let (mut weight, mut told) = (None, None);
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
@@ -190,20 +224,30 @@ async fn watch(
 /// One check and what its probes share.
 pub(super) struct Prober<'a> {
     check: &'a Check,
+    asker: &'a OnceLock<Asker>,
     tls: Option<Result<TlsConnector, TlsError>>,
 }
 
 impl<'a> Prober<'a> {
-    pub fn new(check: &'a Check) -> Self {
+    pub fn new(check: &'a Check, asker: &'a OnceLock<Asker>) -> Self {
         let tls = match &check.kind {
             CheckKind::Http(HttpCheck { tls: Some(tls), .. }) => Some(tls::connector(tls)),
             _ => None,
         };
-        Self { check, tls }
+        Self { check, asker, tls }
     }
 
     /// `url` counts where the check has some. The weight is one that a program gives its real server.
     pub async fn probe(&self, url: usize) -> Result<Option<Weight>, CheckError> {
+        let weight = self.probe_real(url).await?;
+        if let Some(on_vip) = self.check.on_vip {
+            let asker = self.asker.get().ok_or(VipError::NotSent(io::ErrorKind::Unsupported))?;
+            asker.ask(self.check, on_vip).await?;
+        }
+        Ok(weight)
+    }
+
+    async fn probe_real(&self, url: usize) -> Result<Option<Weight>, CheckError> {
         let check = self.check;
         let limit = check.timing.connect_timeout;
         match &check.kind {

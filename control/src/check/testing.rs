@@ -37,6 +37,7 @@ pub fn check_of(server: SocketAddr) -> Check {
         },
         alpha: false,
         log_all_failures: false,
+        on_vip: None,
     }
 }
 

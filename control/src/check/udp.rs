@@ -36,7 +36,7 @@ pub async fn ask(socket: &UdpSocket, check: &UdpCheck, limit: Duration) -> Resul
     }
 }
 
-fn judge(reply: &[u8], expected: &Reply) -> Result<(), UdpError> {
+pub fn judge(reply: &[u8], expected: &Reply) -> Result<(), UdpError> {
     let Reply::Like { bytes, min, max } = expected else { return Ok(()) };
     if !(*min..=*max).contains(&reply.len()) {
         return Err(UdpError::Length { got: reply.len(), min: *min, max: *max });

@@ -30,6 +30,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         timing,
         alpha: false,
         log_all_failures: false,
+        on_vip: None,
     };
     RealServer {
         address,

@@ -18,7 +18,10 @@ mod heartbeat;
 pub use heartbeat::HeartbeatSocket;
 
 use super::packet::{Datagram, MAX_DATAGRAM};
-use crate::config::model::Family;
+use crate::{
+    config::model::Family,
+    packet_socket::{enlarge_queue, link_address},
+};
 
 /// Holds what arrives in the longest pause the thread may be in for, so that one overlooked advert in a full
 /// queue is not taken for a silent master.
@@ -72,9 +75,7 @@ impl AdvertSocket {
             }
         }
         socket.set_priority(QUEUE_PRIORITY)?;
-        // Beyond net.core.rmem_max where CAP_NET_ADMIN allows it, else as far as the system lets us.
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
+        enlarge_queue(&socket, RECEIVE_BUFFER)?;
         Ok(Self { socket, family, ifindex })
     }
 
@@ -184,25 +185,4 @@ pub fn announced_on(ifindex: u32, family: Family) -> io::Result<SockAddr> {
         Family::V6 => libc::ETH_P_IPV6,
     };
     link_address(ifindex, protocol, [0; 6])
-}
-
-/// An interface, and who is meant there.
-fn link_address(ifindex: u32, protocol: i32, mac: [u8; 6]) -> io::Result<SockAddr> {
-    let fill = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
-        // SAFETY: `storage` is zeroed, aligned and large enough for every kind of socket address, `length` is valid.
-        unsafe {
-            let address = storage.cast::<libc::sockaddr_ll>();
-            (*address).sll_family = libc::AF_PACKET as libc::sa_family_t;
-            (*address).sll_protocol = (protocol as u16).to_be();
-            (*address).sll_ifindex =
-                i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            let [a, b, c, d, e, f] = mac;
-            (*address).sll_halen = 6;
-            (*address).sll_addr = [a, b, c, d, e, f, 0, 0];
-            *length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        }
-        Ok(())
-    };
-    // SAFETY: `fill` writes a complete sockaddr_ll and its length.
-    unsafe { SockAddr::try_init(fill) }.map(|((), address)| address)
 }

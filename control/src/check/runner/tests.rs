@@ -34,7 +34,7 @@ impl Bench {
         let (sender, verdicts) = mpsc::channel(capacity);
         let (isolated, receiver) = channel(HashSet::new());
         let cancel = CancellationToken::new();
-        let mut runner = Runner::new(sender, receiver, Files::open(), cancel.clone());
+        let mut runner = Runner::new(sender, receiver, no_hops(), Files::open(), cancel.clone());
         runner.set(targets);
         Self { isolated, runner, verdicts, cancel }
     }
@@ -42,6 +42,10 @@ impl Bench {
     async fn verdict(&mut self) -> Verdict {
         timeout(LONG, self.verdicts.recv()).await.expect("a verdict in time").expect("a running runner")
     }
+}
+
+fn no_hops() -> watch::Receiver<HashMap<Ipv4Addr, NextHop>> {
+    channel(HashMap::new()).1
 }
 
 async fn listener(address: &str) -> (TcpListener, SocketAddr) {
@@ -152,7 +156,8 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     let (sender, mut full) = mpsc::channel(1);
     sender.send(Verdict { id: 7, up: true, weight: None, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
-    let mut blocked = Runner::new(sender, bench.isolated.subscribe(), Files::open(), bench.cancel.clone());
+    let mut blocked =
+        Runner::new(sender, bench.isolated.subscribe(), no_hops(), Files::open(), bench.cancel.clone());
     blocked.set(vec![
         Target { id: 8, check: check_of(other_address), up: true },
         Target { id: 9, check: check_of(address), up: true },
@@ -186,7 +191,7 @@ async fn silent_servers_do_not_hold_up_the_others() {
 #[tokio::test]
 async fn no_more_probes_are_under_way_than_there_are_slots() {
     let (server, address) = listener("127.0.0.1:0").await;
-    let slots = Slots::new(1, "");
+    let (slots, asker) = (Slots::new(1, ""), OnceLock::new());
     let (sender, _verdicts) = mpsc::channel(8);
     let (_none, cut) = channel(HashSet::new());
     let target = |id| Target { id, check: http_check_of(address), up: true };
@@ -197,7 +202,10 @@ async fn no_more_probes_are_under_way_than_there_are_slots() {
         server.accept().await.unwrap();
     };
     tokio::select! {
-        _ = async { tokio::join!(watch(target(0), &slots, &sender, cut.clone()), watch(target(1), &slots, &sender, cut)) } => {}
+        _ = async { tokio::join!(
+            watch(target(0), &slots, &sender, cut.clone(), &asker),
+            watch(target(1), &slots, &sender, cut, &asker),
+        ) } => {}
         () = serve => return,
     }
     panic!("checks do not end");

@@ -399,6 +399,8 @@ pub const TABLE: &[Row] = words! {
     [CHECKS..] "delay_before_retry" read | "time between two tries after a failure" "1; HTTP_GET, SSL_GET 3, DNS_CHECK delay_loop" "0 to 86400 s"
     [CHECKS..] "delay_loop" read | "time between two checks" "that of real_server, else 60" "0.001 to 86400 s"
     [CHECKS..] "warmup" read | "the first check comes within this time" "delay_loop" "0 to 86400 s"
+    [VirtualServer RealServer] "check_vip" read | "checks ask the virtual address too, the way that clients' packets go: DR and TUN (lvsd's own)" "off" "[BOOL]"
+    [TcpCheck HttpGet SslGet SmtpCheck DnsCheck UdpCheck] "check_vip" read | "asks the virtual address too, the way that clients' packets go: DR and TUN (lvsd's own)" "that of real_server" "[BOOL]"
     [CHECKS..] "alpha" read | "down until it has succeeded" "that of real_server" "[BOOL]"
     [CHECKS..] "log_all_failures" read | "logs each failure" "checker_log_all_failures" "[BOOL]"
     [CHECKS..] "rise" read | "successes in a row that bring it back (lvsd's own)" "1" "1 to 1000000"

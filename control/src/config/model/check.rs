@@ -1,11 +1,18 @@
 //! What a checker shall ask, from where, and how often.
 
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
+use super::Forwarding;
 use crate::script::Script;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +27,17 @@ pub struct Check {
     pub alpha: bool,
     /// `log_all_failures`: those that change nothing are logged too.
     pub log_all_failures: bool,
+    /// `check_vip`: once that has succeeded, the virtual address is asked as well.
+    pub on_vip: Option<OnVip>,
+}
+
+/// How a packet for a virtual address gets to a real server that owns it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnVip {
+    pub address: Ipv4Addr,
+    pub real: Ipv4Addr,
+    /// Not NAT.
+    pub forwarding: Forwarding,
 }
 
 /// Where a check comes from; the kernel chooses what is not said.

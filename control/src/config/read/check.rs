@@ -5,7 +5,7 @@ mod http;
 mod misc;
 
 use std::{
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -13,16 +13,25 @@ use super::{Item, Items, Reader, service::Inherited, value};
 use crate::config::{
     diagnostic::Class,
     keywords::Block,
-    model::{Check, CheckKind, CheckSource, CheckTiming, Family},
+    model::{Check, CheckKind, CheckSource, CheckTiming, Family, Forwarding, OnVip, Reply, UdpCheck},
+    source::Span,
 };
 
 const DELAY_LOOP: Duration = Duration::from_secs(60);
 /// A server may refuse a name without a dot.
 const HELO: &str = "lvsd.localdomain";
 
+/// Whose checkers they are.
+pub(super) struct Checked {
+    pub address: Ipv4Addr,
+    pub port: u16,
+    pub vip: Option<Ipv4Addr>,
+    pub forwarding: Option<Forwarding>,
+}
+
 impl Reader<'_> {
     /// In the order of the file.
-    pub(super) fn checks(&mut self, items: &Items<'_>, real: SocketAddrV4, outer: &Inherited) -> Vec<Check> {
+    pub(super) fn checks(&mut self, items: &Items<'_>, real: &Checked, outer: &Inherited) -> Vec<Check> {
         let mut checks: Vec<_> =
             items.list.iter().filter_map(|&item| self.check(item, real, outer)).collect();
         // One of them is the rule, and there may be a hundred thousand such lists.
@@ -30,14 +39,14 @@ impl Reader<'_> {
         checks
     }
 
-    fn check(&mut self, item: Item<'_>, real: SocketAddrV4, outer: &Inherited) -> Option<Check> {
+    fn check(&mut self, item: Item<'_>, real: &Checked, outer: &Inherited) -> Option<Check> {
         let block = item.keyword.opens?;
         let items = self.items(block, item.body());
         self.extra(item, &item.statement.arguments);
-        let address = self.one(&items, "connect_ip", value::host).unwrap_or(IpAddr::V4(*real.ip()));
-        let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port());
+        let address = self.one(&items, "connect_ip", value::host).unwrap_or(IpAddr::V4(real.address));
+        let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port);
         let asks_a_port = !matches!(block, Block::PingCheck | Block::MiscCheck | Block::FileCheck);
-        if port == 0 && asks_a_port && !real.ip().is_unspecified() && items.lacks("connect_port") {
+        if port == 0 && asks_a_port && !real.address.is_unspecified() && items.lacks("connect_port") {
             let message = format!("{} without connect_port: its service has all ports", item.keyword.word);
             self.error(Class::Missing, item.statement.span(), message);
         }
@@ -63,10 +72,48 @@ impl Reader<'_> {
             Block::FileCheck => self.file_check(&items, item).map(CheckKind::File),
             _ => None,
         };
+        let on_vip = self.on_vip(&items, kind.as_ref(), real, outer);
         let timing = self.timing(&items, block, &inherited);
         let source = self.source_of_check(&items, address);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
-        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures })
+        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures, on_vip })
+    }
+
+    /// What the three levels say of check_vip, as far as `kind` can ask the virtual address.
+    fn on_vip(
+        &mut self,
+        items: &Items<'_>,
+        kind: Option<&CheckKind>,
+        real: &Checked,
+        outer: &Inherited,
+    ) -> Option<OnVip> {
+        let wanted = self.switch(items, "check_vip").or(outer.check_vip).unwrap_or(false);
+        if let Some(span) = items.span("check_vip").filter(|_| wanted) {
+            if real.forwarding == Some(Forwarding::Nat) {
+                self.check_vip_with_nat(span);
+            }
+            if let Some(CheckKind::Udp(UdpCheck { reply: Reply::NotNeeded, .. })) = kind {
+                let message = "check_vip finds little without require_reply: silence is a success";
+                self.warn(Class::Conflict, span, message);
+            }
+        }
+        match kind? {
+            _ if !wanted => None,
+            CheckKind::Ping | CheckKind::Misc(_) | CheckKind::File(_) => None,
+            CheckKind::Tcp
+            | CheckKind::Http(_)
+            | CheckKind::Smtp { .. }
+            | CheckKind::Dns(_)
+            | CheckKind::Udp(_) => {
+                let forwarding = real.forwarding.filter(|forwarding| *forwarding != Forwarding::Nat)?;
+                Some(OnVip { address: real.vip?, real: real.address, forwarding })
+            }
+        }
+    }
+
+    pub(super) fn check_vip_with_nat(&mut self, span: Span) {
+        let message = "check_vip has no effect with NAT: the real server does not get the virtual address";
+        self.warn(Class::Conflict, span, message);
     }
 
     fn source_of_check(&mut self, items: &Items<'_>, to: IpAddr) -> CheckSource {

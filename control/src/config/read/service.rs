@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::{
-    Item, Items, Reader, value,
+    Item, Items, Reader,
+    check::Checked,
+    value,
     value::{Value, Wrong},
 };
 use crate::config::{
@@ -38,10 +40,12 @@ pub(super) struct Inherited {
     pub warmup: Option<Duration>,
     pub virtualhost: Option<String>,
     pub alpha: Option<bool>,
+    pub check_vip: Option<bool>,
 }
 
 /// What a virtual_server hands to its real servers.
 struct Outer {
+    address: Option<Ipv4Addr>,
     port: Option<u16>,
     forwarding: Option<Forwarding>,
     weight: u16,
@@ -88,6 +92,7 @@ impl Reader<'_> {
         let forwarding = self.forwarding(&items, item);
         let resets_dead = self.resets_dead(&items, protocol);
         let outer = Outer {
+            address: endpoint.map(|(address, _)| address),
             port: endpoint.map(|(_, port)| port),
             forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
@@ -95,10 +100,17 @@ impl Reader<'_> {
             pace: self.pace(&items, Pace::default()),
             inherited: Inherited {
                 alpha: Some(self.flag(&items, "alpha")),
+                check_vip: self.switch(&items, "check_vip"),
                 ..self.inherited(&items, &Inherited::default(), 1)
             },
         };
         let reals = self.reals(&items, item, &outer);
+        if let Some(span) = items.span("check_vip")
+            && !reals.is_empty()
+            && reals.iter().all(|real| real.forwarding == Forwarding::Nat)
+        {
+            self.check_vip_with_nat(span);
+        }
         let sorry = self.sorry(&items, &outer, &reals);
         let persistence = self.persistence(&items).or_else(|| {
             let is_needed = outer.port == Some(0);
@@ -335,6 +347,7 @@ impl Reader<'_> {
             warmup: self.one(items, "warmup", value::seconds(any)).or(outer.warmup),
             virtualhost: self.one(items, "virtualhost", value::text).or(outer.virtualhost),
             alpha: outer.alpha,
+            check_vip: outer.check_vip,
         }
     }
 
@@ -437,6 +450,7 @@ impl Reader<'_> {
         }
         let inherited = Inherited {
             alpha: self.switch(&items, "alpha").or(outer.inherited.alpha),
+            check_vip: self.switch(&items, "check_vip").or(outer.inherited.check_vip),
             ..self.inherited(&items, &outer.inherited, 1)
         };
         // The checks are read even without an address, for their own mistakes.
@@ -444,7 +458,11 @@ impl Reader<'_> {
         // Where all ports are served, the written one is for checks alone.
         let written = || item.statement.arguments.get(1).and_then(|port| port.text.parse().ok());
         let asked = if port == 0 { written().unwrap_or(0) } else { port };
-        let checks = self.checks(&items, SocketAddrV4::new(address, asked), &inherited);
+        let checked = Checked { address, port: asked, vip: outer.address, forwarding };
+        let checks = self.checks(&items, &checked, &inherited);
+        if let (Some(span), Some(Forwarding::Nat)) = (items.span("check_vip"), forwarding) {
+            self.check_vip_with_nat(span);
+        }
         endpoint?;
         let notify = self.up_down(&items, ["notify_up", "notify_down"]);
         Some(RealServer {

@@ -50,6 +50,18 @@ fn the_words_of_connecting_checks_are_read() {
 }
 
 #[test]
+fn check_vip_goes_down_to_the_checkers_that_can_ask_and_not_through_nat() {
+    let config = sound("check_vip");
+    let service = config.services.first().unwrap();
+    let on_vip: Vec<Vec<_>> =
+        service.reals.iter().map(|real| real.checks.iter().map(|check| check.on_vip).collect()).collect();
+    let on = |real, forwarding| Some(OnVip { address: service.address, real, forwarding });
+    let direct = on([10, 0, 0, 11].into(), Forwarding::Direct);
+    let tunnel = on([10, 0, 0, 12].into(), Forwarding::Tunnel(Tunnel::Gre));
+    assert_eq!(on_vip, [vec![direct, None, None], vec![tunnel], vec![None], vec![None]]);
+}
+
+#[test]
 fn a_search_is_read_with_its_options() {
     let config = sound("checks");
     let checks = &config.services.first().unwrap().reals.get(1).unwrap().checks;

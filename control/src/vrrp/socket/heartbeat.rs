@@ -13,13 +13,14 @@ use std::{
 use nix::{
     errno::Errno,
     libc,
-    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
+    sys::socket::{MsgFlags, recv},
 };
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{SockFilter, Socket};
 
-use super::{QUEUE_PRIORITY, RECEIVE_BUFFER, Room, link_address};
+use super::{QUEUE_PRIORITY, RECEIVE_BUFFER, Room};
 use crate::{
     config::model::Family,
+    packet_socket::{self, link_address},
     vrrp::{
         auth::AH_PROTOCOL,
         packet::{Datagram, PROTOCOL},
@@ -40,16 +41,8 @@ impl HeartbeatSocket {
             Family::V4 => (libc::ETH_P_IP, 9),
             Family::V6 => (libc::ETH_P_IPV6, 6),
         };
-        // Protocol 0: nothing is queued before the filter is there.
-        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
-        socket.set_nonblocking(true)?;
+        let socket = packet_socket::open(ifindex, ethertype, &filter(protocol), RECEIVE_BUFFER)?;
         socket.set_priority(QUEUE_PRIORITY)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-        socket.attach_filter(&filter(protocol))?;
-        // What the host itself sends there is no news.
-        set(&socket, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-        socket.bind(&link_address(ifindex, ethertype, [0; 6])?)?;
         Ok(Self { socket, ifindex, ethertype })
     }
 
@@ -62,7 +55,7 @@ impl HeartbeatSocket {
             mr_alen: 6,
             mr_address: [a, b, c, d, e, f, 0, 0],
         };
-        set(&self.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)
+        packet_socket::set_option(&self.socket, libc::PACKET_ADD_MEMBERSHIP, &membership)
     }
 
     /// `packet` begins with its IP header, which names the group.
@@ -115,18 +108,4 @@ fn filter(protocol: u32) -> [SockFilter; 5] {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ]
-}
-
-fn set<T>(socket: &Socket, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: `value` is a plain structure of the length given, valid for the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop).map_err(io::Error::from)
 }
