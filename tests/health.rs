@@ -178,6 +178,39 @@ fn a_backup_knows_of_a_dead_real_server_as_well() -> Result<()> {
     wait_for_real(&backup, 1, "down")
 }
 
+#[test]
+fn with_ha_suspend_a_backup_asks_nobody_and_finds_the_dead_once_it_is_master() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    let config = |priority| {
+        let reals: Vec<_> = scene.reals.iter().map(|real| (real, 1)).collect();
+        Vrrp::v3(priority, Duration::from_millis(100)).text() + &service_with("    ha_suspend\n", &reals)
+    };
+    let (first, second) = (config(150), config(100));
+    let mut lb1 = Director::start(&scene.lb1, &first)?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let lb2 = Director::start(&scene.lb2, &second)?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    scene.reals.get_mut(1).context("no rs2")?.kill()?;
+    wait_for_real(&lb1, 1, "down")?;
+    // Time for the backup to find the same.
+    thread::sleep(CHECK_TIME * 3);
+    let status = lb2.status()?;
+    let service = status.services.first().context("no service")?;
+    let mut checks = service.reals.iter().flat_map(|real| &real.checks);
+    ensure!(service.suspended && checks.all(|check| check.state == "unchecked"), "{service:?}");
+    ensure!(service.reals.iter().all(|real| real.state == "up"), "{service:?}");
+
+    lb1.stop()?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+    wait_for_real(&lb2, 1, "down")?;
+    let status = lb2.status()?;
+    ensure!(status.services.iter().all(|service| !service.suspended));
+    Ok(())
+}
+
 /// One director, master, with three real servers of equal weight.
 struct Site {
     lb1: Director,

@@ -21,7 +21,7 @@ pub use file::FileError;
 pub use http::HttpError;
 pub use misc::MiscError;
 pub use ping::PingError;
-pub use runner::{Runner, Target, Verdict};
+pub use runner::{Here, Runner, Target, Verdict};
 pub use smtp::SmtpError;
 pub use tls::TlsError;
 pub use udp::UdpError;

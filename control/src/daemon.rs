@@ -31,13 +31,14 @@ use self::{
 };
 use crate::{
     admin::{self, Call, Handover, Request, What},
-    check,
+    check::{self, Here},
     config::{self, Config, model::Mail, outline::Outline},
     dataplane::{
         self, Dataplane, Mode,
         plan::{NextHop, Room},
     },
     director::{Director, Orders, Told},
+    drift::Drifts,
     file_value::Files,
     host::{
         Host,
@@ -174,11 +175,12 @@ impl Daemon {
 
         let (roles, role_changes) = watch::channel(0);
         let (hop_sender, next_hops) = watch::channel(HashMap::new());
-        let (isolated_sender, isolated) = watch::channel(HashSet::new());
         let (moved_sender, moved) = watch::channel(0);
         let voices = Voices {
             next_hops: hop_sender,
-            isolated: isolated_sender,
+            isolated: watch::Sender::default(),
+            held: watch::Sender::default(),
+            drifts: Drifts::default(),
             moved: moved_sender,
             settled: watch::Sender::new(0),
             running: watch::Sender::new(site.running.clone()),
@@ -212,13 +214,12 @@ impl Daemon {
         };
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
-        let mut checks = check::Runner::new(
-            verdict_sender,
-            isolated,
-            around.voices.next_hops.subscribe(),
-            files,
-            around.cancel.clone(),
-        );
+        let here = Here {
+            isolated: around.voices.isolated.subscribe(),
+            next_hops: around.voices.next_hops.subscribe(),
+            held: around.voices.held.subscribe(),
+        };
+        let mut checks = check::Runner::new(verdict_sender, here, files, around.cancel.clone());
         checks.set(director.targets());
 
         let (requests, request_receiver) = mpsc::channel(REQUESTS);
@@ -240,6 +241,8 @@ impl Daemon {
             told: Told::default(),
             vrrp: vrrp_receiver,
             wanted: around.voices.wanted.clone(),
+            held: around.voices.held.subscribe(),
+            drifts: around.voices.drifts.clone(),
             lagging: None,
             orders_path,
         };
@@ -543,6 +546,8 @@ fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
 struct Voices {
     next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
     isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    held: watch::Sender<HashSet<IpAddr>>,
+    drifts: Drifts,
     moved: watch::Sender<u64>,
     settled: watch::Sender<u64>,
     running: watch::Sender<HashSet<String>>,
@@ -553,7 +558,7 @@ fn spawn_host(
     netlink: Netlink,
     site: &Site,
     vrrp: &Vrrp,
-    Voices { next_hops, isolated, moved, settled, running, wanted }: Voices,
+    Voices { next_hops, isolated, held, drifts, moved, settled, running, wanted }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
     let mut host = Host {
@@ -565,6 +570,9 @@ fn spawn_host(
         virtual_routes: Routes::default(),
         next_hops,
         isolated,
+        held,
+        drifts,
+        placed: HashSet::new(),
         moved,
         settled,
         running,

@@ -1,7 +1,7 @@
 //! Owner of the BPF objects: loads and attaches the program, and carries table changes into its maps.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -13,11 +13,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap as BpfHash, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        ProgramError, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
-        xdp::XdpLink,
-    },
+    programs::{ProgramError, Xdp},
 };
 use lvs_ebpf_common::{
     Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
@@ -28,14 +24,19 @@ use nix::{
 };
 
 use self::{
+    attach::Attachment,
     flows::{Flows, Tick},
     lease::LeaseMap,
     mapped::Mapped,
     pins::{Pins, PinsError},
-    plan::{Desired, DesiredService, PlanError, Room, Source, Tables, Write},
+    plan::{Desired, DesiredService, PlanError, Room, Seen, Source, Tables, Write},
 };
-use crate::config::model::Timeouts;
+use crate::{
+    config::model::Timeouts,
+    drift::{Drift, Drifts},
+};
 
+mod attach;
 mod flows;
 pub mod lease;
 mod maglev;
@@ -94,8 +95,10 @@ pub struct Dataplane {
     wanted: Mapped<Wanted>,
     /// An earlier daemon's program was forwarding when this one opened.
     adopted: bool,
-    /// Kept open: a pinned link stays attached without, but this one is replaced through it.
-    links: HashMap<u32, FdLink>,
+    /// By interface.
+    links: HashMap<u32, Attachment>,
+    /// Numbers of the maps that are pinned.
+    pinned: Vec<(&'static str, u32)>,
 }
 
 /// What [`Tables`] is an image of.
@@ -138,6 +141,7 @@ impl Dataplane {
             loader.map_pin_path(name, path);
         }
         let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+        let pinned = pins.map_ids();
         load(xdp(&mut ebpf)?).map_err(load_error)?;
 
         let maps = Maps {
@@ -174,6 +178,7 @@ impl Dataplane {
             wanted,
             adopted,
             links: HashMap::new(),
+            pinned,
         })
     }
 
@@ -190,109 +195,6 @@ impl Dataplane {
     /// For aya-log, which reads the program's log ring.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
-    }
-
-    /// Attaches the program where it is not yet.
-    pub fn attach_all(
-        &mut self,
-        interfaces: &BTreeMap<u32, String>,
-        mode: Mode,
-    ) -> Result<(), DataplaneError> {
-        for (ifindex, name) in interfaces {
-            if !self.links.contains_key(ifindex) {
-                self.attach(name, *ifindex, mode)?;
-                tracing::info!(interface = %name, "XDP attached");
-            }
-        }
-        Ok(())
-    }
-
-    /// Attaches the program to an interface, or takes over the link that an earlier daemon left: then the
-    /// program is replaced between two packets.
-    fn attach(&mut self, interface: &str, ifindex: u32, mode: Mode) -> Result<(), DataplaneError> {
-        let native = (XdpMode::Driver, "native");
-        let generic = (XdpMode::Skb, "generic");
-        let wanted = match mode {
-            Mode::Native => vec![native],
-            Mode::Generic => vec![generic],
-            Mode::Auto => vec![native, generic],
-        };
-        for (_, name) in &wanted {
-            if self.take_over(ifindex, &self.pins.link_pin(ifindex, name))? {
-                return Ok(());
-            }
-        }
-        // Left in another mode than the one asked for now.
-        for (_, name) in [native, generic] {
-            let _ = std::fs::remove_file(self.pins.link_pin(ifindex, name));
-        }
-        let mut refused = None;
-        for (mode, name) in wanted {
-            if let Some(error) = &refused {
-                tracing::warn!(interface, %error, "no native XDP, attaching in generic mode");
-            }
-            match self.attach_new(interface, ifindex, mode, name) {
-                Err(error @ DataplaneError::Refused { .. }) => refused = Some(error),
-                done => return done,
-            }
-        }
-        refused.map_or(Ok(()), Err)
-    }
-
-    fn take_over(&mut self, ifindex: u32, pin: &Path) -> Result<bool, DataplaneError> {
-        let Ok(pinned) = PinnedLink::from_pin(pin) else { return Ok(false) };
-        let Ok(link) = XdpLink::try_from(FdLink::from(pinned)) else { return Ok(false) };
-        let program = xdp(&mut self.ebpf)?;
-        // Fails where the interface went away and another has its number now.
-        let replaced = program.attach_to_link(link).and_then(|id| program.take_link(id));
-        let Some(link) = replaced.ok().and_then(|link| FdLink::try_from(link).ok()) else { return Ok(false) };
-        self.links.insert(ifindex, link);
-        Ok(true)
-    }
-
-    fn attach_new(
-        &mut self,
-        interface: &str,
-        ifindex: u32,
-        mode: XdpMode,
-        name: &'static str,
-    ) -> Result<(), DataplaneError> {
-        let refused =
-            |reason: String| DataplaneError::Refused { interface: interface.to_owned(), mode: name, reason };
-        let program = xdp(&mut self.ebpf)?;
-        let attached = program.attach_to_if_index(ifindex, mode).and_then(|id| program.take_link(id));
-        let link = match attached {
-            Ok(link) => link,
-            Err(ProgramError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EBUSY) => {
-                return Err(DataplaneError::Busy { interface: interface.to_owned() });
-            }
-            Err(ProgramError::SyscallError(error)) => return Err(refused(error.io_error.to_string())),
-            Err(error) => return Err(refused(error.to_string())),
-        };
-        // aya falls back to netlink where the kernel refuses a link; such an attachment dies with us.
-        let link = FdLink::try_from(link).map_err(|_| refused("it supports no bpf_link".to_owned()))?;
-        let pinned = link
-            .pin(self.pins.link_pin(ifindex, name))
-            .map_err(|error| refused(format!("its link cannot be pinned: {error}")))?;
-        self.links.insert(ifindex, pinned.into());
-        Ok(())
-    }
-
-    /// Detaches from interfaces that have no use any more, and frees the maps of other versions. To be called
-    /// when all wanted interfaces are attached.
-    pub fn forget_unused(&mut self, interfaces: &BTreeMap<u32, String>) {
-        self.links.retain(|ifindex, _| interfaces.contains_key(ifindex));
-        for pin in self.pins.all_links() {
-            let ifindex = pin
-                .file_name()
-                .and_then(|name| name.to_str()?.split('-').next()?.parse::<u32>().ok())
-                .unwrap_or_default();
-            if !self.links.contains_key(&ifindex) {
-                tracing::info!(ifindex, "detaching from an interface that is no longer used");
-                let _ = std::fs::remove_file(pin);
-            }
-        }
-        self.pins.remove_other_layouts();
     }
 
     /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
@@ -332,6 +234,26 @@ impl Dataplane {
         let found = survey.finish();
         let writes = self.tables.settle(&found, timeouts, &self.maps, now);
         self.carry_out(writes)
+    }
+
+    /// Puts back what something else has changed of the tables, of where the program is attached, and of what is pinned.
+    /// To be called every few seconds.
+    pub fn mend(&mut self, drifts: &Drifts) -> Result<(), DataplaneError> {
+        let writes = self.tables.repairs(&self.maps);
+        if !writes.is_empty() {
+            tracing::warn!(
+                elements = writes.len(),
+                "something else has changed the tables, they are put back"
+            );
+            drifts.count(Drift::Tables, writes.len());
+            self.carry_out(writes)?;
+        }
+        let restored = self.pins.restore(&self.pinned)?;
+        if restored > 0 {
+            tracing::warn!(maps = restored, "tables were not pinned any more, they are again");
+            drifts.count(Drift::Pins, restored);
+        }
+        self.mend_attachments(drifts)
     }
 
     fn carry_out(&mut self, writes: Vec<Write>) -> Result<(), DataplaneError> {
@@ -565,6 +487,28 @@ impl Source for Maps {
     fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool {
         let counters = reals.filter_map(|index| self.real_counters.get(&index, 0).ok());
         counters.flat_map(|cpus| cpus.iter().copied().collect::<Vec<_>>()).any(|counter| counter.packets > 0)
+    }
+}
+
+impl Seen for Maps {
+    fn table(&self) -> TableRef {
+        TableRef::unpack(self.table.read(0))
+    }
+
+    fn service(&self, slot: u32) -> Service {
+        self.services.read(slot)
+    }
+
+    fn real(&self, index: u32) -> Real {
+        self.reals.read(index)
+    }
+
+    fn vips(&self) -> HashMap<IpAddr, Vip> {
+        self.vips.all().collect()
+    }
+
+    fn replies(&self) -> HashMap<ServiceKey, Reply> {
+        self.replies.iter().flatten().collect()
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod routes;
 
+use addresses::Place;
 use futures_util::{StreamExt as _, stream};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::model::{Config, Family, VirtualAddress, VirtualServer, VrrpInstance},
     dataplane::plan::NextHop,
+    drift::{Drift, Drifts},
     netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
     vrrp::{
         FaultCause, Monotonic, State, driver,
@@ -354,6 +356,11 @@ pub struct Host {
     pub running: watch::Sender<HashSet<String>>,
     /// Real servers behind an interface whose instance is in FAULT.
     pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    pub drifts: Drifts,
+    /// Virtual addresses of masters that were seen in their place.
+    pub placed: HashSet<Place>,
+    /// Which of the addresses that checks depend on this host has.
+    pub held: watch::Sender<HashSet<IpAddr>>,
     /// Neighbours that the XDP program has packets for, by interface.
     pub wanted: watch::Receiver<Vec<(u32, Ipv4Addr)>>,
     /// Counts how often an interface came back as another, or with another MAC or source address: all that was
@@ -419,6 +426,7 @@ impl Host {
             self.report_faults(&snapshot, &mut faults);
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
+            send_if_new(&self.held, self.held(&snapshot));
             self.settle_addresses(&snapshot).await;
             self.settle_routes(&snapshot, topology).await;
             self.settled.send_replace(roles_seen);
@@ -490,12 +498,51 @@ impl Host {
         }
     }
 
-    async fn settle_addresses(&self, snapshot: &Snapshot) {
-        let is_master = |i: usize| self.vrrp.board().view(i).is_some_and(|view| view.state == State::Master);
-        let (add, remove) = addresses::work(&self.instances, is_master, snapshot);
+    fn is_master(&self, instance: usize) -> bool {
+        self.vrrp.board().view(instance).is_some_and(|view| view.state == State::Master)
+    }
+
+    /// With `no_accept` a master has an address without showing it.
+    fn held(&self, snapshot: &Snapshot) -> HashSet<IpAddr> {
+        let reals = self.config.services.iter().flat_map(|service| &service.reals);
+        let wanted: HashSet<IpAddr> =
+            reals.flat_map(|real| &real.checks).filter_map(|it| it.only_with).collect();
+        let masters = self.instances.iter().enumerate().filter(|(i, _)| self.is_master(*i));
+        let virtual_ones =
+            masters.flat_map(|(_, instance)| instance.addresses.iter().map(|a| a.config.address));
+        let here: HashSet<IpAddr> =
+            snapshot.addresses.iter().map(|a| a.address).chain(virtual_ones).collect();
+        wanted.into_iter().filter(|address| here.contains(address)).collect()
+    }
+
+    async fn settle_addresses(&mut self, snapshot: &Snapshot) {
+        let (add, remove) = addresses::work(&self.instances, |i| self.is_master(i), snapshot);
+        let masters = self.instances.iter().enumerate().filter(|(i, _)| self.is_master(*i));
+        let due: HashSet<Place> = masters
+            .flat_map(|(_, instance)| &instance.addresses)
+            .map(|a| (a.ifindex, a.config.address))
+            .collect();
+        self.placed.retain(|place| due.contains(place));
+        self.placed
+            .extend(due.into_iter().filter(|(ifindex, address)| snapshot.has_address(*ifindex, *address)));
+        let place = |a: &LocalAddress| (a.ifindex, a.config.address);
+        let mut gone: HashSet<Place> =
+            add.iter().map(|a| place(a)).filter(|a| self.placed.contains(a)).collect();
+        // A list that was cut short by a change in its midst is no reason to cry.
+        if !gone.is_empty()
+            && let Ok(again) = self.netlink.snapshot().await
+        {
+            gone.retain(|(ifindex, address)| !again.has_address(*ifindex, *address));
+        }
         for address in add {
-            if let Err(error) = self.netlink.add_address(address.ifindex, &address.config).await {
-                tracing::error!(%error, "virtual address is missing");
+            let gone = gone.contains(&place(address));
+            match self.netlink.add_address(address.ifindex, &address.config).await {
+                Ok(()) if gone => {
+                    tracing::warn!(address = %address.config.address, "a virtual address was gone, it is put back");
+                    self.drifts.count(Drift::Addresses, 1);
+                }
+                Ok(()) => {}
+                Err(error) => tracing::error!(%error, "virtual address is missing"),
             }
         }
         for address in remove {
@@ -507,9 +554,9 @@ impl Host {
 
     /// After the addresses: routes may come from them.
     async fn settle_routes(&mut self, snapshot: &Snapshot, again: bool) {
-        let Self { virtual_routes, config, instances, vrrp, netlink, .. } = self;
+        let Self { virtual_routes, config, instances, vrrp, netlink, drifts, .. } = self;
         let is_master = |i: usize| vrrp.board().view(i).is_some_and(|view| view.state == State::Master);
-        virtual_routes.settle(config, instances, is_master, (netlink, snapshot), again).await;
+        virtual_routes.settle(config, instances, is_master, (netlink, snapshot), again, drifts).await;
     }
 
     async fn ask_for_wanted(&mut self) {

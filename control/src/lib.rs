@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod director;
+mod drift;
 pub mod file_value;
 pub mod host;
 pub mod netlink;

@@ -22,6 +22,7 @@ use crate::{
     config::model::{Config, Forwarding, Global, SorryServer, Track, VrrpInstance},
     dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
     director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
+    drift::Drifts,
     notify::pools::{self, Notice},
     vrrp::{
         State,
@@ -35,6 +36,8 @@ use crate::{
 
 /// How old the loads are at most that new flows are spread by.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a change that something else made stands at most.
+const MEND: Duration = Duration::from_secs(5);
 
 /// How long a change that failed is waited with.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,6 +52,9 @@ pub struct Pool {
     pub vrrp: watch::Receiver<Vrrp>,
     /// To the host task: what the kernel shall resolve.
     pub wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
+    /// Which of the addresses that checks depend on this host has.
+    pub held: watch::Receiver<HashSet<IpAddr>>,
+    pub drifts: Drifts,
     /// The tables lag behind what they shall say, since a change failed, at last then.
     pub lagging: Option<Instant>,
     /// Where orders lie for the next daemon.
@@ -125,6 +131,8 @@ impl Pool {
         self.tell_news(self.global.rs_init_notifies);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mends = tokio::time::interval(MEND);
+        mends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => {
@@ -141,6 +149,7 @@ impl Pool {
                         self.wanted.send_replace(wanted);
                     }
                 }
+                _ = mends.tick() => self.mend(),
                 Some(verdict) = verdicts.recv() => {
                     let mut heard = BTreeSet::new();
                     let mut next = Some(verdict);
@@ -302,6 +311,13 @@ impl Pool {
         }
     }
 
+    fn mend(&mut self) {
+        let (dataplane, drifts) = (&mut self.dataplane, &self.drifts);
+        if let Err(error) = tokio::task::block_in_place(|| dataplane.mend(drifts)) {
+            tracing::error!(%error, "what something else changed could not be put back; the next look tries again");
+        }
+    }
+
     fn status(&self) -> status::Status {
         let now = driver::clock();
         let vrrp = self.vrrp.borrow().clone();
@@ -333,6 +349,7 @@ impl Pool {
             strays: vrrp.handle.board().strays(),
             instances: instances.collect(),
             services: self.director.services().iter().map(|service| self.service(service)).collect(),
+            drifts: self.drifts.named(),
             outcomes: outcomes.into_iter().map(|(outcome, n)| (outcome.name().to_owned(), n)).collect(),
         }
     }
@@ -350,9 +367,15 @@ impl Pool {
                 required: service.config.quorum.weight,
                 hysteresis: service.config.quorum.hysteresis,
             },
+            suspended: self.is_suspended(service),
             sorry_server: service.config.sorry.as_ref().map(|sorry| self.sorry(service, sorry)),
             reals: service.reals.iter().map(|real| self.real(service, real)).collect(),
         }
+    }
+
+    fn is_suspended(&self, service: &ServiceState) -> bool {
+        let mut checks = service.reals.iter().flat_map(|real| &real.config.checks);
+        checks.any(|check| check.only_with.is_some_and(|address| !self.held.borrow().contains(&address)))
     }
 
     fn sorry(&self, service: &ServiceState, sorry: &SorryServer) -> status::SorryServer {

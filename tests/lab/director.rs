@@ -20,6 +20,7 @@ pub struct Status {
     pub router_id: String,
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
+    pub drifts: BTreeMap<String, u64>,
     pub outcomes: BTreeMap<String, u64>,
 }
 
@@ -61,6 +62,7 @@ pub struct Tracker {
 pub struct Service {
     pub address: Ipv4Addr,
     pub port: u16,
+    pub suspended: bool,
     pub reals: Vec<Real>,
 }
 
@@ -121,6 +123,11 @@ impl Director {
 
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Where it keeps what outlives it.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     /// `lvsd status --json --run-dir DIR`.

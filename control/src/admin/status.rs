@@ -14,6 +14,8 @@ pub struct Status {
     pub strays: u64,
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
+    /// How often what something else had changed was put back, by what it was.
+    pub drifts: BTreeMap<String, u64>,
     /// Packets by fate; `lvsd status` explains each.
     pub outcomes: BTreeMap<String, u64>,
 }
@@ -96,6 +98,8 @@ pub struct Service {
     /// Of the real servers that have no other.
     pub forwarding: String,
     pub quorum: Quorum,
+    /// By ha_suspend: the address is not on this host, so nothing is asked and all stays as it was.
+    pub suspended: bool,
     pub sorry_server: Option<SorryServer>,
     pub reals: Vec<Real>,
 }
@@ -196,10 +200,13 @@ impl fmt::Display for Status {
             let protocol = service.protocol.to_uppercase();
             write!(f, "{protocol:<4} {}:{} {}", service.address, service.port, service.scheduler)?;
             let Quorum { up, weight, required, .. } = &service.quorum;
+            if !up {
+                write!(f, " no quorum: {weight} of {required}")?;
+            }
             writeln!(
                 f,
                 "{}",
-                if *up { String::new() } else { format!(" no quorum: {weight} of {required}") }
+                if service.suspended { " checks suspended: the address is not here" } else { "" }
             )?;
             for real in &service.reals {
                 let name = format!("{}:{}", real.address, real.port);
@@ -225,6 +232,13 @@ impl fmt::Display for Status {
                     sorry.forwarding, "sorry", sorry.state, sorry.packets, sorry.bytes
                 )?;
             }
+        }
+        let mut drifts = self.drifts.iter().filter(|(_, count)| **count > 0).peekable();
+        if drifts.peek().is_some() {
+            writeln!(f, "\nChanged by something else and put back")?;
+        }
+        for (name, count) in drifts {
+            writeln!(f, "{name:<20} {count:>14}")?;
         }
         writeln!(f, "\nPackets by outcome")?;
         for outcome in lvs_ebpf_common::Outcome::ALL {
@@ -294,6 +308,7 @@ mod tests {
                 scheduler: "mh".into(),
                 forwarding: "DR".into(),
                 quorum: Quorum { up: false, weight: 0, required: 1, hysteresis: 0 },
+                suspended: true,
                 sorry_server: Some(SorryServer {
                     address: "10.0.0.9".into(),
                     port: 80,
@@ -304,6 +319,7 @@ mod tests {
                 }),
                 reals: vec![real],
             }],
+            drifts: [("tables".to_owned(), 3), ("pins".to_owned(), 0)].into(),
             outcomes: [("forwarded".to_owned(), 7), ("no_real".to_owned(), 0)].into(),
         };
         let text = status.to_string();
@@ -317,7 +333,7 @@ mod tests {
             "handed over",
             "3 adverts could not be sent",
             "2 adverts refused: ttl",
-            "TCP  10.0.0.100:80 mh no quorum: 0 of 1",
+            "TCP  10.0.0.100:80 mh no quorum: 0 of 1 checks suspended",
             "-> 10.0.0.2:80                  TUN     1      down",
             "overridden: weight 4, configured 1",
             "TCP_CHECK down: refused",
@@ -328,6 +344,7 @@ mod tests {
         for part in ["adverts_sent", "own address", "password"] {
             assert!(!text.contains(part), "{part} is nothing to worry about:\n{text}");
         }
+        assert!(text.contains("tables ") && !text.contains("pins"), "only what was put back:\n{text}");
         assert!(text.contains("forwarded") && !text.contains("no_real"), "only what happened:\n{text}");
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::{
     io::AsyncWriteExt as _,
     sync::{Semaphore, SemaphorePermit, mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -41,11 +41,21 @@ pub struct Runner {
     programs: Arc<Slots>,
     files: Files,
     verdicts: mpsc::Sender<Verdict>,
-    isolated: watch::Receiver<HashSet<Ipv4Addr>>,
-    next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+    here: Here,
     /// Open once a check has wanted it.
     asker: Arc<OnceLock<Asker>>,
     cancel: CancellationToken,
+}
+
+/// What checks have to know of this host.
+#[derive(Clone)]
+pub struct Here {
+    /// While an address is among them its checks say nothing: it is this director that is cut off, and were its reals
+    /// taken out for that, it would come back as a master without any.
+    pub isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+    pub next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+    /// Which of the addresses that checks depend on it has.
+    pub held: watch::Receiver<HashSet<IpAddr>>,
 }
 
 /// What to check; `id` names it in its verdicts.
@@ -71,16 +81,8 @@ pub struct Verdict {
 impl Runner {
     /// `cancel` ends all checks and closes their sockets.
     ///
-    /// A full channel delays the checks that have something to say, and no others. While an address is among
-    /// the `isolated` its checks say nothing: it is this director that is cut off, and were its reals taken out
-    /// for that, it would come back as a master without any.
-    pub fn new(
-        verdicts: mpsc::Sender<Verdict>,
-        isolated: watch::Receiver<HashSet<Ipv4Addr>>,
-        next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
-        files: Files,
-        cancel: CancellationToken,
-    ) -> Self {
+    /// A full channel delays the checks that have something to say, and no others.
+    pub fn new(verdicts: mpsc::Sender<Verdict>, here: Here, files: Files, cancel: CancellationToken) -> Self {
         Self {
             tasks: TaskTracker::new(),
             running: HashMap::new(),
@@ -88,8 +90,7 @@ impl Runner {
             programs: Arc::new(Slots::new(PROGRAMS, "programs may run at once")),
             files,
             verdicts,
-            isolated,
-            next_hops,
+            here,
             asker: Arc::default(),
             cancel,
         }
@@ -123,9 +124,9 @@ impl Runner {
                     CheckKind::Misc(_) => self.programs.clone(),
                     _ => self.sockets.clone(),
                 };
-                let (isolated, asker) = (self.isolated.clone(), self.asker.clone());
+                let (here, asker) = (self.here.clone(), self.asker.clone());
                 self.tasks.spawn(async move {
-                    cancel.run_until_cancelled(watch(target, &slots, &verdicts, isolated, &asker)).await
+                    cancel.run_until_cancelled(watch(target, &slots, &verdicts, here, &asker)).await
                 });
             }
         }
@@ -135,7 +136,7 @@ impl Runner {
         if self.asker.get().is_some() {
             return;
         }
-        match Asker::open(self.next_hops.clone()) {
+        match Asker::open(self.here.next_hops.clone()) {
             // Whoever lost a race would close it again; there is no other.
             Ok(asker) => drop(self.asker.set(asker)),
             Err(error) => return warn!(%error, "virtual addresses cannot be asked: check_vip says nothing"),
@@ -159,11 +160,14 @@ impl Runner {
     }
 }
 
+/// Checks that an address was missing for do not all come with it.
+const RESUMED_WITHIN: Duration = Duration::from_secs(1);
+
 async fn watch(
     target: Target,
     slots: &Slots,
     verdicts: &mpsc::Sender<Verdict>,
-    mut isolated: watch::Receiver<HashSet<Ipv4Addr>>,
+    Here { mut isolated, mut held, .. }: Here,
     asker: &OnceLock<Asker>,
 ) {
     let Target { id, check, up } = target;
@@ -173,6 +177,14 @@ async fn watch(
     let (mut weight, mut told) = (None, None);
     loop {
         sleep_until(Instant::from_std(machine.due())).await;
+        if let Some(address) = check.only_with
+            && !held.borrow().contains(&address)
+        {
+            if held.wait_for(|held| held.contains(&address)).await.is_err() {
+                return;
+            }
+            sleep(check.timing.delay_loop.min(RESUMED_WITHIN).mul_f64(fastrand::f64())).await;
+        }
         let Some(slot) = slots.take().await else { return };
         let started = Instant::now();
         let cut_off = match check.address {

@@ -38,6 +38,7 @@ pub fn check_of(server: SocketAddr) -> Check {
         alpha: false,
         log_all_failures: false,
         on_vip: None,
+        only_with: None,
     }
 }
 

@@ -120,6 +120,10 @@ impl Asker {
     /// Asks at the virtual address what `check` asks, as far as that can be done by single packets: a check over TCP has
     /// spoken with the real server already, here the connection is all that is wanted.
     pub async fn ask(&self, check: &Check, on: OnVip) -> Result<(), VipError> {
+        // A real server that is this host has the address while it is master, and gets no packets before.
+        if self.next_hops.borrow().get(&on.real).is_some_and(NextHop::is_local) {
+            return Ok(());
+        }
         let mut question = self.question(check, on)?;
         match &check.kind {
             CheckKind::Dns(check) => question.ask_dns(check).await,

@@ -197,6 +197,7 @@ fn the_fragments_mean_what_they_say() {
             alpha: false,
             log_all_failures: false,
             on_vip: None,
+            only_with: None,
         }],
     };
     let http = HttpCheck {

@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use aya::maps::{MapData, MapInfo};
 use lvs_ebpf_common::maps;
 use nix::{
     errno::Errno,
@@ -57,6 +58,8 @@ pub enum PinsError {
     Mount { path: PathBuf, source: io::Error },
     #[error("cannot use {}: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error("cannot pin {map} again: {reason}")]
+    Restore { map: &'static str, reason: String },
 }
 
 impl Pins {
@@ -98,6 +101,32 @@ impl Pins {
     pub fn map_pins(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
         let directory = self.maps();
         PINNED.into_iter().map(move |name| (name, directory.join(name)))
+    }
+
+    /// What is pinned under each name now.
+    pub fn map_ids(&self) -> Vec<(&'static str, u32)> {
+        let id = |(name, path)| Some((name, MapInfo::from_pin(path).ok()?.id()));
+        self.map_pins().filter_map(id).collect()
+    }
+
+    /// Pins these maps again where they are not: how many were not.
+    pub fn restore(&self, maps: &[(&'static str, u32)]) -> Result<usize, PinsError> {
+        create(&self.maps())?;
+        create(&self.links())?;
+        let mut restored = 0;
+        for (name, id) in maps {
+            let path = self.maps().join(name);
+            if MapInfo::from_pin(&path).is_ok_and(|info| info.id() == *id) {
+                continue;
+            }
+            let failed = |reason: String| PinsError::Restore { map: name, reason };
+            let map = MapData::from_id(*id).map_err(|error| failed(error.to_string()))?;
+            // Something else that has its name.
+            let _ = fs::remove_file(&path);
+            map.pin(&path).map_err(|error| failed(error.to_string()))?;
+            restored += 1;
+        }
+        Ok(restored)
     }
 
     /// Pin of the link that attaches the program to an interface in a mode.

@@ -16,6 +16,7 @@ use std::{
 
 use lvs_ebpf_common::{Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
+pub use self::drift::Seen;
 pub use self::room::Room;
 use self::{draft::Draft, replies::Translated, space::Space, steps::Steps};
 use super::{
@@ -26,6 +27,7 @@ use super::{
 use crate::config::model::{Forwarding, Persistence};
 
 mod draft;
+mod drift;
 mod reals;
 mod replies;
 mod room;

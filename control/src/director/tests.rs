@@ -31,6 +31,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         alpha: false,
         log_all_failures: false,
         on_vip: None,
+        only_with: None,
     };
     RealServer {
         address,

@@ -1,7 +1,10 @@
 //! Which virtual routes must be there, and how do they get there and away?
 
 use super::{LocalInstance, Netlink, Snapshot};
-use crate::config::model::{Config, VirtualRoute};
+use crate::{
+    config::model::{Config, VirtualRoute},
+    drift::{Drift, Drifts},
+};
 
 /// What was last done for each instance, and for the static ones.
 #[derive(Default)]
@@ -19,6 +22,7 @@ impl Routes {
         is_master: impl Fn(usize) -> bool,
         (netlink, snapshot): (&Netlink, &Snapshot),
         again: bool,
+        drifts: &Drifts,
     ) {
         let moving = config.instances.iter().zip(instances).enumerate();
         let moving = moving.map(|(i, (instance, local))| {
@@ -30,7 +34,13 @@ impl Routes {
             let new = present.replace(wanted) != Some(wanted);
             for route in routes {
                 match wanted {
-                    true if new || (again && !route.no_track) => add(route, new, netlink, snapshot).await,
+                    true if new || (again && !route.no_track) => {
+                        let added = add(route, netlink, snapshot).await;
+                        if added && !new {
+                            tracing::warn!(to = %route.to, "a virtual route was gone, it is put back");
+                            drifts.count(Drift::Routes, 1);
+                        }
+                    }
                     false if new => remove(route, netlink, snapshot).await,
                     _ => {}
                 }
@@ -52,16 +62,17 @@ pub async fn remove(route: &VirtualRoute, netlink: &Netlink, snapshot: &Snapshot
     }
 }
 
-async fn add(route: &VirtualRoute, new: bool, netlink: &Netlink, snapshot: &Snapshot) {
+/// False: it was there, or cannot be.
+async fn add(route: &VirtualRoute, netlink: &Netlink, snapshot: &Snapshot) -> bool {
     let Some(device) = device(route, snapshot) else {
         let interface = route.device.as_deref().unwrap_or_default();
-        return tracing::error!(to = %route.to, interface, "virtual route is missing: there is no such interface");
+        tracing::error!(to = %route.to, interface, "virtual route is missing: there is no such interface");
+        return false;
     };
-    match netlink.add_route(route, device).await {
-        Ok(true) if !new => tracing::warn!(to = %route.to, "a virtual route was gone, it is put back"),
-        Ok(_) => {}
-        Err(error) => tracing::error!(%error, "virtual route is missing"),
-    }
+    netlink.add_route(route, device).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "virtual route is missing");
+        false
+    })
 }
 
 /// `None`: it names one that is not there.

@@ -31,6 +31,7 @@ fn tcp(retry: u32) -> Check {
         alpha: false,
         log_all_failures: false,
         on_vip: None,
+        only_with: None,
     }
 }
 

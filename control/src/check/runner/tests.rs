@@ -22,6 +22,8 @@ const LONG: Duration = Duration::from_secs(30);
 
 struct Bench {
     isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    held: watch::Sender<HashSet<IpAddr>>,
+    here: Here,
     runner: Runner,
     verdicts: mpsc::Receiver<Verdict>,
     cancel: CancellationToken,
@@ -32,11 +34,11 @@ impl Bench {
         let targets =
             checks.into_iter().enumerate().map(|(id, check)| Target { id, check, up: true }).collect();
         let (sender, verdicts) = mpsc::channel(capacity);
-        let (isolated, receiver) = channel(HashSet::new());
+        let (isolated, held, here) = host();
         let cancel = CancellationToken::new();
-        let mut runner = Runner::new(sender, receiver, no_hops(), Files::open(), cancel.clone());
+        let mut runner = Runner::new(sender, here.clone(), Files::open(), cancel.clone());
         runner.set(targets);
-        Self { isolated, runner, verdicts, cancel }
+        Self { isolated, held, here, runner, verdicts, cancel }
     }
 
     async fn verdict(&mut self) -> Verdict {
@@ -44,8 +46,11 @@ impl Bench {
     }
 }
 
-fn no_hops() -> watch::Receiver<HashMap<Ipv4Addr, NextHop>> {
-    channel(HashMap::new()).1
+/// One that is not cut off and has no address that a check depends on.
+fn host() -> (watch::Sender<HashSet<Ipv4Addr>>, watch::Sender<HashSet<IpAddr>>, Here) {
+    let (cut, isolated) = channel(HashSet::new());
+    let (have, held) = channel(HashSet::new());
+    (cut, have, Here { isolated, held, next_hops: channel(HashMap::new()).1 })
 }
 
 async fn listener(address: &str) -> (TcpListener, SocketAddr) {
@@ -104,6 +109,27 @@ async fn a_director_that_is_cut_off_blames_no_real_server() {
 }
 
 #[tokio::test]
+async fn with_ha_suspend_nothing_is_asked_and_nothing_changes_while_the_address_is_elsewhere() {
+    let vip = IpAddr::from([10, 0, 0, 100]);
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([Check { only_with: Some(vip), ..check_of(address) }], 8);
+    assert!(timeout(Duration::from_millis(1500), server.accept()).await.is_err(), "it was asked");
+    assert!(bench.verdicts.is_empty());
+
+    bench.held.send_replace([vip].into());
+    assert!(bench.verdict().await.up);
+    bench.held.send_replace(HashSet::new());
+    // What was under way.
+    sleep(Duration::from_millis(300)).await;
+    drop(server);
+    sleep(Duration::from_millis(500)).await;
+    assert!(bench.verdicts.is_empty(), "not here, no verdict");
+
+    bench.held.send_replace([vip].into());
+    assert!(!bench.verdict().await.up);
+}
+
+#[tokio::test]
 async fn a_change_of_targets_ends_those_that_went_and_leaves_the_others_alone() {
     let (first, first_address) = listener("127.0.0.1:0").await;
     let (second, second_address) = listener("127.0.0.1:0").await;
@@ -156,8 +182,7 @@ async fn a_full_channel_holds_up_no_check_without_news() {
     let (sender, mut full) = mpsc::channel(1);
     sender.send(Verdict { id: 7, up: true, weight: None, error: None }).await.unwrap();
     let (other, other_address) = listener("127.0.0.1:0").await;
-    let mut blocked =
-        Runner::new(sender, bench.isolated.subscribe(), no_hops(), Files::open(), bench.cancel.clone());
+    let mut blocked = Runner::new(sender, bench.here.clone(), Files::open(), bench.cancel.clone());
     blocked.set(vec![
         Target { id: 8, check: check_of(other_address), up: true },
         Target { id: 9, check: check_of(address), up: true },
@@ -193,7 +218,7 @@ async fn no_more_probes_are_under_way_than_there_are_slots() {
     let (server, address) = listener("127.0.0.1:0").await;
     let (slots, asker) = (Slots::new(1, ""), OnceLock::new());
     let (sender, _verdicts) = mpsc::channel(8);
-    let (_none, cut) = channel(HashSet::new());
+    let (_cut, _have, here) = host();
     let target = |id| Target { id, check: http_check_of(address), up: true };
     let serve = async {
         let (held, _) = server.accept().await.unwrap();
@@ -203,8 +228,8 @@ async fn no_more_probes_are_under_way_than_there_are_slots() {
     };
     tokio::select! {
         _ = async { tokio::join!(
-            watch(target(0), &slots, &sender, cut.clone(), &asker),
-            watch(target(1), &slots, &sender, cut, &asker),
+            watch(target(0), &slots, &sender, here.clone(), &asker),
+            watch(target(1), &slots, &sender, here, &asker),
         ) } => {}
         () = serve => return,
     }
@@ -226,7 +251,7 @@ async fn cancelling_ends_all_tasks_and_closes_their_sockets() {
 #[tokio::test]
 async fn tasks_end_when_nobody_takes_their_verdicts() {
     let (_server, address) = listener("127.0.0.1:0").await;
-    let Bench { runner, verdicts, cancel: _cancel, isolated: _isolated } =
+    let Bench { runner, verdicts, cancel: _cancel, isolated: _isolated, held: _held, .. } =
         Bench::start([check_of(address)], 1);
     drop(verdicts);
     timeout(LONG, runner.stopped()).await.expect("tasks that end");

@@ -361,7 +361,7 @@ pub const TABLE: &[Row] = words! {
     [VirtualServer] "flag-2" read | "with mh and sh, mh-port or sh-port" "off" ""
     [VirtualServer] "flag-3" ignored("no scheduler has it") | "a flag of the scheduler" "off" ""
     [VirtualServer] "ip_family" not_yet("there is no IPv6 yet") | "family of a service by mark" "inet" "inet, inet6"
-    [VirtualServer] "ha_suspend" not_yet("checks run on the backup too") | "checks only where the address is" "off" ""
+    [VirtualServer] "ha_suspend" read | "checks only where the address is" "off" ""
     [VirtualServer] "omega" read | "tells scripts that all goes down at the end" "off" ""
     [VirtualServer] "quorum_up" read | "runs when quorum is gained" "none" "COMMAND [USER [GROUP]]"
     [VirtualServer] "quorum_down" read | "runs when quorum is lost" "none" "COMMAND [USER [GROUP]]"

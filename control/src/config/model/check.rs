@@ -29,6 +29,8 @@ pub struct Check {
     pub log_all_failures: bool,
     /// `check_vip`: once that has succeeded, the virtual address is asked as well.
     pub on_vip: Option<OnVip>,
+    /// `ha_suspend`: nothing is asked while this host has not got that address.
+    pub only_with: Option<IpAddr>,
 }
 
 /// How a packet for a virtual address gets to a real server that owns it too.

@@ -27,6 +27,7 @@ pub(super) struct Checked {
     pub port: u16,
     pub vip: Option<Ipv4Addr>,
     pub forwarding: Option<Forwarding>,
+    pub ha_suspend: bool,
 }
 
 impl Reader<'_> {
@@ -73,10 +74,11 @@ impl Reader<'_> {
             _ => None,
         };
         let on_vip = self.on_vip(&items, kind.as_ref(), real, outer);
+        let only_with = real.vip.filter(|_| real.ha_suspend).map(IpAddr::V4);
         let timing = self.timing(&items, block, &inherited);
         let source = self.source_of_check(&items, address);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
-        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures, on_vip })
+        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures, on_vip, only_with })
     }
 
     /// What the three levels say of check_vip, as far as `kind` can ask the virtual address.

@@ -46,6 +46,7 @@ pub(super) struct Inherited {
 /// What a virtual_server hands to its real servers.
 struct Outer {
     address: Option<Ipv4Addr>,
+    ha_suspend: bool,
     port: Option<u16>,
     forwarding: Option<Forwarding>,
     weight: u16,
@@ -93,6 +94,7 @@ impl Reader<'_> {
         let resets_dead = self.resets_dead(&items, protocol);
         let outer = Outer {
             address: endpoint.map(|(address, _)| address),
+            ha_suspend: self.flag(&items, "ha_suspend"),
             port: endpoint.map(|(_, port)| port),
             forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
@@ -458,7 +460,8 @@ impl Reader<'_> {
         // Where all ports are served, the written one is for checks alone.
         let written = || item.statement.arguments.get(1).and_then(|port| port.text.parse().ok());
         let asked = if port == 0 { written().unwrap_or(0) } else { port };
-        let checked = Checked { address, port: asked, vip: outer.address, forwarding };
+        let checked =
+            Checked { address, port: asked, vip: outer.address, forwarding, ha_suspend: outer.ha_suspend };
         let checks = self.checks(&items, &checked, &inherited);
         if let (Some(span), Some(Forwarding::Nat)) = (items.span("check_vip"), forwarding) {
             self.check_vip_with_nat(span);

@@ -83,6 +83,28 @@ impl Source for Maps {
     }
 }
 
+impl Seen for Maps {
+    fn table(&self) -> TableRef {
+        self.table
+    }
+
+    fn service(&self, slot: u32) -> Service {
+        self.slots[slot as usize]
+    }
+
+    fn real(&self, index: u32) -> Real {
+        self.reals[index as usize]
+    }
+
+    fn vips(&self) -> HashMap<IpAddr, Vip> {
+        self.vips.clone()
+    }
+
+    fn replies(&self) -> HashMap<ServiceKey, Reply> {
+        self.replies.clone()
+    }
+}
+
 impl Maps {
     fn new() -> Self {
         Self::of(Room::LEAST)
@@ -200,6 +222,51 @@ fn no_packet_meets_a_hole(plan: Way) {
             maps.apply(&write);
             maps.assert_no_hole();
         }
+    }
+}
+
+#[test]
+fn what_something_else_changes_in_the_maps_is_put_back_and_nothing_else_is_written() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let mut desired = web(&[real(1, 1), real(2, 1)]);
+    desired.services[0].turns = Some(Turns::RoundRobin);
+    let nat = DesiredReal { forwarding: Forwarding::Nat, ..real(3, 1) };
+    desired.services.push(DesiredService {
+        key: ServiceKey { port: 0x1600, ..WEB },
+        turns: None,
+        reals: vec![nat],
+        ..desired.services[0].clone()
+    });
+    desired.vips.push((Ipv4Addr::new(10, 77, 0, 100).into(), Vip::default()));
+    maps.reach(&mut tables, &desired);
+    assert_eq!(tables.repairs(&maps), []);
+
+    let service = maps.service(&WEB).unwrap();
+    let slot = maps.slots.iter().position(|it| *it == service).unwrap();
+    let live = table::half(maps.table.half);
+    let empty = live.into_iter().find(|slot| maps.slots[*slot] == Service::default()).unwrap();
+    let ring = RingRef::unpack(service.ring).chunk;
+    let [elsewhere, vip] = [200, 100].map(|last| IpAddr::from([10, 77, 0, last]));
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Maps));
+    let changes: [Change<'_>; 9] = [
+        ("a real server", &|maps| maps.reals[service.reals_base as usize].mac = [9; 6]),
+        ("a ring", &|maps| maps.rings.get_mut(&ring).unwrap()[3] = 7),
+        ("a service", &|maps| maps.slots[slot] = Service::default()),
+        ("a foreign service", &|maps| maps.slots[empty] = service),
+        ("the half that counts", &|maps| maps.table = TableRef::default()),
+        ("the turns", &|maps| maps.turns.clear()),
+        ("an address", &|maps| maps.vips.retain(|address, _| *address != vip)),
+        ("a foreign address", &|maps| maps.vips.extend([(elsewhere, Vip::default())])),
+        ("whose answers are translated", &|maps| maps.replies.clear()),
+    ];
+    for (name, change) in changes {
+        change(&mut maps);
+        let repairs = tables.repairs(&maps);
+        assert_eq!(repairs.len(), 1, "{name}: {repairs:?}");
+        maps.apply(&repairs[0]);
+        assert_eq!(tables.repairs(&maps), [], "{name}");
+        maps.assert_no_hole();
     }
 }
 
