@@ -1,6 +1,10 @@
 //! Every check against a server of every manner: the verdict, its time, and that the socket is closed after it.
+//!
+//! What asks no server over a connection has no half of it to close, and nothing to reset: datagrams are empty or refused
+//! instead, programs close their output or are killed, files are empty or removed.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     sync::OnceLock,
     time::Duration,
@@ -9,15 +13,24 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::mpsc,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    file,
     runner::Prober,
     testing::{check_of, full_backlog, tls_server},
 };
-use crate::config::model::{Check, CheckKind, DnsCheck, HttpCheck, HttpProtocol, Reply, Tls, UdpCheck, Url};
+use crate::{
+    config::model::{
+        Check, CheckKind, DnsCheck, FileCheck, HttpCheck, HttpProtocol, MiscCheck, Reply, Tls, UdpCheck, Url,
+    },
+    file_value::Files,
+    script::{Account, Script},
+};
 
 /// `connect_timeout` of all checks here.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -148,6 +161,8 @@ async fn tcp_check_asks_for_a_connection_and_no_more() {
     for manner in [Manner::Good, Manner::Slow, Manner::Silent, Manner::Garbage, Manner::HalfClosing] {
         expect(CheckKind::Tcp, manner, "good").await;
     }
+    // The reset may come before the connection is looked at, or behind.
+    expect(CheckKind::Tcp, Manner::Resetting, "").await;
 }
 
 #[tokio::test]
@@ -232,36 +247,142 @@ async fn nobody_who_refuses_or_drops_connections_passes() {
     }
 }
 
+/// Answers each datagram.
+async fn answer_datagrams(server: &UdpSocket, manner: Manner) {
+    let mut asked = [0; 100];
+    loop {
+        let (length, from) = server.recv_from(&mut asked).await.unwrap();
+        // An answer to a question of DNS, and to itself.
+        asked[2] |= 0x80;
+        let answer = match manner {
+            Manner::Good => asked[..length].to_vec(),
+            Manner::Slow => {
+                sleep(PAUSE).await;
+                asked[..length].to_vec()
+            }
+            Manner::Garbage => vec![0x7f; 50],
+            Manner::HalfClosing => Vec::new(),
+            Manner::Silent | Manner::Resetting => continue,
+        };
+        server.send_to(&answer, from).await.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn datagram_checks_of_a_good_a_silent_and_a_refusing_server() {
+async fn datagram_checks_want_the_answer_that_they_are_told_to_want() {
     let dns = CheckKind::Dns(DnsCheck::new("", simple_dns::TYPE::SOA).unwrap());
     let udp = |reply| CheckKind::Udp(UdpCheck { payload: vec![0; 12], reply });
-    for (kind, silent) in [
-        (dns, "no answer within 1s"),
-        (udp(Reply::Any), "no reply within 1s"),
-        (udp(Reply::NotNeeded), "good"),
+    let like = Reply::Like { bytes: vec![(0, 0xff)], min: 1, max: 255 };
+    const NO_ANSWER: &str = "no answer within 1s";
+    const NO_REPLY: &str = "no reply within 1s";
+    for (kind, [silent, garbage, empty]) in [
+        // What is no answer to the question leaves the time that is left.
+        (dns, [NO_ANSWER, NO_ANSWER, NO_ANSWER]),
+        (udp(Reply::NotNeeded), ["good", "good", "good"]),
+        (udp(Reply::Any), [NO_REPLY, "good", "good"]),
+        (udp(like), [NO_REPLY, "byte 0 of the reply is 7f", "a reply of 0 bytes is not in 1 to 255"]),
     ] {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let check = check(kind, server.local_addr().unwrap());
-        let (said, took) = probe(&check).await;
-        assert_eq!(said, silent);
-        assert!((LIMIT..LIMIT + SLACK).contains(&took), "{took:?}");
-
-        let echo = async {
-            let mut asked = [0; 100];
-            // The silence before has left a question.
-            for _ in 0..2 {
-                let (length, from) = server.recv_from(&mut asked).await.unwrap();
-                asked[2] |= 0x80;
-                sleep(PAUSE / 2).await;
-                server.send_to(&asked[..length], from).await.unwrap();
-            }
-        };
-        let ((said, took), ()) = tokio::join!(probe(&check), echo);
-        assert_eq!(said, "good");
-        assert!(took < LIMIT, "{took:?}");
-
+        for (manner, expected) in [
+            (Manner::Good, "good"),
+            (Manner::Slow, "good"),
+            (Manner::Silent, silent),
+            (Manner::Garbage, garbage),
+            (Manner::HalfClosing, empty),
+        ] {
+            let (said, took) = tokio::select! {
+                probed = probe(&check) => probed,
+                () = answer_datagrams(&server, manner) => unreachable!(),
+            };
+            let name = format!("{} of a {manner:?} server", check.kind.word());
+            assert_eq!(said, expected, "{name}");
+            let waits = expected.contains("within") || manner == Manner::Silent;
+            let least = match manner {
+                Manner::Slow => PAUSE,
+                _ if waits => LIMIT,
+                _ => Duration::ZERO,
+            };
+            assert!((least..least + SLACK).contains(&took), "{name}: {took:?}");
+        }
         drop(server);
-        assert_eq!(probe(&check).await.0, "connection refused");
+        let (said, took) = probe(&check).await;
+        assert_eq!(said, "connection refused");
+        assert!(took < SLACK, "{took:?}");
     }
+}
+
+#[tokio::test]
+async fn ping_check_wants_an_echo() {
+    let ping = |to: [u8; 4]| check(CheckKind::Ping, SocketAddr::from((to, 0)));
+    let (said, took) = probe(&ping([127, 0, 0, 1])).await;
+    if said.starts_with("cannot open a socket") {
+        return lvs_tests::skip("neither raw sockets nor those of net.ipv4.ping_group_range are allowed");
+    }
+    assert_eq!(said, "good");
+    assert!(took < SLACK, "{took:?}");
+    // Nobody has an address for documentation (RFC 5737).
+    let mut silent = ping([192, 0, 2, 1]);
+    silent.source.interface = Some("lo".into());
+    let (said, took) = probe(&silent).await;
+    assert_eq!(said, "no echo within 1s");
+    assert!((LIMIT..LIMIT + SLACK).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn misc_check_wants_a_program_that_ends_well_and_in_time() {
+    for (manner, program, expected, least) in [
+        ("good", "exit 0", "good", Duration::ZERO),
+        ("slow", "sleep 0.3", "good", Duration::from_millis(300)),
+        ("refusing", "exit 1", "the program ended with 1", Duration::ZERO),
+        ("silent", "sleep 99", "the program took longer than 1s", LIMIT),
+        ("killed", "kill -9 $$", "the program was killed", Duration::ZERO),
+        ("babbling", "head -c 200000 /dev/zero; exit 0", "good", Duration::ZERO),
+        ("half-closing", "exec >&- 2>&-; exit 0", "good", Duration::ZERO),
+    ] {
+        let words = ["/bin/sh", "-c", program].map(str::to_owned).into();
+        let account = Account { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };
+        let script = Script::new(words, account).unwrap();
+        let kind = CheckKind::Misc(MiscCheck { script, timeout: LIMIT, dynamic: false });
+        let (said, took) = probe(&check(kind, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).await;
+        assert_eq!(said, expected, "a {manner} program");
+        assert!((least..least + SLACK).contains(&took), "a {manner} program: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn file_check_wants_a_0_and_hears_of_each_change() {
+    let folder = std::env::temp_dir().join(format!("lvsd-conformance-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (path, new) = (folder.join("number"), folder.join("new"));
+    let (files, cancel) = (Files::open(), CancellationToken::new());
+    let listener = tokio::spawn(files.clone().run(cancel.clone()));
+    let (sender, mut verdicts) = mpsc::channel(1);
+    let follower = files.follow(&path);
+    let check = FileCheck { path: path.clone(), weight: 0, reverse: false };
+    let task = tokio::spawn(async move { file::follow(0, &check, follower, &sender).await });
+    let mut next = async || {
+        let verdict = timeout(SLACK, verdicts.recv()).await.expect("a verdict in time").unwrap();
+        verdict.error.map_or_else(|| "good".to_owned(), |error| error.to_string())
+    };
+    assert_eq!(next().await, "good", "a file that is not there");
+    for (content, expected) in [
+        ("3\n", "the file says 3"),
+        ("0", "good"),
+        ("-1 and more", "the file says -1"),
+        ("\u{0}\u{7f}garbage", "good"),
+        ("7", "the file says 7"),
+        ("", "good"),
+        ("8", "the file says 8"),
+    ] {
+        fs::write(&new, content).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(next().await, expected, "{content:?}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(next().await, "good", "a file that was removed");
+    cancel.cancel();
+    task.abort();
+    listener.await.unwrap();
+    fs::remove_dir_all(&folder).unwrap();
 }
