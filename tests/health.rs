@@ -53,10 +53,16 @@ fn scripts_and_fifos_are_told_who_comes_and_goes_and_with_omega_of_the_stop() ->
     let real = scene.reals.first().context("no rs1")?;
     let service = service_with(&(line("quorum_up") + &line("quorum_down") + "omega\n"), &[(real, 1)])
         .replace("weight 1\n", &format!("weight 1\n{}{}", line("notify_up"), line("notify_down")));
-    let config = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display())
+    let once = scene.lb1.dir().join("once");
+    let at = |word: &str| format!("{word}_script \"/bin/sh -c 'echo {word} >> {}'\"\n", once.display());
+    let config = format!("global_defs {{\nlvs_notify_fifo {}\n", fifo.display())
+        + &at("startup")
+        + &at("shutdown")
+        + "}\n"
         + &Vrrp::v3(150, Duration::from_millis(100)).text()
         + &service;
     let mut lb1 = Director::start(&scene.lb1, &config)?;
+    assert_eq!(fs::read_to_string(&once)?, "startup\n");
     let said = |count: usize| {
         wait_for(&format!("{count} scripts"), PATIENCE, || {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -77,6 +83,7 @@ fn scripts_and_fifos_are_told_who_comes_and_goes_and_with_omega_of_the_stop() ->
     let both: Vec<_> = down.iter().zip(&up).flat_map(|(down, up)| [down, up]).cloned().collect();
     assert_eq!(said(4)?, both);
     lb1.stop()?;
+    assert_eq!(fs::read_to_string(&once)?, "startup\nshutdown\n");
     let [first, second] = down.clone();
     assert_eq!(said(6)?, [first.clone(), first, up[0].clone(), second.clone(), second, up[1].clone()]);
     let expected: String =

@@ -32,7 +32,11 @@ use self::{
 use crate::{
     admin::{self, Call, Handover, Request, What},
     check::{self, Here},
-    config::{self, Config, model::Mail, outline::Outline},
+    config::{
+        self, Config,
+        model::{Mail, Once},
+        outline::Outline,
+    },
     dataplane::{
         self, Dataplane, Mode,
         plan::{NextHop, Room},
@@ -51,6 +55,7 @@ use crate::{
         pools,
     },
     pool::{Pool, Succession, Vrrp, router_id},
+    script::Ended,
     vrrp::State,
 };
 
@@ -77,11 +82,15 @@ pub fn run(file: &File, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     precondition::raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(async {
+        run_once("startup_script", config.global.startup.as_ref()).await;
         let mut daemon = Daemon::start(config, run_dir, mode).await?;
         notify_systemd(sd_notify::NotifyState::Ready);
         let end = daemon.serve(file).await?;
         notify_systemd(sd_notify::NotifyState::Stopping);
-        daemon.end(end).await
+        let shutdown = daemon.site.config.global.shutdown.clone().filter(|_| end == End::Stop);
+        let ended = daemon.end(end).await;
+        run_once("shutdown_script", shutdown.as_ref()).await;
+        ended
     });
     // Nothing that blocks may delay the end: leases are settled by now.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -516,6 +525,17 @@ impl Daemon {
             dataplane.close()?;
         }
         Ok(())
+    }
+}
+
+/// keepalived's rule: that it fails is told, and no more.
+async fn run_once(word: &str, once: Option<&Once>) {
+    let Some(Once { script, timeout }) = once else { return };
+    match script.run(&[], &[], *timeout).await {
+        Ok(Ended::ByItself(status)) if status.success() => {}
+        Ok(Ended::ByItself(status)) => tracing::warn!(%status, "{word} failed"),
+        Ok(Ended::TimedOut) => tracing::warn!(limit = ?timeout, "{word} took too long and was ended"),
+        Err(error) => tracing::error!(%error, "{word} cannot be run"),
     }
 }
 

@@ -65,7 +65,7 @@ fn http(tls: bool) -> CheckKind {
         host: "www".into(),
         server_name: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
     };
-    let tls = tls.then_some(Tls { roots: None, sni: false });
+    let tls = tls.then_some(Tls { roots: None, identity: None, sni: false });
     CheckKind::Http(HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls })
 }
 

@@ -40,18 +40,21 @@ pub fn connector(tls: &Tls) -> Result<TlsConnector, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.map_err(setup)?;
-    let mut config = match &tls.roots {
+    let builder = match &tls.roots {
         Some(trusted) => {
             let mut roots = RootCertStore::empty();
             for root in trusted.iter() {
                 roots.add(root.clone()).map_err(setup)?;
             }
-            builder.with_root_certificates(roots).with_no_client_auth()
+            builder.with_root_certificates(roots)
         }
-        None => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(TrustsAll(provider)))
-            .with_no_client_auth(),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustsAll(provider))),
+    };
+    let mut config = match &tls.identity {
+        Some(identity) => {
+            builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key()).map_err(setup)?
+        }
+        None => builder.with_no_client_auth(),
     };
     config.enable_sni = tls.sni;
     // Each check is to see a whole handshake.
@@ -117,14 +120,18 @@ impl ServerCertVerifier for TrustsAll {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
     };
-    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{ServerConfig, pki_types::PrivateKeyDer, server::WebPkiClientVerifier},
+    };
 
     use super::*;
-    use crate::check::testing::tls_server as server;
+    use crate::{check::testing::tls_server as server, config::model::Identity};
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -146,7 +153,7 @@ mod tests {
             name
         };
         let ask = async {
-            let connector = connector(&Tls { roots: roots.map(Arc::new), sni }).unwrap();
+            let connector = connector(&Tls { roots: roots.map(Arc::new), identity: None, sni }).unwrap();
             let stream = TcpStream::connect(address).await.unwrap();
             let name = ServerName::try_from(name).unwrap();
             let mut stream = handshake(&connector, stream, name, LONG).await?;
@@ -181,10 +188,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_asks_who_we_are_is_shown_our_certificate() {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["lb.example.org".to_owned()]).unwrap();
+        let identity = Identity {
+            chain: vec![cert.der().clone()],
+            key: PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap(),
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![cert.der().clone()],
+                PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        for (identity, admitted) in [(Some(Arc::new(identity)), true), (None, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let connector = connector(&Tls { roots: None, identity, sni: false }).unwrap();
+            let ask = async {
+                let stream = TcpStream::connect(address).await.unwrap();
+                // With TLS 1.3 a client hears of its refusal later.
+                drop(handshake(&connector, stream, ServerName::try_from("a").unwrap(), LONG).await);
+            };
+            let serve = async { acceptor.accept(listener.accept().await.unwrap().0).await.is_ok() };
+            assert_eq!(tokio::join!(ask, serve).1, admitted);
+        }
+    }
+
+    #[tokio::test]
     async fn what_speaks_no_tls_closes_or_says_nothing_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connector = connector(&Tls { roots: None, sni: false }).unwrap();
+        let connector = connector(&Tls { roots: None, identity: None, sni: false }).unwrap();
         let name = || ServerName::try_from("a").unwrap();
         for (answer, expected) in [
             (&b"HTTP/1.0 400 Bad Request\r\n\r\n"[..], "TLS: received corrupt message of type "),

@@ -60,8 +60,18 @@ pub struct Global {
     pub dynamic_interfaces: bool,
     /// Where a real server stands at the start is told too.
     pub rs_init_notifies: bool,
+    /// `startup_script` and `shutdown_script`: before anything else is done, and when all has ended.
+    pub startup: Option<Once>,
+    pub shutdown: Option<Once>,
     /// Whose members may use the control socket, by its number; root alone where absent.
     pub admin_group: Option<u32>,
+}
+
+/// A program that is waited for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Once {
+    pub script: Script,
+    pub timeout: Duration,
 }
 
 /// `lvs_timeouts`: how long a silent flow is remembered.

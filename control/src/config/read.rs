@@ -28,7 +28,7 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Family, Fifo, Global, Pattern, Protocol, Version},
+    model::{Config, Family, Fifo, Global, Identity, Pattern, Protocol, Version},
     source::Span,
     tree::Statement,
 };
@@ -48,6 +48,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         log_all_failures: false,
         patterns: HashMap::new(),
         roots: None,
+        identity: None,
         server_groups: HashMap::new(),
         services: HashMap::new(),
         script_account: Account::ROOT,
@@ -127,6 +128,7 @@ struct Reader<'a> {
     patterns: HashMap<String, Pattern>,
     /// The `ca` of SSL_GETs.
     roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    identity: Option<Arc<Identity>>,
     /// None: it has errors.
     server_groups: HashMap<String, (Option<server_group::Endpoints>, Span)>,
     services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
@@ -417,6 +419,8 @@ impl Reader<'_> {
         // One reader is enough for both who write.
         let common = common.map(|fifo| Fifo { reader: None, ..fifo });
         let lvs_fifos = common.into_iter().chain(own).collect();
+        let startup = self.once(&items, "startup_script", "startup_script_timeout");
+        let shutdown = self.once(&items, "shutdown_script", "shutdown_script_timeout");
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
         let mail = self.mail(&items);
         let dynamic_interfaces = self.dynamic_interfaces(&items);
@@ -435,6 +439,8 @@ impl Reader<'_> {
                 mail,
                 dynamic_interfaces,
                 rs_init_notifies,
+                startup,
+                shutdown,
                 admin_group,
             },
             Defaults {

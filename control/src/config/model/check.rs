@@ -10,7 +10,7 @@ use std::{
 
 use regex::bytes::Regex;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, Question, SimpleDnsError, TYPE};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::Forwarding;
 use crate::script::Script;
@@ -113,15 +113,30 @@ pub struct HttpCheck {
 pub struct Tls {
     /// `ca`: who may sign a certificate. Without, none is looked at.
     pub roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// `certificate` and `key`: what a server that asks who we are is shown.
+    pub identity: Option<Arc<Identity>>,
     /// `enable_sni`: the server is told the name.
     pub sni: bool,
+}
+
+/// Fitting together.
+#[derive(Debug, PartialEq)]
+pub struct Identity {
+    /// Its own first, then those that sign it.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
 }
 
 /// Without the bytes of the certificates, which thousands of checks share.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let roots = self.roots.as_ref().map_or(0, super::fingerprint);
-        f.debug_struct("Tls").field("roots", &format_args!("#{roots:x}")).field("sni", &self.sni).finish()
+        let identity = self.identity.as_ref().map_or(0, |identity| super::fingerprint(&identity.chain));
+        f.debug_struct("Tls")
+            .field("roots", &format_args!("#{roots:x}"))
+            .field("identity", &format_args!("#{identity:x}"))
+            .field("sni", &self.sni)
+            .finish()
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the words say that name a program to run.
 
-use std::{collections::VecDeque, path::PathBuf};
+use std::{collections::VecDeque, path::PathBuf, time::Duration};
 
 use super::{Item, Items, Reader, value, value::Wrong};
 use crate::{
     config::{
         diagnostic::{Class, quote},
         lexer::Word,
-        model::{Fifo, Notify, UpDown},
+        model::{Fifo, Notify, Once, UpDown},
     },
     script::{self, Account, Script},
 };
@@ -46,6 +46,23 @@ impl Reader<'_> {
         let (command, user) = self.first(item)?;
         let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
         self.word(word, command, |_| runnable(words_of(command)?, account))
+    }
+
+    /// `WORD COMMAND [USER [GROUP]]`, and how long it may take.
+    pub(super) fn once(
+        &mut self,
+        items: &Items<'_>,
+        word: &'static str,
+        timeout_word: &'static str,
+    ) -> Option<Once> {
+        const DEFAULT: Duration = Duration::from_secs(10);
+        let script = self.command_of(items, word);
+        let timeout = self.one(items, timeout_word, value::number(1..=1000));
+        if let (Some(span), None) = (items.span(timeout_word), items.last(word)) {
+            self.warn(Class::Conflict, span, format!("{timeout_word} has no effect without {word}"));
+        }
+        let timeout = timeout.map_or(DEFAULT, |seconds| Duration::from_secs(seconds.into()));
+        Some(Once { script: script?, timeout })
     }
 
     /// `WORD NAME [USER [GROUP]]`, and `READER COMMAND [USER [GROUP]]`.

@@ -1,7 +1,7 @@
 //! What a virtual_server says.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -537,12 +537,22 @@ impl Reader<'_> {
 
     /// Without any vrrp_instance something else answers for the addresses.
     pub fn every_service_has_an_instance(&mut self, services: &[(Span, VirtualServer)]) {
-        for (span, service) in services {
-            if !self.vips.is_empty() && !self.vips.contains_key(&service.address.into()) {
-                let message =
-                    format!("no vrrp_instance has {}: lvsd does not answer for it", service.address);
-                self.warn(Class::Missing, *span, message);
+        if self.vips.is_empty() {
+            return;
+        }
+        // Those of a group are one statement.
+        for services in services.chunk_by(|(one, _), (next, _)| one == next) {
+            let addresses = services.iter().map(|(_, service)| service.address);
+            let absent: BTreeSet<_> = addresses.filter(|it| !self.vips.contains_key(&(*it).into())).collect();
+            let Some((span, _)) = services.first().filter(|_| !absent.is_empty()) else { continue };
+            const NAMED: usize = 3;
+            let mut names = absent.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            if absent.len() > NAMED {
+                names += &format!(" and {} more", absent.len() - NAMED);
             }
+            let them = if absent.len() == 1 { "it" } else { "them" };
+            let message = format!("no vrrp_instance has {names}: lvsd does not answer for {them}");
+            self.warn(Class::Missing, *span, message);
         }
     }
 }

@@ -114,6 +114,7 @@ fn the_name_for_tls_is_the_most_special_one_and_the_address_without_any() {
         .map(|check| match &check.kind {
             CheckKind::Http(HttpCheck { urls, tls: Some(tls), .. }) => {
                 assert_eq!(tls.roots.as_ref().map(|roots| roots.len()), Some(1));
+                assert_eq!(tls.identity.as_ref().map(|identity| identity.chain.len()), Some(1));
                 let names = urls.iter().map(|url| url.server_name.to_str().into_owned());
                 (names.collect::<Vec<_>>(), tls.sni)
             }
@@ -129,6 +130,17 @@ fn the_name_for_tls_is_the_most_special_one_and_the_address_without_any() {
             (names(&["10.0.0.14"]), false),
         ]
     );
+}
+
+#[test]
+fn what_runs_at_the_start_and_at_the_end_may_take_ten_seconds_unless_told() {
+    let global = sound("checks").global;
+    let (startup, shutdown) = (global.startup.unwrap(), global.shutdown.unwrap());
+    assert_eq!(
+        (startup.script.arguments, startup.timeout),
+        (vec!["started".to_owned()], Duration::from_secs(3))
+    );
+    assert_eq!(shutdown.timeout, Duration::from_secs(10));
 }
 
 #[test]

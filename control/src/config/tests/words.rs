@@ -87,6 +87,7 @@ const VALUES: [&str; 38] = [
     "00ff",
     "lb1",
     "tests/config/ca.pem",
+    "tests/config/client.key",
     "1 0123456789abcdef0123456789abcdef",
     "time",
     "enforce",

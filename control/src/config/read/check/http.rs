@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use regex::bytes::RegexBuilder;
 use tokio_rustls::rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    sign::CertifiedKey,
 };
 
 use super::super::{
@@ -17,7 +19,7 @@ use super::super::{
 use crate::config::{
     diagnostic::{Class, quote},
     keywords::Block,
-    model::{HttpCheck, HttpProtocol, Pattern, Search, Tls, Url},
+    model::{HttpCheck, HttpProtocol, Identity, Pattern, Search, Tls, Url},
     source,
 };
 
@@ -58,7 +60,8 @@ impl Reader<'_> {
     fn tls(&mut self, items: &Items<'_>) -> (Tls, Option<ServerName<'static>>) {
         let name = self.one(items, "sni_name", server_name);
         let sni = self.switch(items, "enable_sni").unwrap_or(false);
-        (Tls { roots: self.roots.clone(), sni: sni || name.is_some() }, name)
+        let (roots, identity) = (self.roots.clone(), self.identity.clone());
+        (Tls { roots, identity, sni: sni || name.is_some() }, name)
     }
 
     /// `SSL`: for all SSL_GETs of the file.
@@ -67,6 +70,19 @@ impl Reader<'_> {
         self.extra(item, &item.statement.arguments);
         let items = self.items(Block::Ssl, item.body());
         self.roots = self.one(&items, "ca", roots).map(Arc::new);
+        let chain = self.one(&items, "certificate", certificates);
+        let key = self.one(&items, "key", key);
+        for (word, other) in [("certificate", "key"), ("key", "certificate")] {
+            if let (Some(span), None) = (items.span(word), items.last(other)) {
+                self.error(Class::Missing, span, format!("SSL: {word} without {other}"));
+            }
+        }
+        if let (Some(chain), Some(key), Some(span)) = (chain, key, items.span("key")) {
+            match CertifiedKey::from_der(chain.clone(), key.clone_key(), &ring::default_provider()) {
+                Ok(_) => self.identity = Some(Arc::new(Identity { chain, key })),
+                Err(error) => self.error(Class::Conflict, span, format!("SSL: certificate and key: {error}")),
+            }
+        }
     }
 
     fn url(&mut self, item: Item<'_>, server: &Server) -> Option<Url> {
@@ -193,20 +209,33 @@ fn server_name(word: &str) -> Value<ServerName<'static>> {
     ServerName::try_from(word.to_owned()).map_err(|_| wrong())
 }
 
-/// All certificates of a PEM file.
+/// All certificates of a PEM file, of authorities.
 fn roots(word: &str) -> Value<Vec<CertificateDer<'static>>> {
-    let wrong = |why: String| Wrong::new(format!("{}: {why}", quote(word)));
-    let text = source::read(Path::new(word)).map_err(|error| wrong(error.to_string()))?;
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let roots = read.map_err(|error| wrong(error.to_string()))?;
-    if roots.is_empty() {
-        return Err(wrong("no certificate".to_owned()));
-    }
+    let roots = certificates(word)?;
     let mut store = RootCertStore::empty();
     for root in &roots {
-        store.add(root.clone()).map_err(|error| wrong(error.to_string()))?;
+        store.add(root.clone()).map_err(|error| unusable(word, error))?;
     }
     Ok(roots)
+}
+
+/// All certificates of a PEM file.
+fn certificates(word: &str) -> Value<Vec<CertificateDer<'static>>> {
+    let text = source::read(Path::new(word)).map_err(|error| unusable(word, error))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let certificates = read.map_err(|error| unusable(word, error))?;
+    if certificates.is_empty() { Err(unusable(word, "no certificate")) } else { Ok(certificates) }
+}
+
+/// The first key of a PEM file.
+fn key(word: &str) -> Value<PrivateKeyDer<'static>> {
+    let text = source::read(Path::new(word)).map_err(|error| unusable(word, error))?;
+    PrivateKeyDer::from_pem_slice(text.as_bytes())
+        .map_err(|error| unusable(word, error).help("a key with a password cannot be read"))
+}
+
+fn unusable(word: &str, why: impl std::fmt::Display) -> Wrong {
+    Wrong::new(format!("{}: {why}", quote(word)))
 }
 
 fn path(word: &str) -> Value<String> {
