@@ -201,7 +201,7 @@ fn with_ops_rr_gives_each_real_server_every_third_packet_of_one_client() -> Resu
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 20_000))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(DNS)?;
-        let mut ask = || {
+        let ask = || {
             socket.send(b"who?")?;
             let mut answer = [0; 64];
             let length = socket.recv(&mut answer)?;
