@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
 
-use super::failover::{EVENTS, Event, Falsehood, Program, Run, Runs};
+use super::failover::{Circumstances, EVENTS, Event, Falsehood, Program, Run, Runs};
 
 const INTRODUCTION: &str = "\
 # How long a failover takes
@@ -48,14 +48,26 @@ pub fn row(program: Program, event: Event, interval: Duration, all: &Runs) -> St
     )
 }
 
-pub fn write(directory: &str, runs: u32, all: &Runs, falsehoods: &[Falsehood]) -> Result<()> {
+pub fn write(
+    directory: &str,
+    circumstances: &Circumstances,
+    all: &Runs,
+    falsehoods: &[Falsehood],
+) -> Result<()> {
     let directory = Path::new(directory);
     let rows: Vec<_> =
         all.keys().map(|(program, event, interval)| row(*program, *event, *interval, all)).collect();
     let mut text = format!(
-        "{INTRODUCTION}{}, {}, `cargo xtask bench failover --runs {runs}`.\n\n{HEADER}\n{}\n\n",
+        "{INTRODUCTION}{}, load average {} at the start, {}, `cargo xtask bench failover --runs {}`: {} minutes.{}\n\n{HEADER}\n{}\n\n",
         conditions(),
+        circumstances.load,
         keepalived(),
+        circumstances.runs,
+        circumstances.start.elapsed().as_secs().div_ceil(60),
+        match circumstances.begun_again {
+            0 => String::new(),
+            count => format!(" {count} runs came to no end and were begun again."),
+        },
         rows.join("\n")
     );
     text += "False takeovers: how often the backup took over from a healthy master, while busy loops ran on the same CPUs.\n\n";
@@ -87,11 +99,17 @@ fn keepalived() -> String {
     format!("keepalived {}", version.trim_start_matches('v'))
 }
 
+/// Of the last minute.
+pub fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("?").to_owned()
+}
+
 /// Of the machine that was measured on.
 pub fn conditions() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = read("/proc/loadavg").split(' ').next().unwrap_or("?").to_owned();
+    let load = load_average();
     let release = read("/proc/sys/kernel/osrelease");
     let version = release.split('-').next().unwrap_or("?");
     format!("Linux {version}, {cpus} CPUs shared with whatever else ran (load average {load} at the end)")
