@@ -3,6 +3,7 @@
 mod checks;
 mod failover;
 mod figures;
+mod instances;
 mod packets;
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
@@ -32,6 +33,8 @@ enum What {
     Failover(failover::Arguments),
     /// What checks of 10,000 real servers cost, whether they are in time, and how soon a dead rack is found
     Checks(checks::Arguments),
+    /// Whether adverts leave on time with up to 4,096 instances on one node
+    Instances(instances::Arguments),
     /// Ten minutes of random faults on three directors; seed and length by CHAOS_SEED and CHAOS_SECONDS
     Chaos,
 }
@@ -48,6 +51,9 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         }
         Some(What::Failover(arguments)) => in_lab(arguments.built, &[], || failover::bench(arguments)),
         Some(What::Checks(arguments)) => in_lab(arguments.built, OPTIMISED, || checks::bench(arguments)),
+        Some(What::Instances(arguments)) => {
+            in_lab(arguments.built, OPTIMISED, || instances::bench(arguments))
+        }
         Some(What::Chaos) => chaos(),
     }
 }
