@@ -280,22 +280,39 @@ fn unnoticed_restart(end: impl Fn(&mut Director) -> Result<()>) -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());
     }
-    let mut pair = Pair::new(slow)?;
+    for _ in 0..3 {
+        if is_restart_unnoticed(&end)? {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("no restart within the lease, three times")
+}
+
+/// False, which shows nothing, if the machine was so busy that the restart may have outlasted the lease.
+fn is_restart_unnoticed(end: impl Fn(&mut Director) -> Result<()>) -> Result<bool> {
+    let vrrp = |priority| Vrrp::v3(priority, Duration::from_secs(2));
+    let mut pair = Pair::new(vrrp)?;
+    pair.lb2.wait_for_state("BACKUP", PATIENCE)?;
     let load = Load::start(&pair.scene.client, VIP, PACE)?;
     thread::sleep(Duration::from_millis(300));
 
     let ended = Stamp::now();
     end(&mut pair.lb1)?;
     pair.lb1.start_again()?;
+    let took = ended.elapsed();
+    println!("started again after {took:?}");
+    // The last advert may have left nearly an interval before.
+    if took > vrrp(150).lifetime() - vrrp(150).advert_interval {
+        return Ok(false);
+    }
     pair.lb1.wait_for_state("MASTER", PATIENCE)?;
-    println!("MASTER again after {:?}", ended.elapsed());
     // A backup that had heard nothing since the end would have taken over by now.
-    thread::sleep(slow(100).lifetime() + slow(100).skew() + SLACK);
+    thread::sleep(vrrp(100).lifetime() + vrrp(100).skew() + SLACK);
 
     let outage = outage(&load.finish()?, ended)?;
     assert_eq!(outage.failed, 0, "{outage:?}");
     assert_eq!(pair.masters(), [pair.scene.lb1.address()]);
     assert_eq!(turns(pair.answers_since(ended)), [pair.scene.lb1.mac()]);
     assert_eq!(pair.lb2.state()?, "BACKUP");
-    Ok(())
+    Ok(true)
 }

@@ -284,39 +284,6 @@ fn lvsd_follows_keepalived_and_yields_to_it() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_pair_with_keepalived_speaks_unicast() -> Result<()> {
-    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
-        return Ok(());
-    }
-    let stage = Stage::new()?;
-    let (lb1, lb2) = (&stage.lb1, &stage.lb2);
-    let unicast = |own: &Node, peer: &Node| {
-        let (own, peer) = (own.address_v6(), peer.address_v6());
-        format!("    unicast_src_ip {own}\n    unicast_peer {{\n        {peer}\n    }}\n")
-    };
-    let mut lvsd = Director::start(lb1, &Stage::text(150, &unicast(lb1, lb2)))?;
-    lvsd.wait_for_state("MASTER", PATIENCE)?;
-    // Unicast does not pass the watcher.
-    let watch = Capture::start(lb2, "eth0")?;
-    let _keepalived = Keepalived::start(lb2, &Stage::text(100, &unicast(lb2, lb1)))?;
-    let masters = || masters(&watch.adverts());
-    let wait = |wanted: &[&Node]| {
-        let wanted: Vec<_> = wanted.iter().map(|node| IpAddr::from(node.address_v6())).collect();
-        wait_for(&format!("masters {wanted:?}"), PATIENCE, || Ok((masters() == wanted).then_some(())))?;
-        thread::sleep(vrrp(100).lifetime() + vrrp(100).skew() + HANDOVER);
-        ensure!(masters() == wanted, "masters were {:?}", masters());
-        Ok(())
-    };
-    wait(&[lb1])?;
-    lvsd.stop()?;
-    wait(&[lb1, lb2])?;
-    lvsd.start_again()?;
-    wait(&[lb1, lb2, lb1])?;
-    assert_eq!(lvsd.state()?, "MASTER");
-    Ok(())
-}
-
 /// Apart from the moments of handover, all answers came from who was master by the adverts.
 fn one_at_a_time(stage: &Stage) -> Result<()> {
     let adverts = stage.watch.adverts();

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Capture, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, turns, wait_for, web_service,
+    Capture, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, send, turns, wait_for, web_service,
 };
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -50,27 +50,60 @@ fn with_no_accept_the_service_is_there_and_the_director_is_not() -> Result<()> {
     Ok(())
 }
 
+fn signed(key: char, anti_replay: &str) -> String {
+    format!(
+        "    auth_hmac {{\n        key 1 {}\n        active_key 1\n        anti_replay {anti_replay}\n    }}",
+        key.to_string().repeat(32)
+    )
+}
+
+/// It would yield to a dead master.
+#[test]
+fn a_director_that_was_reloaded_takes_no_old_advert_for_a_new_one() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let watch = Capture::start(&scene.watcher, "eth0")?;
+    let text = |priority| vrrp(priority).text_with(&signed('k', "monotonic"));
+    let mut lb1 = Director::start(&scene.lb1, &text(150))?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let lb2 = Director::start(&scene.lb2, &text(100))?;
+    lb2.wait_for_state("BACKUP", PATIENCE)?;
+    thread::sleep(10 * INTERVAL);
+    lb1.kill()?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+
+    // Another VRRP thread.
+    lb2.reload(
+        &(text(100).replace("    virtual_ipaddress", "    garp_master_repeat 3\n    virtual_ipaddress")),
+    )?;
+    let adverts = watch.adverts();
+    let old = adverts.iter().rfind(|it| it.source == scene.lb1.address()).context("no advert of lb1")?;
+    send(&scene.watcher, &old.frame)?;
+    wait_for("a refused replay", PATIENCE, || {
+        let status = lb2.status()?;
+        Ok(status.instances.iter().any(|it| it.rejected.get("replay") > Some(&0)).then_some(()))
+    })?;
+    assert_eq!(lb2.state()?, "MASTER");
+    Ok(())
+}
+
 #[test]
 fn directors_that_sign_follow_each_other_and_nobody_else() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());
     }
     let scene = Scene::new()?;
-    let signed = |key: char| {
-        format!(
-            "    auth_hmac {{\n        key 1 {}\n        active_key 1\n    }}",
-            key.to_string().repeat(32)
-        )
-    };
     let watch = Capture::start(&scene.watcher, "eth0")?;
-    let mut lb1 = Director::start(&scene.lb1, &vrrp(150).text_with(&signed('k')))?;
+    let mut lb1 = Director::start(&scene.lb1, &vrrp(150).text_with(&signed('k', "time")))?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
-    let lb2 = Director::start(&scene.lb2, &vrrp(100).text_with(&signed('k')))?;
+    let lb2 = Director::start(&scene.lb2, &vrrp(100).text_with(&signed('k', "time")))?;
     thread::sleep(10 * INTERVAL);
     assert_eq!(lb2.state()?, "BACKUP");
 
     // With another key it would be the better master; it is heard by none, and hears none.
-    let stranger = Director::start(&scene.client, &vrrp(200).text_with(&signed('x')))?;
+    let stranger = Director::start(&scene.client, &vrrp(200).text_with(&signed('x', "time")))?;
     for (director, kind) in [(&lb1, "integrity"), (&lb2, "integrity"), (&stranger, "integrity")] {
         wait_for("refused adverts", PATIENCE, || {
             let status = director.status()?;

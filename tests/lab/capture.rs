@@ -130,6 +130,11 @@ fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()
     Ok(())
 }
 
+/// What somebody on `node` puts on the wire.
+pub fn send(node: &Node, frame: &[u8]) -> Result<()> {
+    send_frame(&node.in_ns(|| packet_socket("eth0", 0))?, frame)
+}
+
 /// A socket for whole frames on `interface` of the calling thread's namespace, which hears frames of `ethertype`
 /// (0 = none, to send only).
 pub(crate) fn packet_socket(interface: &str, ethertype: u16) -> Result<Socket> {

@@ -26,7 +26,7 @@ mod signals;
 mod wire;
 
 pub use arp_probe::ArpProbe;
-pub use capture::Capture;
+pub use capture::{Capture, send};
 pub use clock::{Stamp, wait_for};
 pub use config::{CHECK_TIME, Vrrp, scheduled_service, service_with, web_service};
 pub use datagrams::{Datagrams, Tally};

@@ -21,6 +21,8 @@ pub struct Advert {
     pub version: u8,
     pub vrid: u8,
     pub priority: u8,
+    /// As it was on the wire.
+    pub frame: Vec<u8>,
 }
 
 impl Advert {
@@ -45,6 +47,7 @@ impl Advert {
             version: version_and_type >> 4,
             vrid,
             priority,
+            frame: frame.to_vec(),
         })
     }
 }
@@ -148,6 +151,7 @@ mod tests {
             version: 3,
             vrid: 51,
             priority: 100,
+            frame: Vec::new(),
         };
         assert_eq!(masters(&[advert(0, a), advert(90, b), advert(100, a), advert(190, b)]), [a, b]);
         assert_eq!(masters(&[advert(0, a), advert(90, b), advert(150, a), advert(190, b)]), [a, b, a]);
