@@ -270,6 +270,9 @@ fn every_outcome_has_a_frame_that_meets_it() {
     for (number, (outcome, change, frame)) in cases().into_iter().chain(ipv6::cases()).enumerate() {
         met.insert(outcome);
         let Some(mut director) = director() else { return };
+        if outcome == Outcome::NoHeadroom && !director.has_headroom() {
+            continue;
+        }
         change(&mut director);
         let Verdict { outcome: got, action, frame: out } = director.run(&frame);
         assert_eq!(got, outcome, "case {number}");

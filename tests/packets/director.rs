@@ -143,6 +143,19 @@ impl Director {
         self.array(maps::LEASES).set(LEASE, Lease { until, ..Lease::default() }, 0).unwrap();
     }
 
+    /// Whether the kernel lets [`Director::headroom`] work: Linux 5.15.
+    pub fn has_headroom(&self) -> bool {
+        let mut context = [0; 24];
+        context[4..8].copy_from_slice(&64u32.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&[0; 64]),
+            ctx_in: Some(&context),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        self.program().test_run(options).is_ok()
+    }
+
     /// Leaves `room` bytes before each frame that a program may take.
     pub fn headroom(&mut self, room: usize) {
         self.metadata = HEADROOM - room;

@@ -186,6 +186,9 @@ fn a_client_whose_packet_does_not_fit_is_told_what_does() {
         }
         let frame = web_of(1500, false);
         assert_eq!(director.run(&frame), verdict(Outcome::TooBig, Action::Drop, frame.clone()));
+        if !director.has_headroom() {
+            continue;
+        }
         director.headroom(24);
         let frame = web_of(1500, true);
         assert_eq!(director.run(&frame), verdict(Outcome::NoHeadroom, Action::Drop, frame.clone()));
@@ -218,6 +221,9 @@ fn nobody_is_told_who_is_no_single_host_or_would_get_more_than_he_sent() {
 fn a_driver_without_headroom_costs_the_packet_and_no_more() {
     for (method, room) in METHODS {
         let Some(mut director) = director_with(method) else { return };
+        if !director.has_headroom() {
+            return lvs_tests::skip("no other headroom in test runs before Linux 5.15");
+        }
         let frame = tcp(VIP, WEB);
         director.headroom(room - 4);
         assert_eq!(director.run(&frame), verdict(Outcome::NoHeadroom, Action::Drop, frame.clone()));
