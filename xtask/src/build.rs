@@ -26,7 +26,7 @@ pub fn build(arguments: &Arguments) -> Result<PathBuf> {
 }
 
 /// This program lies in `debug` below it.
-fn target_directory() -> Result<PathBuf> {
+pub fn target_directory() -> Result<PathBuf> {
     let here = env::current_exe()?;
     let target = here.parent().and_then(|debug| debug.parent()).context("xtask was not started by cargo")?;
     Ok(target.to_owned())

@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use serde_json::Value;
 
 use super::figures::{conditions, opening};
-use crate::{cargo, run_visibly, setup::setup};
+use crate::{cargo, root, run_visibly, setup::setup};
 
 const ROUNDS: u32 = 100;
 const QUICK_ROUNDS: u32 = 20;
@@ -47,8 +47,7 @@ const PATHS: [(&str, &str); 16] = [
 
 pub fn bench(quick: bool) -> Result<()> {
     setup()?;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let file = root.join(DIRECTORY).join("packets.json");
+    let file = root().join(DIRECTORY).join("packets.json");
     let mut command = cargo();
     command.args(["test", "--package", "lvs-tests", "--test", "packets"]);
     if !geteuid().is_root() && find_program("sudo").is_some() {
@@ -67,7 +66,7 @@ pub fn bench(quick: bool) -> Result<()> {
 }
 
 /// The prologue's object: the build script of `control` leaves it beside the director's.
-fn object() -> Result<String> {
+pub fn object() -> Result<String> {
     let mut command = cargo();
     command.args(["build", "--package", "control", "--message-format", "json"]).stderr(Stdio::inherit());
     let output = command.output().context("running cargo")?;
