@@ -45,6 +45,8 @@ mod redirect;
 mod tunnel;
 #[path = "packets/veth.rs"]
 mod veth;
+#[path = "packets/virtual_mac.rs"]
+mod virtual_mac;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -86,8 +88,14 @@ fn director() -> Option<Director> {
 }
 
 fn master(mut director: Director) -> Director {
-    director.vip(VIP, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
-    director.vip6(ipv6::VIP6, Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, ..Vip::default() });
+    director.vip(
+        VIP,
+        Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, answers: DIRECTOR_MAC, ..Vip::default() },
+    );
+    director.vip6(
+        ipv6::VIP6,
+        Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, answers: DIRECTOR_MAC, ..Vip::default() },
+    );
     director.lease(HELD);
     director.real(10, real(1, INGRESS));
     director.real(20, real(2, 77));
@@ -482,7 +490,8 @@ fn a_lease_ends_by_itself() {
 #[test]
 fn arp_on_another_interface_is_the_kernels_under_the_lease_and_nobodys_without() {
     let Some(mut director) = director() else { return };
-    director.vip(VIP, Vip { lease: LEASE, ifindex: 77, mac: OTHER_MAC, ..Vip::default() });
+    director
+        .vip(VIP, Vip { lease: LEASE, ifindex: 77, mac: OTHER_MAC, answers: OTHER_MAC, ..Vip::default() });
     assert_eq!(director.run(&who_has(VIP)), verdict(Outcome::NotOurs, Action::Pass, who_has(VIP)));
     director.lease(RESIGNED);
     assert_eq!(director.run(&who_has(VIP)).outcome, Outcome::ArpWithoutLease);

@@ -48,6 +48,7 @@ use crate::{
         Host,
         addresses::{self, Place},
         routes::{self, Routes},
+        virtual_macs,
     },
     netlink::Netlink,
     notify::{
@@ -148,7 +149,7 @@ impl Daemon {
         let netlink = Netlink::open()?;
         let site = Site::survey(config, &netlink).await?;
         let listener = admin::listen(run_dir, site.config.global.admin_group)?;
-        let before = dataplane::left_addresses(run_dir);
+        let before = dataplane::left_vips(run_dir);
         let mut dataplane = Dataplane::open(run_dir, site.has_veth, Room::of(&site.config.services))?;
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
@@ -160,7 +161,10 @@ impl Daemon {
         director.on_next_hops(site.next_hops.clone());
         // An address that the file has lost since may be on its interface still, and the tables will not keep the
         // kernel from answering for it any more.
-        addresses::withdraw_left(&netlink, &without(before, &site)).await?;
+        let places = before.iter().map(|(address, vip)| (vip.ifindex, *address)).collect();
+        addresses::withdraw_left(&netlink, &without(places, &site)).await?;
+        let macs = virtual_macs::of_vips(before.iter().map(|(_, vip)| vip));
+        virtual_macs::forget(&netlink, macs.difference(&virtual_macs::of(&site.instances))).await;
         // Tables first: the program never meets a packet that it has no answer for.
         dataplane.apply(&director.take_desired())?;
         if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
@@ -419,6 +423,8 @@ impl Daemon {
         }
 
         self.end_host().await;
+        let macs = virtual_macs::of(&self.site.instances);
+        virtual_macs::forget(&netlink, macs.difference(&virtual_macs::of(&site.instances))).await;
         match netlink.snapshot().await {
             Ok(snapshot) => {
                 let kept: HashSet<_> = routes::all(&site.config).collect();
@@ -546,6 +552,7 @@ fn mail_settings(config: &Config) -> (String, Option<Mail>) {
 async fn withdraw_all(site: &Site) -> anyhow::Result<()> {
     // The host task's own may be the reason why something is left.
     let netlink = Netlink::open()?;
+    virtual_macs::forget(&netlink, virtual_macs::of(&site.instances).iter()).await;
     let withdrawn = addresses::withdraw(&netlink, &addresses::places(&site.instances)).await;
     let snapshot = netlink.snapshot().await?;
     for route in routes::all(&site.config) {

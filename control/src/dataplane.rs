@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHash, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{CpuMap, HashMap as BpfHash, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, Xdp},
 };
 use lvs_ebpf_common::{
@@ -119,6 +119,9 @@ struct Vips {
     v6: BpfHash<MapData, [u8; 16], Vip>,
 }
 
+/// So many may wait for the first CPU; more are dropped.
+const FRAMES_TO_KERNEL: u32 = 2048;
+
 /// How often the flow table is looked at while it is in use; it takes some milliseconds.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -158,6 +161,12 @@ impl Dataplane {
             real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
                 .map_err(load_error)?,
         };
+        if veth != 0 {
+            let mut kernel = CpuMap::try_from(take(&mut ebpf, maps::TO_KERNEL)?).map_err(load_error)?;
+            if let Err(error) = kernel.set(0, FRAMES_TO_KERNEL, None, 0) {
+                tracing::warn!(%error, "with use_vmac, services of this host itself get no packets");
+            }
+        }
         let now = now();
         let (sets, clock) = (take_array(&mut ebpf, maps::FLOWS)?, take_array(&mut ebpf, maps::FLOW_CLOCK)?);
         let flows = Flows::map(sets.fd(), clock.fd(), tick, now)
@@ -337,8 +346,8 @@ impl Dataplane {
     }
 }
 
-/// The virtual addresses, by interface, of the tables that a killed daemon left below `run_dir`.
-pub fn left_addresses(run_dir: &Path) -> Vec<(u32, IpAddr)> {
+/// The virtual addresses in the tables that a killed daemon left below `run_dir`.
+pub fn left_vips(run_dir: &Path) -> Vec<(IpAddr, Vip)> {
     // Paths of pins lead through its descriptor: it has to live as long.
     let Some(pins) = Pins::existing(run_dir) else { return Vec::new() };
     let map = |wanted| {
@@ -348,7 +357,7 @@ pub fn left_addresses(run_dir: &Path) -> Vec<(u32, IpAddr)> {
     let v4 = map(maps::VIPS).and_then(|map| BpfHash::try_from(map).ok());
     let v6 = map(maps::VIPS6).and_then(|map| BpfHash::try_from(map).ok());
     let (Some(v4), Some(v6)) = (v4, v6) else { return Vec::new() };
-    Vips { v4, v6 }.all().map(|(address, vip)| (vip.ifindex, address)).collect()
+    Vips { v4, v6 }.all().collect()
 }
 
 /// Removes what a killed daemon left below `run_dir`. False where there is nothing.

@@ -3,6 +3,8 @@
 
 pub mod addresses;
 pub mod routes;
+pub mod vips;
+pub mod virtual_macs;
 
 use addresses::Place;
 use futures_util::{StreamExt as _, stream};
@@ -12,12 +14,11 @@ use std::{
     time::Duration,
 };
 
-use lvs_ebpf_common::Vip;
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::model::{Config, Family, VirtualAddress, VirtualServer, VrrpInstance},
+    config::model::{Config, Family, VirtualAddress, VirtualServer, Vmac, VrrpInstance},
     dataplane::plan::NextHop,
     drift::{Drift, Drifts},
     netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
@@ -66,7 +67,10 @@ pub struct LocalInstance {
 pub struct LocalAddress {
     pub config: VirtualAddress,
     pub ifindex: u32,
+    /// Of the interface.
     pub mac: [u8; 6],
+    /// Of the virtual router, if that is the address's.
+    pub virtual_mac: Option<[u8; 6]>,
     /// The interface forwards IPv6, which neighbours are told.
     pub router: bool,
 }
@@ -168,12 +172,15 @@ fn locate_one(
     let addresses = instance
         .virtual_addresses()
         .map(|address| {
-            let link = find(address.device.as_deref().unwrap_or(&instance.interface))?;
+            let device = find(address.device.as_deref().unwrap_or(&instance.interface))?;
+            let Vmac { here, elsewhere, .. } = instance.vmac;
+            let has_vmac = address.vmac || if device.ifindex == link.ifindex { here } else { elsewhere };
             Ok(LocalAddress {
                 config: address.clone(),
-                ifindex: link.ifindex,
-                mac: link.mac,
-                router: link.router && address.address.is_ipv6(),
+                ifindex: device.ifindex,
+                mac: device.mac,
+                virtual_mac: has_vmac.then(|| instance.virtual_mac()),
+                router: device.router && address.address.is_ipv6(),
             })
         })
         .collect::<Result<_, HostError>>()?;
@@ -196,22 +203,6 @@ fn can_be_source(address: IpAddr, family: Family) -> bool {
         IpAddr::V4(_) => family == Family::V4,
         IpAddr::V6(address) => family == Family::V6 && address.is_unicast_link_local(),
     }
-}
-
-/// What the XDP program has to know of the instances' addresses; `leases` is each instance's element.
-pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(IpAddr, Vip)> {
-    let of = |(instance, lease): (&LocalInstance, &u32)| {
-        let lease = *lease;
-        let vip = move |a: &LocalAddress| Vip {
-            lease,
-            ifindex: a.ifindex,
-            mac: a.mac,
-            router: a.router.into(),
-            _pad: 0,
-        };
-        instance.addresses.iter().map(move |a| (a.config.address, vip(a))).collect::<Vec<_>>()
-    };
-    instances.iter().zip(leases).flat_map(of).collect()
 }
 
 /// Where packets for the virtual addresses can come in or go out: name by index.
@@ -258,6 +249,16 @@ pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Ad
 /// Whether the kernel routes between interfaces, which answers by NAT depend on.
 pub fn forwards_packets() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() != "0")
+}
+
+/// Whether the kernel asks for neighbours from an address that does not move.
+pub fn asks_in_its_own_name(interface: &str) -> bool {
+    let setting = |name: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/arp_announce");
+        std::fs::read_to_string(path).ok().and_then(|value| value.trim().parse().ok()).unwrap_or(2)
+    };
+    let most: u8 = setting("all").max(setting(interface));
+    most >= 2
 }
 
 /// Next hops of the real servers whose neighbour is known.
@@ -427,6 +428,9 @@ impl Host {
             let isolated = isolated(&self.instances, &faults, &self.routes);
             send_if_new(&self.isolated, isolated);
             send_if_new(&self.held, self.held(&snapshot));
+            if topology || ticks <= 1 {
+                virtual_macs::admit(&self.netlink, &virtual_macs::of(&self.instances)).await;
+            }
             self.settle_addresses(&snapshot).await;
             self.settle_routes(&snapshot, topology).await;
             self.settled.send_replace(roles_seen);

@@ -14,7 +14,7 @@ use control::{
     config::{self, outline::Outline},
     daemon, dataplane,
     director::Order,
-    host::addresses,
+    host::{addresses, virtual_macs},
     netlink::Netlink,
 };
 use tracing_subscriber::EnvFilter;
@@ -155,10 +155,12 @@ fn status(run_dir: &Path, json: bool) -> anyhow::Result<()> {
 fn unload(run_dir: &Path) -> anyhow::Result<()> {
     let _lock = daemon::lock(run_dir).context("lvsd must be stopped first")?;
     // Without the program the kernel would answer for addresses that are still there.
-    let left = dataplane::left_addresses(run_dir);
+    let left = dataplane::left_vips(run_dir);
+    let places: Vec<_> = left.iter().map(|(address, vip)| (vip.ifindex, *address)).collect();
     let withdraw = async {
         let netlink = Netlink::open()?;
-        addresses::withdraw_left(&netlink, &left).await
+        virtual_macs::forget(&netlink, virtual_macs::of_vips(left.iter().map(|(_, vip)| vip)).iter()).await;
+        addresses::withdraw_left(&netlink, &places).await
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(withdraw).context("nothing was detached")?;

@@ -204,6 +204,27 @@ impl Netlink {
         ask(&format!("resolve {address}"), probe.execute()).await
     }
 
+    /// Has the interface let frames for one more MAC in, beside its own: `bridge fdb add MAC dev IF self`. That outlives
+    /// this process, as forwarding does, which membership by a socket (packet(7)) would not.
+    pub async fn admit_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<(), NetlinkError> {
+        let add = self.handle.neighbours().add_bridge(ifindex, &mac);
+        let add = add.state(NeighbourState::Permanent).flags(NeighbourFlags::Own);
+        ask("let frames for a virtual MAC in", add.replace().execute()).await
+    }
+
+    /// False: it was not let in.
+    pub async fn forget_mac(&self, ifindex: u32, mac: [u8; 6]) -> Result<bool, NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = ifindex;
+        message.header.state = NeighbourState::Permanent;
+        message.header.flags = NeighbourFlags::Own;
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        let request = self.handle.neighbours().del(message);
+        let answer = async { unless(request.execute().await, Errno::ENOENT) };
+        ask("forget a virtual MAC", answer).await
+    }
+
     /// False: there is such a route already.
     pub async fn add_route(&self, route: &VirtualRoute, ifindex: Option<u32>) -> Result<bool, NetlinkError> {
         let request = self.handle.route().add(route_message(route, ifindex));

@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct Lease {
     /// CLOCK_MONOTONIC nanoseconds. 0 = resigned or never held, in the past = lapsed.
     pub until: u64,
+    /// What `until` was last before it was resigned: how long ago this node was master.
+    pub held: u64,
     /// Whose lease it is, so that a restarted daemon finds its own again.
     pub owner: LeaseOwner,
 }
@@ -30,14 +32,34 @@ pub struct Vip {
     pub lease: u32,
     /// The interface that answers for the address. Queries on others are left to the kernel.
     pub ifindex: u32,
-    /// The MAC that answers carry.
+    /// Of the interface.
     pub mac: [u8; 6],
-    /// 1 = the interface forwards IPv6, which answers say.
-    pub router: u8,
-    pub _pad: u8,
+    /// The MAC that answers carry: the same, or a virtual router's.
+    pub answers: [u8; 6],
+    /// [`Vip::ROUTER`]
+    pub flags: u8,
+    pub _pad: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Lease>() == 16 && size_of::<Vip>() == 16);
+impl Vip {
+    /// The interface forwards IPv6, which answers say.
+    pub const ROUTER: u8 = 1;
+}
+
+/// RFC 9568 7.3.
+pub const fn virtual_mac(over_ipv6: bool, vrid: u8) -> [u8; 6] {
+    [0, 0, 0x5e, 0, 1 + over_ipv6 as u8, vrid]
+}
+
+/// The key of a virtual router's MAC on an interface in `VIPS6`, by the last two bytes of the MAC. As an address it would
+/// be a multicast one, and those are not virtual.
+#[inline(always)]
+pub const fn virtual_mac_key(ifindex: u32, family: u8, vrid: u8) -> [u8; 16] {
+    let [a, b, c, d] = ifindex.to_ne_bytes();
+    [0xff, 0, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, family, vrid]
+}
+
+const _: () = assert!(size_of::<Lease>() == 24 && size_of::<Vip>() == 24);
 
 #[cfg(feature = "user")]
 mod pod {

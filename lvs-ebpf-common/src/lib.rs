@@ -12,7 +12,7 @@ pub mod outcome;
 pub mod service;
 
 pub use claim::Claim;
-pub use lease::{Lease, LeaseOwner, Vip};
+pub use lease::{Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
 pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};
 pub use outcome::Outcome;
 pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

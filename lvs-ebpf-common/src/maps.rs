@@ -38,8 +38,11 @@ pub const TURNS: &str = "TURNS";
 pub const LEASES: &str = "LEASES";
 /// Hash of address (network order `u32`) to [`crate::Vip`].
 pub const VIPS: &str = "VIPS";
-/// Hash of IPv6 address (16 bytes) to [`crate::Vip`].
+/// Hash of IPv6 address (16 bytes) to [`crate::Vip`]; and of [`crate::virtual_mac_key`], for frames to that MAC.
 pub const VIPS6: &str = "VIPS6";
+/// CPU map of one element, the first CPU: by it veth devices give the kernel what has got another MAC. They judge whom a
+/// frame is for before the program runs, and only one that is built anew is judged again.
+pub const TO_KERNEL: &str = "TO_KERNEL";
 /// Ring of [`crate::Claim`]. Each load of the program has its own.
 pub const CLAIMS: &str = "CLAIMS";
 /// Hash of [`crate::ServiceKey`], a real server's address and port, to [`crate::Reply`]: who is reached by address

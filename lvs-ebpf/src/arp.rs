@@ -41,23 +41,22 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet) -> Result<Out
     }
     let sender: u32 = zerocopy::transmute!(arp.sender);
     if let Some(vip) = vip::find(sender) {
-        claim::heed(ctx, Claim::mapped(sender.to_ne_bytes()), &vip, arp.sender_mac);
+        claim::heed(ctx, Claim::mapped(sender.to_ne_bytes()), vip, arp.sender_mac);
     }
     if !arp.is_question() {
         return Err(Outcome::NotOurs);
     }
     let target: u32 = zerocopy::transmute!(arp.target);
     let vip = vip::find(target).ok_or(Outcome::NotOurs)?;
-    let mac = Mac::from(vip.mac);
     let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
-    if on_its_interface && !ethernet.destination.is_multicast() && !ethernet.destination.is(mac) {
+    if on_its_interface && !ethernet.destination.is_multicast() && !ethernet.destination.is(vip.mac.into()) {
         return Err(Outcome::OtherHost);
     }
-    vip::check_lease(ctx, target, &vip, Outcome::ArpWithoutLease)?;
+    vip::check_lease(ctx, target, vip, Outcome::ArpWithoutLease)?;
     if !on_its_interface || !arp.sender_is_host() {
         return Err(Outcome::NotOurs);
     }
-    let (ethernet, arp) = arp.reply(mac);
+    let (ethernet, arp) = arp.reply(vip.answers.into());
     frame.write(Ethernet::LEN, arp).ok_or(Outcome::TruncatedHeader)?;
     frame.write(0, ethernet).ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::ArpAnswered)

@@ -14,7 +14,9 @@ use crate::{
 /// A frame says that `address`, which is `vip`, is at `mac`. Only while we hold the lease does that contradict us.
 #[inline(always)]
 pub fn heed(ctx: &XdpContext, address: [u8; 16], vip: &Vip, mac: Mac) {
-    if mac.is(Mac::from(vip.mac)) || vip.ifindex != ctx.ingress_ifindex() as u32 {
+    // Of two masters with one virtual MAC only their adverts tell.
+    let is_ours = mac.is(vip.mac.into()) || mac.is(vip.answers.into());
+    if is_ours || vip.ifindex != ctx.ingress_ifindex() as u32 {
         return;
     }
     let Some((until, now)) = lease(vip) else { return };

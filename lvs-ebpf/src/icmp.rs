@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::{
     checksum,
     packet::Packet,
-    parse::{Ethernet, Ipv4, Ipv4Header, Mac, TTL},
+    parse::{Ethernet, Ipv4, Ipv4Header, TTL},
     vip,
 };
 
@@ -47,11 +47,10 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) ->
     let address = ip.header.destination;
     let vip = vip::find(address).ok_or(Outcome::NotOurs)?;
     let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
-    let mac = Mac::from(vip.mac);
-    if on_its_interface && !ethernet.destination.is(mac) {
+    if on_its_interface && !ethernet.destination.is(vip.mac.into()) {
         return Err(Outcome::OtherHost);
     }
-    vip::check_lease(ctx, address, &vip, Outcome::EchoWithoutLease)?;
+    vip::check_lease(ctx, address, vip, Outcome::EchoWithoutLease)?;
     // The rest of the master's kernel has the address too and answers what is not plain.
     if !on_its_interface || ip.is_fragment() || ip.has_options() || !asker_is_host(ethernet, &ip.header) {
         return Err(Outcome::NotOurs);
@@ -60,7 +59,7 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) ->
     frame.write(Ethernet::LEN + size_of::<Ipv4Header>(), reply).ok_or(Outcome::TruncatedHeader)?;
     frame.write(Ethernet::LEN, reply_header(ip.header)).ok_or(Outcome::TruncatedHeader)?;
     frame
-        .write(0, Ethernet { destination: ethernet.source, source: mac, ..ethernet })
+        .write(0, Ethernet { destination: ethernet.source, source: vip.answers.into(), ..ethernet })
         .ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::EchoAnswered)
 }

@@ -8,7 +8,7 @@ use crate::{
     ipv6::{Header, Ipv6},
     ndp,
     packet::Packet,
-    parse::{Ethernet, Mac, TTL},
+    parse::{Ethernet, TTL},
     vip,
 };
 
@@ -42,11 +42,10 @@ fn echo(
     let address = ip.header.destination;
     let vip = vip::find_v6(address).ok_or(Outcome::NotOurs)?;
     let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
-    let mac = Mac::from(vip.mac);
-    if on_its_interface && !ethernet.destination.is(mac) {
+    if on_its_interface && !ethernet.destination.is(vip.mac.into()) {
         return Err(Outcome::OtherHost);
     }
-    vip::check_lease_v6(ctx, address, &vip, Outcome::EchoWithoutLease)?;
+    vip::check_lease_v6(ctx, address, vip, Outcome::EchoWithoutLease)?;
     // The master's kernel has the address too and answers what is not plain.
     if !on_its_interface || !ip.is_plain || !ip.header.source_is_host() || ethernet.source.is_multicast() {
         return Err(Outcome::NotOurs);
@@ -54,7 +53,7 @@ fn echo(
     frame.write(Ethernet::LEN + Header::LEN, icmp.answered_by(ECHO_REPLY)).ok_or(Outcome::TruncatedHeader)?;
     let header = Header { source: address, destination: ip.header.source, hop_limit: TTL, ..ip.header };
     frame.write(Ethernet::LEN, header).ok_or(Outcome::TruncatedHeader)?;
-    let ethernet = Ethernet { destination: ethernet.source, source: mac, ..ethernet };
+    let ethernet = Ethernet { destination: ethernet.source, source: vip.answers.into(), ..ethernet };
     frame.write(0, ethernet).ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::EchoAnswered)
 }

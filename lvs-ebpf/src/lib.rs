@@ -23,3 +23,4 @@ mod schedule;
 mod service;
 pub mod veth;
 mod vip;
+pub mod virtual_mac;

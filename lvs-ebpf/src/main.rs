@@ -4,17 +4,21 @@
 #[cfg(target_arch = "bpf")]
 mod bpf {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-    use lvs_ebpf::{maps::OUTCOMES, pipeline, veth};
+    use lvs_ebpf::{maps::OUTCOMES, pipeline, veth, virtual_mac};
     use lvs_ebpf_common::Outcome;
 
     #[xdp]
     pub fn director(ctx: XdpContext) -> u32 {
+        virtual_mac::take_up(&ctx);
         let (Ok(outcome) | Err(outcome)) = pipeline::run(&ctx);
         if let Some(counter) = OUTCOMES.get_ptr_mut(outcome as u32) {
             // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
             unsafe { *counter += 1 };
         }
-        action(&ctx, outcome)
+        match action(&ctx, outcome) {
+            xdp_action::XDP_PASS => virtual_mac::pass(),
+            action => action,
+        }
     }
 
     /// Without `_`, so that a new outcome does not compile until someone has decided its fate.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, CpuMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
     Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, Service, ServiceKey, Turn, Vip, Wanted,
@@ -38,6 +38,11 @@ pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMA
 pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 #[map]
 pub static VIPS6: HashMap<[u8; 16], Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
+#[map]
+pub static TO_KERNEL: CpuMap = CpuMap::with_max_entries(1, 0);
+/// Whether this CPU's frame came for a virtual MAC; of no use to userspace.
+#[map]
+pub static TAKEN_UP: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static REPLIES: HashMap<ServiceKey, Reply> = HashMap::with_max_entries(REAL_SLOTS, 0);
 #[map]

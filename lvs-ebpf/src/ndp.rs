@@ -70,12 +70,11 @@ pub fn answer(ctx: &XdpContext, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome
     }
     let message: Message = ip.payload.read(0).ok_or(Outcome::NotOurs)?;
     let vip = vip::find_v6(message.target).ok_or(Outcome::NotOurs)?;
-    let mac = Mac::from(vip.mac);
     let on_its_interface = vip.ifindex == ctx.ingress_ifindex() as u32;
-    if on_its_interface && !ethernet.destination.is_multicast() && !ethernet.destination.is(mac) {
+    if on_its_interface && !ethernet.destination.is_multicast() && !ethernet.destination.is(vip.mac.into()) {
         return Err(Outcome::OtherHost);
     }
-    vip::check_lease_v6(ctx, message.target, &vip, Outcome::SolicitedWithoutLease)?;
+    vip::check_lease_v6(ctx, message.target, vip, Outcome::SolicitedWithoutLease)?;
     if !on_its_interface {
         return Err(Outcome::NotOurs);
     }
@@ -92,8 +91,9 @@ pub fn answer(ctx: &XdpContext, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome
         (sender, ip.header.source)
     };
     let frame = Packet::resized(ctx, Ethernet::LEN + size_of::<Answer>()).ok_or(Outcome::NotOurs)?;
-    frame.write(Ethernet::LEN, Answer::new(message.target, back, &vip)).ok_or(Outcome::TruncatedHeader)?;
-    frame.write(0, Ethernet { destination: to, source: mac, ..ethernet }).ok_or(Outcome::TruncatedHeader)?;
+    frame.write(Ethernet::LEN, Answer::new(message.target, back, vip)).ok_or(Outcome::TruncatedHeader)?;
+    let source = vip.answers.into();
+    frame.write(0, Ethernet { destination: to, source, ..ethernet }).ok_or(Outcome::TruncatedHeader)?;
     Ok(Outcome::SolicitationAnswered)
 }
 
@@ -114,7 +114,7 @@ pub fn heed(ctx: &XdpContext, ip: &Ipv6) -> Option<()> {
         _ => return None,
     };
     let vip = vip::find_v6(address)?;
-    claim::heed(ctx, address.octets(), &vip, option.mac);
+    claim::heed(ctx, address.octets(), vip, option.mac);
     Some(())
 }
 
@@ -180,7 +180,7 @@ impl Answer {
     fn new(target: Address, to: Address, vip: &Vip) -> Self {
         const LENGTH: usize = size_of::<Message>() + size_of::<LinkLayerAddress>();
         let solicited = if to.is(Address::ALL_NODES) { 0 } else { SOLICITED };
-        let router = if vip.router != 0 { ROUTER } else { 0 };
+        let router = if vip.flags & Vip::ROUTER != 0 { ROUTER } else { 0 };
         let header = Header {
             version_class_flow: (6_u32 << 28).to_be(),
             payload_len: (LENGTH as u16).to_be(),
@@ -196,7 +196,7 @@ impl Answer {
             flags: OVERRIDE | solicited | router,
             target,
         };
-        let option = LinkLayerAddress { kind: TARGET, length: 1, mac: Mac::from(vip.mac) };
+        let option = LinkLayerAddress { kind: TARGET, length: 1, mac: vip.answers.into() };
         let sum =
             sum_of_pseudo_header(target, to, LENGTH) + message.sum() + sum_of(zerocopy::transmute!(option));
         Self { header, message: Message { checksum: !checksum::fold(sum), ..message }, option }

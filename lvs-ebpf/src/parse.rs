@@ -21,6 +21,13 @@ impl Mac {
         self.0[0] | self.0[1] | self.0[2] == 0
     }
 
+    /// The last two bytes of a virtual router's MAC (RFC 9568 7.3).
+    #[inline(always)]
+    pub fn virtual_router(self) -> Option<[u8; 2]> {
+        const PREFIX: [u16; 2] = [0, u16::from_ne_bytes([0x5e, 0])];
+        (self.0[0] == PREFIX[0] && self.0[1] == PREFIX[1]).then(|| self.0[2].to_ne_bytes())
+    }
+
     /// Equality without a call of memcmp, which BPF has not.
     #[inline(always)]
     pub fn is(self, other: Self) -> bool {

@@ -19,7 +19,7 @@ const ICMP: u8 = IpProto::Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
-/// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is unchanged.
+/// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is as it was found.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     let frame = Packet::new(ctx);

@@ -9,10 +9,16 @@ use crate::{checksum, packet::Packet, parse::Ipv4};
 #[unsafe(no_mangle)]
 static VETH: Global<u32> = Global::new(0);
 
+/// Some interface is such a device.
+#[inline(always)]
+pub fn is_any() -> bool {
+    VETH.load() != 0
+}
+
 /// Sends a frame out of the interface it came in on.
 #[inline(always)]
 pub fn send_back(ctx: &XdpContext) -> u32 {
-    if VETH.load() == 0 {
+    if !is_any() {
         return xdp_action::XDP_TX;
     }
     // SAFETY: a helper on plain integers. With flags 0 it cannot fail.
@@ -24,7 +30,7 @@ pub fn send_back(ctx: &XdpContext) -> u32 {
 /// checksum be that very sum, it comes out the same.
 #[inline(always)]
 pub fn complete_checksum(ctx: &XdpContext) {
-    if VETH.load() != 0 {
+    if is_any() {
         complete(ctx);
     }
 }

@@ -10,16 +10,16 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn find(address: u32) -> Option<Vip> {
-    // SAFETY: any integers make a Vip, and the copy does not outlive the element's memory. Should lvsd remove the
-    // address and add another in this very moment, one query is judged by the other's lease.
-    unsafe { VIPS.get(address) }.copied()
+pub fn find(address: u32) -> Option<&'static Vip> {
+    // SAFETY: any integers make a Vip, and the map's memory stays. Should lvsd remove the address and add another in this
+    // very moment, one query is judged by the other's lease. No copy, which the stack has no room for.
+    unsafe { VIPS.get(address) }
 }
 
 #[inline(always)]
-pub fn find_v6(address: Address) -> Option<Vip> {
+pub fn find_v6(address: Address) -> Option<&'static Vip> {
     // SAFETY: as in `find`.
-    unsafe { VIPS6.get(address.octets()) }.copied()
+    unsafe { VIPS6.get(address.octets()) }
 }
 
 /// Fails with `refusal` unless the lease of `vip`, found for `address`, lasts beyond this moment.
@@ -37,6 +37,18 @@ pub fn check_lease_v6(
     refusal: Outcome,
 ) -> Result<(), Outcome> {
     check(vip, refusal, |now, until| event::lease_lapsed_v6(ctx, &address.octets(), now, until))
+}
+
+/// Whether this node is master, or was until a moment ago and may still be sent packets.
+#[inline(always)]
+pub fn was_held(vip: &Vip) -> bool {
+    /// Longer than anybody takes to take over, and than a switch takes to forget where it sent them.
+    const AFTER: u64 = 60_000_000_000;
+    let Some(lease) = LEASES.get_ptr(vip.lease) else { return false };
+    // SAFETY: as in `lease`.
+    let held = unsafe { (&raw const (*lease).held).read_volatile() };
+    // SAFETY: a helper without arguments.
+    held != 0 && unsafe { bpf_ktime_get_ns() } < held.saturating_add(AFTER)
 }
 
 /// Until when the lease of `vip` lasts, and the time.

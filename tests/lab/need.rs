@@ -25,6 +25,8 @@ pub enum Need {
     /// `lvsd`, built into the directory where this test was built.
     Lvsd,
     Keepalived,
+    /// A kernel with macvlan.
+    Macvlan,
     /// FRR's vrrpd, and a kernel with the macvlan that it wants.
     Frr,
 }
@@ -62,6 +64,7 @@ impl Need {
                     (!vrrpd.exists()).then(|| format!("no {} (`apt-get install frr`)", vrrpd.display()));
                 absent.or_else(no_macvlan)
             }
+            Need::Macvlan => no_macvlan(),
         }
     }
 }
@@ -80,7 +83,7 @@ fn no_macvlan() -> Option<String> {
         ip("link add left type veth peer name right")?;
         ip("link add third link left type macvlan")
     });
-    attempt.join().ok().flatten().is_none().then(|| "this kernel has no macvlan, which FRR wants".to_owned())
+    attempt.join().ok().flatten().is_none().then(|| "this kernel has no macvlan".to_owned())
 }
 
 fn no_namespaces() -> Option<String> {

@@ -16,6 +16,8 @@ const VRRP: u8 = 112;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Advert {
     pub at: Stamp,
+    /// What the switch learns.
+    pub mac: Mac,
     pub source: IpAddr,
     pub destination: IpAddr,
     pub version: u8,
@@ -28,6 +30,7 @@ pub struct Advert {
 impl Advert {
     pub(crate) fn read(at: Stamp, frame: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let mac = Mac(packet.link?.to_header()?.ethernet2()?.source);
         let (source, destination, payload): (IpAddr, IpAddr, _) = match packet.net? {
             NetSlice::Ipv4(ip) => {
                 let header = ip.header();
@@ -42,6 +45,7 @@ impl Advert {
         let &[version_and_type, vrid, priority, ..] = payload.payload else { return None };
         (payload.ip_number.0 == VRRP).then_some(Self {
             at,
+            mac,
             source,
             destination,
             version: version_and_type >> 4,
@@ -146,6 +150,7 @@ mod tests {
         let start = Stamp::now();
         let advert = |millis, source| Advert {
             at: start + Duration::from_millis(millis),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
             source,
             destination: source,
             version: 3,

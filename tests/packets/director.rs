@@ -140,7 +140,12 @@ impl Director {
     }
 
     pub fn lease(&mut self, until: u64) {
-        self.array(maps::LEASES).set(LEASE, Lease { until, ..Lease::default() }, 0).unwrap();
+        self.leased(until, until);
+    }
+
+    /// `held`: until when it was, before this node resigned.
+    pub fn leased(&mut self, until: u64, held: u64) {
+        self.array(maps::LEASES).set(LEASE, Lease { until, held, ..Lease::default() }, 0).unwrap();
     }
 
     /// Whether the kernel lets [`Director::headroom`] work: Linux 5.15.

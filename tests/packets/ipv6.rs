@@ -135,7 +135,14 @@ fn a_solicitation_is_answered_under_the_lease_with_the_mac_of_the_address() {
 #[test]
 fn a_router_says_that_it_is_one() {
     let Some(mut director) = director() else { return };
-    let vip = Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, router: 1, ..Vip::default() };
+    let vip = Vip {
+        lease: LEASE,
+        ifindex: INGRESS,
+        mac: DIRECTOR_MAC,
+        answers: DIRECTOR_MAC,
+        flags: Vip::ROUTER,
+        ..Vip::default()
+    };
     director.vip6(VIP6, vip);
     assert_eq!(director.run(&who_has6(VIP6)).frame, advertisement((CLIENT6, CLIENT_MAC), 0b111));
 }
@@ -203,7 +210,8 @@ fn a_solicitation_that_is_not_plain_or_not_valid_is_the_kernels_under_the_lease(
 #[test]
 fn a_solicitation_on_another_interface_is_the_kernels_under_the_lease_and_nobodys_without() {
     let Some(mut director) = director() else { return };
-    director.vip6(VIP6, Vip { lease: LEASE, ifindex: 77, mac: OTHER_MAC, ..Vip::default() });
+    director
+        .vip6(VIP6, Vip { lease: LEASE, ifindex: 77, mac: OTHER_MAC, answers: OTHER_MAC, ..Vip::default() });
     assert_eq!(director.run(&who_has6(VIP6)), verdict(Outcome::NotOurs, Action::Pass, who_has6(VIP6)));
     director.lease(RESIGNED);
     assert_eq!(director.run(&who_has6(VIP6)).outcome, Outcome::SolicitedWithoutLease);

@@ -275,6 +275,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             },
             rules: Rules::default(),
             accept: true,
+            vmac: Vmac::default(),
             notify: Notify::default(),
             tracks: Vec::new(),
             routes: Vec::new(),

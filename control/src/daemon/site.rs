@@ -14,7 +14,7 @@ use crate::{
         model::{Family, Forwarding, VrrpInstance},
     },
     dataplane::plan::NextHop,
-    host::{self, HostError, LocalInstance},
+    host::{self, HostError, LocalInstance, vips::vips},
     netlink::{Netlink, Route},
     vrrp::driver,
 };
@@ -66,6 +66,15 @@ impl Site {
         if routes.keys().any(|real| nat(*real)) && !host::forwards_packets() {
             tracing::warn!("net.ipv4.ip_forward is 0: answers of real servers will not reach clients by NAT");
         }
+        let of_vmac = instances.iter().flat_map(|local| &local.addresses).filter(|a| a.virtual_mac.is_some());
+        let of_vmac: HashSet<&str> =
+            of_vmac.filter_map(|a| Some(snapshot.link_at(a.ifindex)?.name.as_str())).collect();
+        for interface in of_vmac.into_iter().filter(|name| !host::asks_in_its_own_name(name)) {
+            tracing::warn!(
+                interface,
+                "arp_announce is below 2: the kernel's own questions may tell neighbours the interface's MAC, not the virtual one"
+            );
+        }
         let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
         let next_hops = host::next_hops(&config, &routes, &snapshot);
         let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
@@ -106,7 +115,7 @@ impl Site {
 
     /// `leases` is each instance's element of the lease map.
     pub fn vips(&self, leases: &[u32]) -> Vec<(IpAddr, Vip)> {
-        host::vips(&self.instances, leases)
+        vips(&self.instances, leases)
     }
 
     pub fn vrrp(&self, leases: &[u32]) -> Vec<driver::Instance> {
@@ -120,6 +129,7 @@ impl Site {
                 heartbeats: local.heartbeats.clone(),
                 source: local.source,
                 absent: local.absent,
+                advert_mac: config.vmac.adverts.then(|| config.virtual_mac()),
                 vrid: config.vrid,
                 priority: config.priority,
                 version: config.version,
@@ -140,7 +150,7 @@ impl Site {
                         address: a.config.address,
                         advertised: place < config.addresses.len(),
                         ifindex: a.ifindex,
-                        mac: a.mac,
+                        mac: a.virtual_mac.unwrap_or(a.mac),
                         router: a.router,
                     })
                     .collect(),

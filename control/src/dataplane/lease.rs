@@ -14,8 +14,9 @@ use super::mapped::Mapped;
 #[derive(Clone)]
 pub struct LeaseMap(Arc<Mapped<Lease>>);
 
-/// Word of [`Lease`] that is `until`.
+/// Words of [`Lease`].
 const UNTIL: usize = std::mem::offset_of!(Lease, until) / 8;
+const HELD: usize = std::mem::offset_of!(Lease, held) / 8;
 
 impl LeaseMap {
     pub fn map(fd: impl AsFd) -> io::Result<Self> {
@@ -29,12 +30,13 @@ impl LeaseMap {
 
     /// Allows answers until `until` (CLOCK_MONOTONIC nanoseconds).
     pub fn hold(&self, index: u32, until: u64) {
+        self.0.word(index, HELD).store(until, Ordering::Release);
         self.0.word(index, UNTIL).store(until, Ordering::Release);
     }
 
     /// Forbids answers from now on.
     pub fn resign(&self, index: u32) {
-        self.hold(index, 0);
+        self.0.word(index, UNTIL).store(0, Ordering::Release);
     }
 
     /// Until when answers are allowed; 0 = resigned.
@@ -66,7 +68,7 @@ impl LeaseMap {
                     return Ok(*index);
                 }
                 let index = free.pop().ok_or(NoLeaseLeft { instances: owners.len() })?;
-                self.0.write(index, &Lease { until: 0, owner: *owner });
+                self.0.write(index, &Lease { owner: *owner, ..Lease::default() });
                 Ok(index)
             })
             .collect()
@@ -91,6 +93,7 @@ mod tests {
         assert_eq!((leases.until(2), leases.until(3)), (0, 77));
         leases.resign(3);
         assert_eq!(leases.until(3), 0);
+        assert_eq!(leases.0.read(3).held, 77, "packets may be on their way still");
     }
 
     #[test]

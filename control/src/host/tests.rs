@@ -31,6 +31,7 @@ fn config(source: Option<IpAddr>) -> Config {
         garp: Garp::default(),
         rules: Rules::default(),
         accept: true,
+        vmac: Vmac::default(),
         notify: Notify::default(),
         tracks: Vec::new(),
         routes: Vec::new(),
@@ -217,4 +218,53 @@ fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
     assert_eq!(hop(None, None, &snapshot), (Some(OWN_V4), u16::MAX));
     snapshot.addresses.pop();
     assert_eq!(hop(Some(VIP_V4), Some(9000), &snapshot), (None, 9000));
+}
+
+#[test]
+fn what_has_the_virtual_mac_depends_on_the_interface_and_the_words() {
+    let mut there = snapshot(&[OWN], true);
+    there.links.push(Link {
+        ifindex: 4,
+        name: "eth1".into(),
+        mac: [2, 0, 0, 0, 0, 2],
+        ..there.links[0].clone()
+    });
+    let mut config = config(None);
+    let [instance] = config.instances.as_mut_slice() else { panic!("not one instance") };
+    let other = VirtualAddress { device: Some("eth1".into()), ..VirtualAddress::of([10, 78, 0, 100].into()) };
+    instance.addresses.push(other);
+    let mut vips = |vmac: Vmac, words: [bool; 2]| {
+        for (address, word) in config.instances[0].addresses.iter_mut().zip(words) {
+            address.vmac = word;
+        }
+        config.instances[0].vmac = vmac;
+        let local = locate(&config, &there).pop().unwrap().unwrap();
+        let mut vips: Vec<_> =
+            vips::vips(std::slice::from_ref(&local), &[7]).into_iter().map(|(key, vip)| (vip, key)).collect();
+        vips.sort_by_key(|(vip, key)| (vip.ifindex, *key));
+        assert!(vips.iter().all(|(vip, _)| vip.lease == 7));
+        let mut macs: Vec<_> = virtual_macs::of(&[local]).into_iter().collect();
+        macs.sort_unstable();
+        assert_eq!(macs.len(), vips.len() - 2, "one more entry for each");
+        assert_eq!(virtual_macs::of_vips(vips.iter().map(|(vip, _)| vip)), macs.iter().copied().collect());
+        (macs, vips)
+    };
+    let mac = [0, 0, 0x5e, 0, 1, 51];
+    let (here, elsewhere) =
+        (Vmac { here: true, ..Vmac::default() }, Vmac { elsewhere: true, ..Vmac::default() });
+    assert_eq!(vips(Vmac::default(), [false; 2]).0, []);
+    assert_eq!(vips(here, [false; 2]).0, [(3, mac)]);
+    assert_eq!(vips(elsewhere, [false; 2]).0, [(4, mac)]);
+    assert_eq!(vips(Vmac::default(), [false, true]).0, [(4, mac)]);
+    assert_eq!(vips(Vmac { elsewhere: true, ..here }, [false; 2]).0, [(3, mac), (4, mac)]);
+    let (_, entries) = vips(here, [false; 2]);
+    let vip = lvs_ebpf_common::Vip {
+        lease: 7,
+        ifindex: 3,
+        mac: [2, 0, 0, 0, 0, 1],
+        answers: mac,
+        ..Default::default()
+    };
+    let key = lvs_ebpf_common::virtual_mac_key(3, 1, 51).into();
+    assert_eq!(entries[..2], [(vip, VIP), (vip, key)]);
 }

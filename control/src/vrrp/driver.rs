@@ -52,6 +52,8 @@ pub struct Instance {
     pub ifindex: u32,
     /// Why there is no such interface, or nothing to send from: it waits in FAULT for its successor.
     pub absent: Option<FaultCause>,
+    /// What its multicast adverts come from, where that is not the interface's own MAC.
+    pub advert_mac: Option<[u8; 6]>,
     /// Interfaces that adverts leave and count on as well, by index; those that are there.
     pub heartbeats: Vec<Option<u32>>,
     /// Its family is that of the instance.
@@ -460,6 +462,7 @@ mod tests {
             interface: "eth0".to_owned(),
             ifindex: 2,
             absent: None,
+            advert_mac: None,
             heartbeats: vec![],
             source: [10, 0, 0, 1].into(),
             vrid: Vrid::new(vrid).unwrap(),

@@ -1,11 +1,12 @@
 //! How do adverts and announcements get onto an interface, and adverts off it?
 
 use std::{
-    io::{self, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
+use bytes::BufMut as _;
 use nix::{
     errno::Errno,
     libc,
@@ -176,6 +177,33 @@ impl FrameSocket {
     pub fn send(&self, frame: &[u8], interface: &SockAddr) -> io::Result<()> {
         self.0.send_to(frame, interface).map(drop)
     }
+
+    /// `packet` begins with its IP header.
+    pub fn send_in(&self, envelope: &Envelope, packet: &[u8]) -> io::Result<()> {
+        let parts = [IoSlice::new(&envelope.header), IoSlice::new(packet)];
+        self.0.send_to_vectored(&parts, &envelope.interface).map(drop)
+    }
+}
+
+/// What goes before a multicast packet whose source MAC is not the interface's own.
+pub struct Envelope {
+    interface: SockAddr,
+    header: [u8; 14],
+}
+
+impl Envelope {
+    pub fn new(ifindex: u32, source: [u8; 6], group: IpAddr) -> io::Result<Self> {
+        let protocol = match group {
+            IpAddr::V4(_) => libc::ETH_P_IP,
+            IpAddr::V6(_) => libc::ETH_P_IPV6,
+        };
+        let mut header = [0; 14];
+        let mut out = header.as_mut_slice();
+        out.put_slice(&mac_of(group)?);
+        out.put_slice(&source);
+        out.put_u16(protocol as u16);
+        Ok(Self { interface: link_address(ifindex, protocol, [0; 6])?, header })
+    }
 }
 
 /// An interface as destination of announcements of a family.
@@ -185,4 +213,19 @@ pub fn announced_on(ifindex: u32, family: Family) -> io::Result<SockAddr> {
         Family::V6 => libc::ETH_P_IPV6,
     };
     link_address(ifindex, protocol, [0; 6])
+}
+
+/// RFC 1112 6.4: the lower 23 bits of the group. RFC 2464 7: its last four bytes.
+fn mac_of(group: IpAddr) -> io::Result<[u8; 6]> {
+    match group {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, a, b, c] = group.octets();
+            Ok([0x01, 0x00, 0x5e, a & 0x7f, b, c])
+        }
+        IpAddr::V6(group) if group.is_multicast() => {
+            let [.., a, b, c, d] = group.octets();
+            Ok([0x33, 0x33, a, b, c, d])
+        }
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }

@@ -38,7 +38,7 @@ const OWN_LINKS: &str = "link changes come from netlink";
 const OWN_ROUTES: &str = "set them with the system's own tools";
 const DEFAULT: &str = "the default applies";
 const USUAL_PACE: &str = "announcements keep their usual number and pace";
-const OWN_MAC: &str = "the addresses have the MAC of the interface";
+const NO_MACVLAN: &str = "a virtual MAC needs no interface of its own";
 const NO_DUMPS: &str = "there are no dump files: read `lvsd status --json`";
 const NO_SCHEDULE: &str = "call `lvsd reload` from a timer";
 const NO_BFD: &str = "lvsd does not speak BFD";
@@ -159,8 +159,8 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "json_dump_file" ignored(NO_DUMPS) | "where the JSON dump goes" "/tmp" "PATH"
     [GlobalDefs] "umask" ignored("files are for root only, the socket for admin_group too") | "mode bits that new files do not get" "077" "octal number or names of bits"
     [GlobalDefs] "random_seed" read | "begins ${_RANDOM} in the lines below at the same value each time" "random" "number"
-    [GlobalDefs] "vmac_prefix" not_yet("there is no virtual MAC yet") | "begins the names of interfaces with a virtual MAC" "vrrp" "TEXT"
-    [GlobalDefs] "vmac_addr_prefix" not_yet("there is no virtual MAC yet") | "begins the names of interfaces for use_vmac_addr" "vrrp" "TEXT"
+    [GlobalDefs] "vmac_prefix" ignored(NO_MACVLAN) | "begins the names of interfaces with a virtual MAC" "vrrp" "TEXT"
+    [GlobalDefs] "vmac_addr_prefix" ignored(NO_MACVLAN) | "begins the names of interfaces for use_vmac_addr" "vrrp" "TEXT"
     [GlobalDefs] "lvs_sync_daemon" ignored(NO_IPVS) | "IPVS tells another node of connections" "off" "INTERFACE .."
     [GlobalDefs] "lvs_flush" ignored("lvsd owns its tables, a start keeps what is still meant") | "empties the tables of IPVS at the start" "off" ""
     [GlobalDefs] "lvs_flush_on_stop|lvs_flush_onstop" ignored("lvsd removes all of its tables when it stops") | "empties the tables of IPVS at the end" "off" "[VS]"
@@ -281,10 +281,10 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "garp_extra_if|vmac_garp_intvl" not_yet(USUAL_PACE) | "as vrrp_garp_extra_if" "that one" "[all] SECONDS"
     [VrrpInstance] "accept" read | "takes packets to the addresses without being their owner" "on" ""
     [VrrpInstance] "no_accept" read | "the host does not get the addresses unless it is their owner" "off" ""
-    [VrrpInstance] "use_vmac" not_yet(OWN_MAC) | "the addresses have the MAC of the virtual router" "off" "[NAME] [MAC] .."
-    [VrrpInstance] "use_vmac_addr" not_yet(OWN_MAC) | "addresses on other interfaces too" "off" ""
-    [VrrpInstance] "vmac_xmit_base" not_yet(OWN_MAC) | "adverts are sent with the interface's own MAC" "off" ""
-    [VrrpInstance] "use_ipvlan" not_yet(OWN_MAC) | "an ipvlan instead of a macvlan" "off" ".."
+    [VrrpInstance] "use_vmac" read | "the addresses have the MAC of the virtual router, and adverts come from it" "off" "[NAME]"
+    [VrrpInstance] "use_vmac_addr" read | "the same for addresses on other interfaces" "off" ""
+    [VrrpInstance] "vmac_xmit_base" read | "adverts are sent with the interface's own MAC" "off" ""
+    [VrrpInstance] "use_ipvlan" ignored("an ipvlan has the MAC of its interface, as the addresses have here") | "an ipvlan instead of a macvlan" "off" ".."
     [VrrpInstance] "vrf" not_yet("") | "VRF of unicast adverts without interface" "none" "INTERFACE"
     [VrrpInstance] "virtual_routes" read => Entries, repeats | "routes that move with the addresses" "" "{ ROUTE .. }"
     [VrrpInstance] "virtual_rules" not_yet("they are not moved with the addresses") => Entries, repeats | "routing rules that move with the addresses" "" "{ RULE .. }"

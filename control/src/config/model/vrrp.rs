@@ -1,5 +1,7 @@
 //! VRRP instances, what they track and what they say.
 
+use lvs_ebpf_common::virtual_mac;
+
 use super::*;
 
 /// VRRP virtual router identifier, 1..=255 (RFC 9568 5.2.3).
@@ -137,6 +139,7 @@ pub struct VrrpInstance {
     pub rules: Rules,
     /// The node itself takes packets for the addresses; only XDP where it does not.
     pub accept: bool,
+    pub vmac: Vmac,
     pub notify: Notify,
     pub tracks: Vec<Track>,
     /// `virtual_routes`.
@@ -155,10 +158,25 @@ impl VrrpInstance {
         self.addresses.iter().chain(&self.excluded)
     }
 
+    pub fn virtual_mac(&self) -> [u8; 6] {
+        virtual_mac(self.family == Family::V6, self.vrid.get())
+    }
+
     /// The interfaces that adverts leave and come by, its own first.
     pub fn ways(&self) -> impl Iterator<Item = &str> {
         [&self.interface].into_iter().chain(&self.heartbeats).map(String::as_str)
     }
+}
+
+/// What has the virtual router's MAC (RFC 9568 7.3), not that of its interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vmac {
+    /// `use_vmac`: addresses on the instance's interface.
+    pub here: bool,
+    /// `use_vmac_addr`: addresses on others.
+    pub elsewhere: bool,
+    /// Multicast adverts: with `use_vmac`, without `vmac_xmit_base`.
+    pub adverts: bool,
 }
 
 /// `vrrp_sync_group`. Its trackers are in the instances.
@@ -357,6 +375,8 @@ pub struct VirtualAddress {
     pub scope: u8,
     /// `preferred_lft`: for how many seconds the kernel may choose it as a source; for ever where absent.
     pub preferred: Option<u32>,
+    /// `use_vmac`: its MAC is the virtual router's, whatever the instance says.
+    pub vmac: bool,
     pub flags: AddressFlags,
 }
 
@@ -371,6 +391,7 @@ impl VirtualAddress {
             broadcast: None,
             scope: 0,
             preferred: None,
+            vmac: false,
             flags: AddressFlags {
                 detect_duplicates: false,
                 home: false,

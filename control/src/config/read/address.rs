@@ -154,7 +154,7 @@ impl Reader<'_> {
     fn address_options(&mut self, entry: &Statement, read: &mut VirtualAddress) {
         const TAKE_A_VALUE: [&str; 7] =
             ["dev", "label", "brd", "broadcast", "scope", "peer", "preferred_lft"];
-        const ALL: [&str; 11] = [
+        const ALL: [&str; 12] = [
             "dev",
             "label",
             "brd",
@@ -166,6 +166,7 @@ impl Reader<'_> {
             "mngtmpaddr",
             "noprefixroute",
             "autojoin",
+            "use_vmac",
         ];
         let mut words = entry.arguments.as_slice();
         while let [word, rest @ ..] = words {
@@ -200,7 +201,8 @@ impl Reader<'_> {
                 "mngtmpaddr" => read.flags.manage_temporary = true,
                 "noprefixroute" => read.flags.no_prefix_route = true,
                 "autojoin" => read.flags.auto_join = true,
-                "peer" | "no_track" | "use_vmac" => {
+                "use_vmac" => read.vmac = true,
+                "peer" | "no_track" => {
                     self.warn(Class::Unsupported, word.span, format!("{text} is not supported yet"));
                 }
                 _ => return self.one_entry_a_line(word, &ALL),

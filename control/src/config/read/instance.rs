@@ -39,6 +39,7 @@ impl Reader<'_> {
         let garp = self.instance_garp(&items, &defaults.garp);
         let rules = self.rules(&items, &defaults.rules);
         let accept = self.accept(&items, priority, rules);
+        let vmac = self.vmac(&items);
         let mut notify = self.notify(&items);
         if items.last("notify_priority_changes").is_none() {
             notify.priority_changes = defaults.notify_priority_changes;
@@ -82,6 +83,7 @@ impl Reader<'_> {
             garp,
             rules,
             accept,
+            vmac,
             notify,
             tracks,
             routes,

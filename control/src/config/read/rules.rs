@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Items, Reader, value};
 use crate::config::{
-    diagnostic::{Class, Report},
-    model::{Garp, Priority, Rules, SigningMode, VrrpInstance},
+    diagnostic::{Class, Report, quote},
+    model::{Garp, Priority, Rules, SigningMode, Vmac, VrrpInstance},
 };
 
 /// What global_defs say.
@@ -86,6 +86,36 @@ impl Reader<'_> {
             self.error(Class::Conflict, span, "no_accept contradicts accept");
         }
         priority.is_owner() || yes || !(no || rules.strict)
+    }
+
+    /// `use_vmac [NAME] ..`: NAME is that of an interface which keepalived makes.
+    pub(super) fn vmac(&mut self, items: &Items<'_>) -> Vmac {
+        let elsewhere = self.flag(items, "use_vmac_addr");
+        let by_base = self.flag(items, "vmac_xmit_base");
+        let here = items.last("use_vmac");
+        if let (None, Some(span)) = (here, items.span("vmac_xmit_base")) {
+            self.warn(Class::Ignored, span, "vmac_xmit_base has no effect without use_vmac");
+        }
+        let mut words = here.map_or(&[][..], |item| &item.statement.arguments);
+        if let [name, rest @ ..] = words
+            && !name.text.contains(':')
+            && !["netlink_notify_msg", "group"].contains(&name.text)
+        {
+            self.word("use_vmac", name, value::interface);
+            words = rest;
+        }
+        while let [word, rest @ ..] = words {
+            words = match (word.text, rest) {
+                ("netlink_notify_msg", rest) => rest,
+                ("group", [_, rest @ ..]) => rest,
+                _ => {
+                    let message = format!("use_vmac {}: the MAC is that of RFC 9568", quote(word.text));
+                    self.error(Class::Unsupported, word.span, message);
+                    break;
+                }
+            };
+        }
+        Vmac { here: here.is_some(), elsewhere, adverts: here.is_some() && !by_base }
     }
 
     pub(super) fn garp_defaults(&mut self, items: &Items<'_>, words: [&'static str; 4]) -> GarpDefaults {

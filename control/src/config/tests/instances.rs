@@ -294,6 +294,29 @@ fn routes_are_read_as_ip_route_reads_them() {
 }
 
 #[test]
+fn a_virtual_mac_is_made_of_family_and_vrid() {
+    let read = |lines: &str| {
+        let text = format!(
+            "vrrp_instance V {{\ninterface a\nvirtual_router_id 51\nvirtual_ipaddress {{\n192.0.2.1/24\n192.0.2.2/24 use_vmac\n}}\n{lines}\n}}\n"
+        );
+        let mut loaded = super::text(&text);
+        assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+        loaded.config.instances.remove(0)
+    };
+    let vmac = |here, elsewhere, adverts| Vmac { here, elsewhere, adverts };
+    assert_eq!(read("").vmac, Vmac::default());
+    assert_eq!(read("use_vmac vrrp.51").vmac, vmac(true, false, true));
+    assert_eq!(read("use_vmac vrrp.51 netlink_notify_msg group 3").vmac, vmac(true, false, true));
+    assert_eq!(read("use_vmac\nvmac_xmit_base").vmac, vmac(true, false, false));
+    assert_eq!(read("use_vmac_addr").vmac, vmac(false, true, false));
+    let instance = read("");
+    assert_eq!(instance.addresses.iter().map(|address| address.vmac).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(instance.virtual_mac(), [0, 0, 0x5e, 0, 1, 51]);
+    let over_ipv6 = VrrpInstance { family: Family::V6, ..instance };
+    assert_eq!(over_ipv6.virtual_mac(), [0, 0, 0x5e, 0, 2, 51]);
+}
+
+#[test]
 fn a_link_counts_as_late_as_its_delays_say() {
     let loaded = text(
         "global_defs {\ndynamic_interfaces\n}\nvrrp_instance V {\ninterface a\nvirtual_router_id 1\n\

@@ -372,7 +372,7 @@ fn a_real_without_next_hop_waits_beside_the_ring() {
 fn a_removed_service_leaves_nothing_behind() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    let vip = Vip { lease: 1, ifindex: 3, mac: [2; 6], router: 0, _pad: 0 };
+    let vip = Vip { lease: 1, ifindex: 3, mac: [2; 6], answers: [2; 6], ..Vip::default() };
     let mut desired = web(&[real(1, 1)]);
     desired.vips.push(([10, 77, 0, 100].into(), vip));
     maps.reach(&mut tables, &desired);

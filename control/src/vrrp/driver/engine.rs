@@ -44,7 +44,7 @@ use crate::{
         group::{self, Member, Order, Own},
         machine::{Effect, Effects, Machine, Settings},
         packet::{Checksum, Datagram, Format, MAX_DATAGRAM, PROTOCOL, Rejection},
-        socket::{AdvertSocket, FrameSocket, HeartbeatSocket, Room, announced_on},
+        socket::{AdvertSocket, Envelope, FrameSocket, HeartbeatSocket, Room, announced_on},
         ways::Ways,
     },
 };

@@ -17,7 +17,7 @@ use nix::{
 };
 use socket2::{SockFilter, Socket};
 
-use super::{QUEUE_PRIORITY, RECEIVE_BUFFER, Room};
+use super::{QUEUE_PRIORITY, RECEIVE_BUFFER, Room, mac_of};
 use crate::{
     config::model::Family,
     packet_socket::{self, link_address},
@@ -79,21 +79,6 @@ impl HeartbeatSocket {
 impl AsFd for HeartbeatSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// RFC 1112 6.4: the lower 23 bits of the group. RFC 2464 7: its last four bytes.
-fn mac_of(group: IpAddr) -> io::Result<[u8; 6]> {
-    match group {
-        IpAddr::V4(group) if group.is_multicast() => {
-            let [_, a, b, c] = group.octets();
-            Ok([0x01, 0x00, 0x5e, a & 0x7f, b, c])
-        }
-        IpAddr::V6(group) if group.is_multicast() => {
-            let [.., a, b, c, d] = group.octets();
-            Ok([0x33, 0x33, a, b, c, d])
-        }
-        _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Node {
     /// The master has heard nothing of what we were meanwhile: it is told when its adverts come over `interface` again.
     pub(super) owes_farewell: bool,
     pub(super) identification: u16,
+    /// Of its multicast adverts, if they come from the virtual router's MAC.
+    pub(super) envelope: Option<Envelope>,
     pub(super) frames: Vec<(SockAddr, Frame)>,
     pub(super) next_frame: usize,
     pub(super) frames_left: usize,
@@ -144,6 +146,9 @@ impl Node {
             let frame = announce::announcement(address.address, address.mac, address.router);
             announced_on(address.ifindex, Family::of(address.address)).map(|interface| (interface, frame))
         });
+        let advert_mac =
+            instance.advert_mac.filter(|_| instance.peers.is_empty() && instance.absent.is_none());
+        let envelope = advert_mac.map(|mac| Envelope::new(instance.ifindex, mac, instance.multicast));
         let format = Format {
             vrid: instance.vrid,
             version: instance.version,
@@ -195,6 +200,7 @@ impl Node {
             left_group: None,
             link: usize::MAX,
             identification: 0,
+            envelope: envelope.transpose()?,
             frames: frames.collect::<io::Result<_>>()?,
             next_frame: 0,
             frames_left: 0,

@@ -59,8 +59,12 @@ impl Engine {
         self.packet.clear();
         node.format.encode(priority, destination, node.identification, &mut self.packet);
         node.guard.seal(&node.format, &mut self.packet, wall_clock());
-        let [socket, ..] = self.links[node.link].sockets.as_slice() else { return false };
-        match socket.send(&self.packet, destination) {
+        let sent = match (&node.envelope, self.links[node.link].sockets.as_slice()) {
+            (Some(envelope), _) if destination.is_multicast() => self.frames.send_in(envelope, &self.packet),
+            (_, [socket, ..]) => socket.send(&self.packet, destination),
+            (_, []) => return false,
+        };
+        match sent {
             Ok(()) => self.shared.board.count(index, Counter::AdvertsSent),
             Err(error) => {
                 self.send_failed(index, destination, &error);

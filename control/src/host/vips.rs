@@ -1,0 +1,28 @@
+//! What does the XDP program have to know of virtual addresses?
+
+use std::{collections::HashMap, net::IpAddr};
+
+use lvs_ebpf_common::{Vip, virtual_mac_key};
+
+use super::{LocalAddress, LocalInstance};
+
+/// `leases` is each instance's element. Of a virtual router's MAC too, under its key.
+pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(IpAddr, Vip)> {
+    let located = instances.iter().zip(leases);
+    let addresses = located.flat_map(|(instance, lease)| instance.addresses.iter().map(|a| (a, *lease)));
+    let vips: HashMap<IpAddr, Vip> = addresses.flat_map(|(address, lease)| entries(address, lease)).collect();
+    vips.into_iter().collect()
+}
+
+fn entries(address: &LocalAddress, lease: u32) -> impl Iterator<Item = (IpAddr, Vip)> {
+    let vip = Vip {
+        lease,
+        ifindex: address.ifindex,
+        mac: address.mac,
+        answers: address.virtual_mac.unwrap_or(address.mac),
+        flags: if address.router { Vip::ROUTER } else { 0 },
+        ..Vip::default()
+    };
+    let key = |[.., family, vrid]: [u8; 6]| virtual_mac_key(address.ifindex, family, vrid).into();
+    [(address.config.address, vip)].into_iter().chain(address.virtual_mac.map(|mac| (key(mac), vip)))
+}
