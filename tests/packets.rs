@@ -138,6 +138,12 @@ fn cases() -> Vec<Case> {
     use Outcome::*;
     fn nothing(_: &mut Director) {}
     let resign = |director: &mut Director| director.lease(RESIGNED);
+    let not_accepted = |director: &mut Director| {
+        let flags = Vip::NOT_ACCEPTED;
+        let vip = Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, flags, ..Vip::default() };
+        director.vip(VIP, vip);
+        director.vip6(ipv6::VIP6, vip);
+    };
     let stub = |protocol, payload: &[u8]| raw(ip(VIP, |_| {}), protocol, payload);
     let web_ports = [0x9c, 0x40, 0, 80];
     let short_tcp = [&web_ports[..], &[0; 15]].concat();
@@ -170,6 +176,11 @@ fn cases() -> Vec<Case> {
         (BadIpHeader, nothing, patched(tcp(VIP, WEB), 16, &[0xff, 0xff])),
         (ArpWithoutLease, resign, who_has(VIP)),
         (EchoWithoutLease, resign, ping(VIP)),
+        (EchoNotAccepted, not_accepted, ping(VIP)),
+        (ArpAnswered, not_accepted, who_has(VIP)),
+        (Forwarded, not_accepted, tcp(VIP, WEB)),
+        (EchoNotAccepted, not_accepted, ipv6::ping6(ipv6::CLIENT6, ipv6::VIP6)),
+        (SolicitationAnswered, not_accepted, ipv6::who_has6(ipv6::VIP6)),
         (TruncatedTcp, nothing, stub(IpNumber::TCP, &[])),
         (TruncatedTcp, nothing, stub(IpNumber::TCP, &web_ports[..3])),
         (TruncatedTcp, nothing, stub(IpNumber::TCP, &web_ports)),

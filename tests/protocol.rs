@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::ErrorKind,
+    io::{ErrorKind, Read as _},
     net::{SocketAddr, TcpStream},
     thread,
     time::Duration,
@@ -13,6 +13,8 @@ use lvs_tests::{
     Capture, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, send, turns, wait_for, web_service,
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 const INTERVAL: Duration = Duration::from_millis(100);
 
 fn vrrp(priority: u8) -> Vrrp {
@@ -21,6 +23,24 @@ fn vrrp(priority: u8) -> Vrrp {
 
 fn service(scene: &Scene) -> String {
     web_service(&scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>())
+}
+
+/// Whether the VIP answers one ping within half a second.
+fn answers_a_ping(client: &Node) -> Result<bool> {
+    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xf5, 0, 9, 0, 1];
+    client.in_ns(|| {
+        let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        socket.send_to(&REQUEST, &SocketAddr::from((*VIP.ip(), 0)).into())?;
+        let mut answer = [0; 128];
+        // What else comes in (unreachable ports) is none.
+        while let Ok(length) = socket.read(&mut answer) {
+            if length > 20 && answer[20] == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
 }
 
 #[test]
@@ -41,11 +61,15 @@ fn with_no_accept_the_service_is_there_and_the_director_is_not() -> Result<()> {
     };
     wait_for("a refused connection", PATIENCE, || Ok((has_address()? && is_refused()?).then_some(())))?;
 
+    ensure!(answers_a_ping(&scene.client)?, "no answer to a ping");
+
     lb1.reload(&config("    no_accept"))?;
     wait_for("no address", PATIENCE, || Ok((!has_address()?).then_some(())))?;
     scene.wait_for_service(PATIENCE)?;
     ensure!(!is_refused()?, "the director answers");
     ensure!(!has_address()?, "the address has come back");
+    ensure!(!answers_a_ping(&scene.client)?, "the director answers a ping");
+    ensure!(lb1.status()?.outcomes.get("echo_not_accepted") > Some(&0), "it is not counted");
     assert_eq!(lb1.state()?, "MASTER");
     Ok(())
 }

@@ -64,6 +64,8 @@ outcomes! {
     SolicitedWithoutLease = "solicited_without_lease",
     /// An echo request for a virtual address while this node holds no lease: dropped.
     EchoWithoutLease = "echo_without_lease",
+    /// An echo request for a virtual address that this host takes no packets for (no_accept): dropped.
+    EchoNotAccepted = "echo_not_accepted",
     /// TCP to a service address, shorter than its TCP header: dropped.
     TruncatedTcp = "truncated_tcp",
     /// TCP to a service whose data offset is below five words: dropped.

@@ -1,7 +1,7 @@
 //! Who answers a ping to a virtual address: this node under its lease, and otherwise nobody here.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::Outcome;
+use lvs_ebpf_common::{Outcome, Vip};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
@@ -51,6 +51,10 @@ pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv4) ->
         return Err(Outcome::OtherHost);
     }
     vip::check_lease(ctx, address, vip, Outcome::EchoWithoutLease)?;
+    // RFC 9568 6.4.3: without Accept_Mode only neighbour discovery is answered.
+    if vip.flags & Vip::NOT_ACCEPTED != 0 {
+        return Err(Outcome::EchoNotAccepted);
+    }
     // The rest of the master's kernel has the address too and answers what is not plain.
     if !on_its_interface || ip.is_fragment() || ip.has_options() || !asker_is_host(ethernet, &ip.header) {
         return Err(Outcome::NotOurs);

@@ -1,7 +1,7 @@
 //! Who answers a ping to a virtual IPv6 address: this node under its lease, and otherwise nobody here.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::Outcome;
+use lvs_ebpf_common::{Outcome, Vip};
 
 use crate::{
     icmp::{ECHO_HEADER, Icmp},
@@ -46,6 +46,10 @@ fn echo(
         return Err(Outcome::OtherHost);
     }
     vip::check_lease_v6(ctx, address, vip, Outcome::EchoWithoutLease)?;
+    // RFC 9568 6.4.3: without Accept_Mode only neighbour discovery is answered.
+    if vip.flags & Vip::NOT_ACCEPTED != 0 {
+        return Err(Outcome::EchoNotAccepted);
+    }
     // The master's kernel has the address too and answers what is not plain.
     if !on_its_interface || !ip.is_plain || !ip.header.source_is_host() || ethernet.source.is_multicast() {
         return Err(Outcome::NotOurs);

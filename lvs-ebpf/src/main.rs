@@ -44,6 +44,7 @@ mod bpf {
             Outcome::ArpWithoutLease
             | Outcome::SolicitedWithoutLease
             | Outcome::EchoWithoutLease
+            | Outcome::EchoNotAccepted
             | Outcome::TruncatedTcp
             | Outcome::BadTcpOffset
             | Outcome::TruncatedUdp

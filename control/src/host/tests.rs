@@ -268,3 +268,16 @@ fn what_has_the_virtual_mac_depends_on_the_interface_and_the_words() {
     let key = lvs_ebpf_common::virtual_mac_key(3, 1, 51).into();
     assert_eq!(entries[..2], [(vip, VIP), (vip, key)]);
 }
+
+#[test]
+fn with_no_accept_the_program_is_told_to_answer_no_pings() {
+    let mut local = located(&snapshot(&[OWN], true));
+    let mut flags = |accept| {
+        local.accept = accept;
+        vips::vips(std::slice::from_ref(&local), &[7])
+            .into_iter()
+            .map(|(_, vip)| vip.flags)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((flags(true), flags(false)), (vec![0], vec![lvs_ebpf_common::Vip::NOT_ACCEPTED]));
+}

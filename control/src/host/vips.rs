@@ -9,18 +9,20 @@ use super::{LocalAddress, LocalInstance};
 /// `leases` is each instance's element. Of a virtual router's MAC too, under its key.
 pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(IpAddr, Vip)> {
     let located = instances.iter().zip(leases);
-    let addresses = located.flat_map(|(instance, lease)| instance.addresses.iter().map(|a| (a, *lease)));
-    let vips: HashMap<IpAddr, Vip> = addresses.flat_map(|(address, lease)| entries(address, lease)).collect();
-    vips.into_iter().collect()
+    let entries = located.flat_map(|(instance, lease)| {
+        let flags = if instance.accept { 0 } else { Vip::NOT_ACCEPTED };
+        instance.addresses.iter().flat_map(move |address| entries(address, *lease, flags))
+    });
+    entries.collect::<HashMap<_, _>>().into_iter().collect()
 }
 
-fn entries(address: &LocalAddress, lease: u32) -> impl Iterator<Item = (IpAddr, Vip)> {
+fn entries(address: &LocalAddress, lease: u32, flags: u8) -> impl Iterator<Item = (IpAddr, Vip)> {
     let vip = Vip {
         lease,
         ifindex: address.ifindex,
         mac: address.mac,
         answers: address.virtual_mac.unwrap_or(address.mac),
-        flags: if address.router { Vip::ROUTER } else { 0 },
+        flags: if address.router { flags | Vip::ROUTER } else { flags },
         ..Vip::default()
     };
     let key = |[.., family, vrid]: [u8; 6]| virtual_mac_key(address.ifindex, family, vrid).into();
