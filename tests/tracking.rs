@@ -305,13 +305,78 @@ fn routes_move_with_the_role_and_are_put_back_unless_nobody_shall_care() -> Resu
     scene.lb1.run("ip route delete 10.97.0.0/24")?;
     are(&all[..3])?;
     let log = fs::read_to_string(lb1.process().log())?;
-    assert!(log.contains("a virtual route was gone, it is put back"), "{log}");
+    assert!(log.contains("a virtual route or rule was gone, it is put back"), "{log}");
     fs::write(&file, "-254")?;
     are(&all[..1])?;
     lb1.reload(&text.replace("unreachable 10.96.0.0/24", "prohibit 10.95.0.0/24"))?;
     are(&["10.95.0.0/24"])?;
     lb1.stop()?;
     are(&[])
+}
+
+#[test]
+fn routing_rules_move_with_the_role_and_static_ones_and_addresses_are_there_while_the_daemon_is() -> Result<()>
+{
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let file = scene.lb1.dir().join("number");
+    fs::write(&file, "-254")?;
+    let moving = "virtual_rules {\nfrom 10.77.0.100 fwmark 0x7/0xff iif eth0 table 100 priority 300\nto 10.98.0.0/16 \
+                  prohibit priority 301 no_track\n}\ntrack_file {\nnumber\n}\n";
+    let fixed = "static_rules {\nnot from 10.77.0.0/16 ipproto tcp dport 80-81 lookup 100 pref 400\n}\n\
+                 static_ipaddress {\n10.78.0.1/24\n10.77.0.1/24 dev eth0\n10.78.0.2/32 dev lo\n}\n";
+    let text =
+        format!("track_file number {{\nfile {}\n}}\n", file.display()) + &fast(150).text_with(moving) + fixed;
+    let mut lb1 = Director::start(&scene.lb1, &text)?;
+    let rules = || -> Result<Vec<String>> {
+        let shown = scene.lb1.run("ip -4 rule show")?;
+        let ours = shown.lines().filter(|line| line.contains("proto keepalived"));
+        Ok(ours.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect())
+    };
+    let [from, prohibit, fixed] = [
+        "300: from 10.77.0.100 fwmark 0x7/0xff iif eth0 lookup 100 proto keepalived",
+        "301: from all to 10.98.0.0/16 prohibit proto keepalived",
+        "400: not from 10.77.0.0/16 ipproto tcp dport 80-81 lookup 100 proto keepalived",
+    ];
+    let are = |expected: &[&str]| {
+        wait_for(&format!("the rules {expected:?}"), PATIENCE, || {
+            let rules = rules()?;
+            // The last words may stand in another order.
+            Ok((rules.len() == expected.len()
+                && rules.iter().zip(expected).all(|(rule, expected)| {
+                    expected.split(' ').all(|word| rule.split(' ').any(|it| it == word))
+                }))
+            .then_some(()))
+        })
+        .with_context(|| format!("there are {:?}", rules()))
+    };
+    let has = |address: &str| -> Result<bool> {
+        Ok(scene.lb1.run("ip -4 -oneline address show")?.contains(&format!(" {address}/")))
+    };
+    lb1.wait_for_state("FAULT", PATIENCE)?;
+    are(&[fixed])?;
+    wait_for("static addresses", PATIENCE, || Ok((has("10.78.0.1")? && has("10.78.0.2")?).then_some(())))?;
+    fs::write(&file, "0")?;
+    are(&[from, prohibit, fixed])?;
+    scene.lb1.run("ip rule delete priority 300")?;
+    scene.lb1.run("ip rule delete priority 301")?;
+    scene.lb1.run("ip address delete 10.78.0.1/24 dev eth0")?;
+    are(&[from, fixed])?;
+    wait_for("the static address again", PATIENCE, || Ok(has("10.78.0.1")?.then_some(())))?;
+    fs::write(&file, "-254")?;
+    are(&[fixed])?;
+    lb1.reload(
+        &text.replace("lookup 100 pref 400", "lookup 101 pref 400").replace("10.78.0.2/32 dev lo\n", ""),
+    )?;
+    are(&[&fixed.replace("lookup 100", "lookup 101")])?;
+    assert!(!has("10.78.0.2")?, "the reload has left it");
+    lb1.stop()?;
+    are(&[])?;
+    assert!(!has("10.78.0.1")?, "the stop has left it");
+    assert!(has("10.77.0.1")?, "it was the host's own before");
+    Ok(())
 }
 
 #[test]

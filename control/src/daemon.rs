@@ -428,9 +428,10 @@ impl Daemon {
         match netlink.snapshot().await {
             Ok(snapshot) => {
                 let kept: HashSet<_> = routes::all(&site.config).collect();
-                for route in routes::all(&self.site.config).filter(|route| !kept.contains(route)) {
-                    routes::remove(route, &netlink, &snapshot).await;
+                for item in routes::all(&self.site.config).filter(|item| !kept.contains(item)) {
+                    item.remove(&netlink, &snapshot).await;
                 }
+                addresses::withdraw_static(&netlink, &self.site.config, &site.config, &snapshot).await;
             }
             Err(error) => tracing::error!(%error, "routes that the file has lost may be left"),
         }
@@ -555,9 +556,10 @@ async fn withdraw_all(site: &Site) -> anyhow::Result<()> {
     virtual_macs::forget(&netlink, virtual_macs::of(&site.instances).iter()).await;
     let withdrawn = addresses::withdraw(&netlink, &addresses::places(&site.instances)).await;
     let snapshot = netlink.snapshot().await?;
-    for route in routes::all(&site.config) {
-        routes::remove(route, &netlink, &snapshot).await;
+    for item in routes::all(&site.config) {
+        item.remove(&netlink, &snapshot).await;
     }
+    addresses::withdraw_static(&netlink, &site.config, &Config::default(), &snapshot).await;
     Ok(withdrawn?)
 }
 

@@ -520,6 +520,11 @@ impl Host {
     }
 
     async fn settle_addresses(&mut self, snapshot: &Snapshot) {
+        for (ifindex, address) in addresses::missing(&self.config, snapshot) {
+            if let Err(error) = self.netlink.add_address(ifindex, address).await {
+                tracing::error!(%error, "static address is missing");
+            }
+        }
         let (add, remove) = addresses::work(&self.instances, |i| self.is_master(i), snapshot);
         let masters = self.instances.iter().enumerate().filter(|(i, _)| self.is_master(*i));
         let due: HashSet<Place> = masters

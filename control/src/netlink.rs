@@ -3,6 +3,8 @@
 //! Level-triggered: a change message only says "look again", so a lost message costs a little time, never
 //! the truth.
 
+mod rules;
+
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
@@ -17,7 +19,8 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{
-            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+            AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+            AddressScope, CacheInfo,
         },
         link::{AfSpecInet6, AfSpecUnspec, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
@@ -70,6 +73,8 @@ pub struct Address {
     pub ifindex: u32,
     pub address: IpAddr,
     pub prefix_len: u8,
+    /// lvsd, or keepalived, has put it there. Linux before 5.18 does not remember.
+    pub ours: bool,
 }
 
 /// Where the kernel would send a packet for a real server.
@@ -252,6 +257,7 @@ impl Netlink {
         message.attributes.extend(address.label.clone().map(AddressAttribute::Label));
         message.header.scope = AddressScope::from(address.scope);
         message.attributes.push(AddressAttribute::Flags(flags(address)));
+        message.attributes.push(AddressAttribute::Protocol(OURS));
         let lifetime = |preferred| {
             let mut lifetime = CacheInfo::default();
             (lifetime.ifa_preferred, lifetime.ifa_valid) = (preferred, u32::MAX);
@@ -310,6 +316,9 @@ fn route_message(route: &VirtualRoute, ifindex: Option<u32>) -> RouteMessage {
     message.attributes.extend(attributes.into_iter().flatten());
     message
 }
+
+/// Of addresses, as RTPROT_KEEPALIVED of routes and rules.
+const OURS: AddressProtocol = AddressProtocol::Other(18);
 
 /// True if it was done, false if there was nothing to do because of `already`.
 fn unless(answer: Result<(), rtnetlink::Error>, already: Errno) -> Result<bool, rtnetlink::Error> {
@@ -417,7 +426,8 @@ fn address(message: &AddressMessage) -> Option<Address> {
     };
     let mut attributes = message.attributes.iter();
     let address = attributes.clone().find_map(own).or_else(|| attributes.find_map(any))?;
-    Some(Address { ifindex: message.header.index, address, prefix_len: message.header.prefix_len })
+    let ours = message.attributes.contains(&AddressAttribute::Protocol(OURS));
+    Some(Address { ifindex: message.header.index, address, prefix_len: message.header.prefix_len, ours })
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), [u8; 6])> {

@@ -3,6 +3,7 @@
 mod check;
 mod mail;
 mod route;
+mod routing_rule;
 mod service;
 mod vrrp;
 
@@ -23,6 +24,7 @@ use crate::{
 pub use check::*;
 pub use mail::*;
 pub use route::*;
+pub use routing_rule::*;
 pub use service::*;
 pub use vrrp::*;
 
@@ -36,6 +38,10 @@ pub struct Config {
     pub link_delays: Vec<LinkDelays>,
     /// `static_routes`: there while the daemon is.
     pub routes: Vec<VirtualRoute>,
+    /// `static_rules`.
+    pub rules: Vec<VirtualRule>,
+    /// `static_ipaddress`, each with its interface.
+    pub addresses: Vec<(String, VirtualAddress)>,
     pub services: Vec<VirtualServer>,
 }
 

@@ -32,7 +32,8 @@ pub struct Setting {
 impl Outline {
     pub fn of(config: &Config) -> Self {
         // All of it, so that nothing that is added here can be forgotten below.
-        let Config { global, trackers, instances, groups, link_delays, routes, services } = config;
+        let Config { global, trackers, instances, groups, link_delays, routes, rules, addresses, services } =
+            config;
         let mut pieces = BTreeMap::from([("global_defs".to_owned(), format!("{global:?}"))]);
         let names = |tracks: &[Track]| -> Vec<String> {
             let name = |track: &Track| {
@@ -67,6 +68,21 @@ impl Outline {
             let name =
                 format!("static_routes {}/{} table {table} metric {metric}", route.to, route.prefix_len);
             pieces.insert(name, format!("{route:?}"));
+        }
+        for rule in rules {
+            let family = rule.family;
+            // Of one priority there may be several.
+            let number = rules.iter().take_while(|other| *other != rule);
+            let number =
+                number.filter(|other| (other.family, other.priority) == (family, rule.priority)).count();
+            let name = format!("static_rules {family} priority {} number {}", rule.priority, number + 1);
+            pieces.insert(name, format!("{rule:?}"));
+        }
+        for (interface, address) in addresses {
+            pieces.insert(
+                format!("static_ipaddress {} dev {interface}", address.address),
+                format!("{address:?}"),
+            );
         }
         for service in services {
             let name = name_of(service);

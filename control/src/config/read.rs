@@ -7,6 +7,7 @@ mod instance;
 mod mail;
 mod method;
 mod route;
+mod routing_rule;
 mod rules;
 mod script;
 mod server_group;
@@ -55,6 +56,8 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         alerts: Alerts::default(),
         trackers: Trackers::default(),
         members: HashMap::new(),
+        routes: HashMap::new(),
+        bare_rules: 0,
     };
     let top = reader.items(Block::Top, statements);
     let (global, defaults) = reader.global(&top);
@@ -79,6 +82,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
     let services: Vec<_> = top.all("virtual_server").flat_map(|item| reader.services(item)).collect();
     reader.every_service_has_an_instance(&services);
     let trackers = reader.used_trackers();
+    let addresses = reader.static_addresses(&top, &defaults.interface);
     Config {
         global,
         trackers,
@@ -86,6 +90,8 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         groups,
         link_delays,
         routes: reader.routes(&top, "static_routes"),
+        rules: reader.routing_rules(&top, "static_rules", Family::V4),
+        addresses,
         services: services.into_iter().map(|(_, service)| service).collect(),
     }
 }
@@ -99,6 +105,8 @@ struct Defaults {
     notify_priority_changes: bool,
     down_timer_adverts: u32,
     checksum_of_message: bool,
+    /// Of static addresses that name none.
+    interface: String,
 }
 
 /// Where multicast adverts go.
@@ -138,6 +146,10 @@ struct Reader<'a> {
     trackers: Trackers,
     /// Of sync groups: where each instance was first named.
     members: HashMap<String, Span>,
+    /// What the kernel tells routes apart by.
+    routes: HashMap<route::Key, Span>,
+    /// Routing rules without a priority.
+    bare_rules: u32,
 }
 
 /// A statement whose word is supported where it stands.
@@ -424,6 +436,7 @@ impl Reader<'_> {
         let rs_init_notifies = self.flag(&items, "rs_init_notifies");
         let mail = self.mail(&items);
         let dynamic_interfaces = self.dynamic_interfaces(&items);
+        let interface = self.one(&items, "default_interface", value::interface);
         let admin_group = self.one(&items, "admin_group", |group| Ok(crate::script::group(group)?));
         (
             Global {
@@ -451,6 +464,7 @@ impl Reader<'_> {
                 notify_priority_changes,
                 down_timer_adverts,
                 checksum_of_message,
+                interface: interface.unwrap_or_else(|| "eth0".to_owned()),
             },
         )
     }

@@ -279,6 +279,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             notify: Notify::default(),
             tracks: Vec::new(),
             routes: Vec::new(),
+            routing_rules: Vec::new(),
             track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,

@@ -4,7 +4,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use super::{HostError, LocalAddress, LocalInstance};
 use crate::{
-    config::model::Family,
+    config::model::{Config, Family, VirtualAddress},
     netlink::{Address, Netlink, Snapshot},
 };
 
@@ -35,6 +35,36 @@ pub fn work<'a>(
         }
     }
     (add, remove)
+}
+
+/// Static addresses that are missing, with the indexes of their interfaces.
+pub fn missing<'a>(config: &'a Config, snapshot: &Snapshot) -> Vec<(u32, &'a VirtualAddress)> {
+    let located = config.addresses.iter().filter_map(|(interface, address)| {
+        let link = snapshot.link(interface)?;
+        Some((link.ifindex, address))
+    });
+    located.filter(|(ifindex, address)| !snapshot.has_address(*ifindex, address.address)).collect()
+}
+
+/// Takes the static addresses of `before` away that `next` lacks. What the host had before it stays: it may be the way to it.
+pub async fn withdraw_static(netlink: &Netlink, before: &Config, next: &Config, snapshot: &Snapshot) {
+    for address in no_longer(before, next, snapshot) {
+        if let Err(error) = netlink.remove_address(address).await {
+            tracing::error!(%error, "static address is left");
+        }
+    }
+}
+
+fn no_longer<'a>(before: &Config, next: &Config, snapshot: &'a Snapshot) -> Vec<&'a Address> {
+    let names = |config: &Config, it: &Address| {
+        let is_it = |(interface, address): &(String, VirtualAddress)| {
+            address.address == it.address
+                && snapshot.link(interface).is_some_and(|link| link.ifindex == it.ifindex)
+        };
+        config.addresses.iter().any(is_it)
+    };
+    let gone = |it: &&Address| it.ours && names(before, it) && !names(next, it);
+    snapshot.addresses.iter().filter(gone).collect()
 }
 
 /// Removes addresses and makes sure that they are gone: whoever calls is about to stop keeping the kernel from
@@ -90,6 +120,7 @@ mod tests {
             ifindex: *ifindex,
             address: IpAddr::from(*ip),
             prefix_len: 24,
+            ours: false,
         };
         Snapshot { addresses: addresses.iter().map(address).collect(), ..Snapshot::default() }
     }

@@ -35,6 +35,7 @@ fn config(source: Option<IpAddr>) -> Config {
         notify: Notify::default(),
         tracks: Vec::new(),
         routes: Vec::new(),
+        routing_rules: Vec::new(),
         track_primary: true,
         down_timer_adverts: 3,
         checksum_of_message: false,
@@ -53,7 +54,7 @@ fn snapshot(addresses: &[IpAddr], running: bool) -> Snapshot {
         veth: false,
         router: false,
     };
-    let address = |address: &IpAddr| Address { ifindex: 3, address: *address, prefix_len: 24 };
+    let address = |address: &IpAddr| Address { ifindex: 3, address: *address, prefix_len: 24, ours: false };
     Snapshot {
         links: vec![link],
         addresses: addresses.iter().map(address).collect(),

@@ -35,7 +35,6 @@ const OWN_DBUS: &str = "there is no D-Bus service: read `lvsd status --json`";
 const OWN_THREAD: &str = "VRRP has a real-time thread of its own, and nothing else needs one";
 const OWN_SOCKETS: &str = "lvsd sizes its own sockets";
 const OWN_LINKS: &str = "link changes come from netlink";
-const OWN_ROUTES: &str = "set them with the system's own tools";
 const DEFAULT: &str = "the default applies";
 const USUAL_PACE: &str = "announcements keep their usual number and pace";
 const NO_MACVLAN: &str = "a virtual MAC needs no interface of its own";
@@ -72,9 +71,9 @@ pub const TABLE: &[Row] = words! {
     [Top] "vrrp_track_file" old("track_file") => TrackFile, repeats | "a file whose number instances depend on" "" "NAME { .. }"
     [Top] "track_group" not_yet("") => TrackGroup, repeats | "instances that depend on static addresses" "" "NAME { .. }"
     [Top] "garp_group" not_yet("announcements are not paced") => GarpGroup, repeats | "interfaces whose announcements are paced together" "" "{ .. }"
-    [Top] "static_ipaddress" not_yet(OWN_ROUTES) => Entries, repeats | "addresses that do not move" "" "{ ADDRESS .. }"
+    [Top] "static_ipaddress" read => Entries, repeats | "addresses that do not move" "" "{ ADDRESS .. }"
     [Top] "static_routes" read => Entries, repeats | "routes that do not move" "" "{ ROUTE .. }"
-    [Top] "static_rules" not_yet(OWN_ROUTES) => Entries, repeats | "routing rules that do not move" "" "{ RULE .. }"
+    [Top] "static_rules" read => Entries, repeats | "routing rules that do not move" "" "{ RULE .. }"
     [Top] "interface_up_down_delays" read => Entries | "how long a link must be up or down before that counts" "0" "{ INTERFACE DOWN [UP] }, seconds"
     [Top] "virtual_server_group" read => Entries, repeats | "addresses that one virtual_server stands for" "" "NAME { ADDRESS [PORT] .. }"
     [Top] "SSL" read => Ssl | "certificates of SSL_GET checks" "" "{ .. }"
@@ -144,7 +143,7 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "vrrp_startup_delay" read | "waits before instances start" "0" "seconds"
     [GlobalDefs] "vrrp_delay_after_boot" read | "waits until the host has been up so long" "0" "seconds"
     [GlobalDefs] "dynamic_interfaces" read | "interfaces may come and go" "off" "[allow_if_changes]"
-    [GlobalDefs] "default_interface" ignored("only static addresses need it, which lvsd does not set") | "interface of addresses that name none" "eth0" "INTERFACE"
+    [GlobalDefs] "default_interface" read | "interface of static addresses that name none" "eth0" "INTERFACE"
     [GlobalDefs] "disable_local_igmp" not_yet(DEFAULT) | "joins link-local groups without telling" "off" ""
     [GlobalDefs] "reload_check_config" ignored("a reload reads the whole file first, and with errors nothing changes") | "checks the file before a reload" "off" "[PATH]"
     [GlobalDefs] "reload_time_file" not_yet(NO_SCHEDULE) | "file that holds when to reload" "none" "PATH"
@@ -221,8 +220,8 @@ pub const TABLE: &[Row] = words! {
     [GlobalDefs] "vrrp_rx_bufs_policy" ignored(OWN_SOCKETS) | "buffer for adverts" "system" "MTU, ADVERT, bytes"
     [GlobalDefs] "vrrp_rx_bufs_multiplier" ignored(OWN_SOCKETS) | "times of that" "3" "number"
     [GlobalDefs] "tmp_config_directory" ignored("no copy of the configuration is written") | "where copies of the configuration go" "memory" "DIR"
-    [GlobalDefs] "iproute_usr_dir" ignored(OWN_ROUTES) | "where names of routing tables are" "" "DIR"
-    [GlobalDefs] "iproute_etc_dir" ignored(OWN_ROUTES) | "where names of routing tables are" "" "DIR"
+    [GlobalDefs] "iproute_usr_dir" ignored("write the number of a table") | "where names of routing tables are" "" "DIR"
+    [GlobalDefs] "iproute_etc_dir" ignored("write the number of a table") | "where names of routing tables are" "" "DIR"
 
     [VrrpInstance] "state" read | "the role to begin with; decisive with priority 255 only" "BACKUP; MASTER with priority 255" "MASTER, BACKUP"
     [VrrpInstance] "interface" read | "where adverts are sent and heard" "required" "INTERFACE"
@@ -287,7 +286,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "use_ipvlan" ignored("an ipvlan has the MAC of its interface, as the addresses have here") | "an ipvlan instead of a macvlan" "off" ".."
     [VrrpInstance] "vrf" not_yet("") | "VRF of unicast adverts without interface" "none" "INTERFACE"
     [VrrpInstance] "virtual_routes" read => Entries, repeats | "routes that move with the addresses" "" "{ ROUTE .. }"
-    [VrrpInstance] "virtual_rules" not_yet("they are not moved with the addresses") => Entries, repeats | "routing rules that move with the addresses" "" "{ RULE .. }"
+    [VrrpInstance] "virtual_rules" read => Entries, repeats | "routing rules that move with the addresses" "" "{ RULE .. }"
     [VrrpInstance] "native_ipv6" read | "speaks IPv6" "by the addresses" ""
     [VrrpInstance] "promote_secondaries" not_yet("") | "keeps addresses of a subnet when its first one goes" "off" ""
     [VrrpInstance] "lvs_sync_daemon_interface" ignored(NO_IPVS) | "old name of lvs_sync_daemon" "" "INTERFACE"

@@ -144,6 +144,8 @@ pub struct VrrpInstance {
     pub tracks: Vec<Track>,
     /// `virtual_routes`.
     pub routes: Vec<VirtualRoute>,
+    /// `virtual_rules`.
+    pub routing_rules: Vec<VirtualRule>,
     /// Without `dont_track_primary`: the link of its own interface has to be up.
     pub track_primary: bool,
     /// So many adverts have to be missing before a master is down, 2..=100.

@@ -98,6 +98,43 @@ impl Reader<'_> {
         Addresses { advertised: bare(advertised), excluded: bare(excluded) }
     }
 
+    /// Addresses that do not move, with their interfaces.
+    pub(super) fn static_addresses(
+        &mut self,
+        items: &Items<'_>,
+        usual: &str,
+    ) -> Vec<(String, VirtualAddress)> {
+        const STATIC: &str = "static_ipaddress";
+        let mut addresses: Vec<(String, VirtualAddress)> = Vec::new();
+        for block in items.all(STATIC) {
+            self.extra(block, &block.statement.arguments);
+            for statement in block.body() {
+                let Some(Entry { address, span, .. }) = self.virtual_address(STATIC, statement) else {
+                    continue;
+                };
+                let interface = address.device.clone().unwrap_or_else(|| usual.to_owned());
+                let is_known =
+                    |(at, it): &(String, VirtualAddress)| *at == interface && it.address == address.address;
+                if address.vmac {
+                    self.error(
+                        Class::Conflict,
+                        span,
+                        "use_vmac: an address that does not move has no virtual MAC",
+                    );
+                } else if let Some(first) = self.vips.get(&address.address).copied() {
+                    let message = format!("{} belongs to a vrrp_instance, which moves it", address.address);
+                    self.reports.push(Report::error(Class::Conflict, span, message).first(first));
+                } else if addresses.iter().any(is_known) {
+                    let message = format!("{} is listed twice: the first counts", address.address);
+                    self.warn(Class::Duplicate, span, message);
+                } else {
+                    addresses.push((interface, address));
+                }
+            }
+        }
+        addresses
+    }
+
     /// The lines of all blocks of a word; `here` are the addresses of this instance so far.
     fn entries(
         &mut self,
@@ -152,8 +189,8 @@ impl Reader<'_> {
     }
 
     fn address_options(&mut self, entry: &Statement, read: &mut VirtualAddress) {
-        const TAKE_A_VALUE: [&str; 7] =
-            ["dev", "label", "brd", "broadcast", "scope", "peer", "preferred_lft"];
+        const TAKE_A_VALUE: [&str; 8] =
+            ["dev", "label", "brd", "broadcast", "scope", "peer", "preferred_lft", "track_group"];
         const ALL: [&str; 12] = [
             "dev",
             "label",
@@ -172,7 +209,7 @@ impl Reader<'_> {
         while let [word, rest @ ..] = words {
             let text = word.text;
             let (value, rest) = match rest {
-                [] if TAKE_A_VALUE.contains(&text) || text == "track_group" => {
+                [] if TAKE_A_VALUE.contains(&text) => {
                     self.error(Class::BadValue, word.span, format!("{text} needs a value"));
                     return;
                 }
@@ -202,8 +239,16 @@ impl Reader<'_> {
                 "noprefixroute" => read.flags.no_prefix_route = true,
                 "autojoin" => read.flags.auto_join = true,
                 "use_vmac" => read.vmac = true,
-                "peer" | "no_track" => {
-                    self.warn(Class::Unsupported, word.span, format!("{text} is not supported yet"));
+                "peer" => {
+                    self.warn(Class::Unsupported, word.span, "peer is not supported: the address has none");
+                }
+                "no_track" => {
+                    let message = "no_track has no effect: an address that something removes is put back";
+                    self.warn(Class::Ignored, word.span, message);
+                }
+                "track_group" => {
+                    let message = "track_group has no effect: an address that something removes is put back";
+                    self.warn(Class::Ignored, word.span, message);
                 }
                 _ => return self.one_entry_a_line(word, &ALL),
             }

@@ -46,6 +46,7 @@ impl Reader<'_> {
         }
         let tracks = self.tracks(&items, priority);
         let routes = self.routes(&items, "virtual_routes");
+        let routing_rules = self.routing_rules(&items, "virtual_rules", family);
         let track_primary = !self.flag(&items, "dont_track_primary");
         let down_timer_adverts =
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
@@ -87,6 +88,7 @@ impl Reader<'_> {
             notify,
             tracks,
             routes,
+            routing_rules,
             track_primary,
             down_timer_adverts,
             checksum_of_message,

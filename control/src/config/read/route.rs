@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Items, Reader, value, value::Wrong};
 use crate::config::{
-    diagnostic::{Class, quote},
+    diagnostic::{Class, Report, quote},
     lexer::Word,
     model::{RouteKind, VirtualRoute},
     tree::Statement,
@@ -22,6 +22,9 @@ const MAIN: u32 = 254;
 const LINK: u8 = 253;
 const UNIVERSE: u8 = 0;
 
+/// What the kernel tells routes apart by: destination, length of its prefix, table, metric.
+pub type Key = (IpAddr, u8, u32, u32);
+
 impl Reader<'_> {
     /// Of all blocks of that word.
     pub(super) fn routes(&mut self, items: &Items<'_>, word: &'static str) -> Vec<VirtualRoute> {
@@ -30,11 +33,27 @@ impl Reader<'_> {
             self.extra(item, &item.statement.arguments);
             for entry in item.body() {
                 let Some(route) = self.route(word, entry) else { continue };
-                if routes.contains(&route) {
-                    self.warn(Class::Duplicate, entry.word.span, format!("{word}: a route is named twice"));
-                } else {
-                    routes.push(route);
+                let span = entry.word.span;
+                let before = routes.iter().find(|other| key(other) == key(&route));
+                if before.is_some_and(|before| *before == route) {
+                    self.warn(Class::Duplicate, span, format!("{word}: a route is named twice"));
+                    continue;
                 }
+                let here = before.is_some();
+                if let Some(first) = self.routes.get(&key(&route)).copied() {
+                    let what = format!("{word}: {}/{} in table {}", route.to, route.prefix_len, route.table);
+                    self.reports.push(if here {
+                        let message = format!("{what} has a route of this metric already");
+                        let report = Report::error(Class::Duplicate, span, message).first(first);
+                        report.help("the kernel takes one: write another metric")
+                    } else {
+                        let message = format!("{what}: another block has the same, and there is only one");
+                        let report = Report::warning(Class::Duplicate, span, message).first(first);
+                        report.help("it goes with whoever leaves first, and comes back within ten seconds")
+                    });
+                }
+                self.routes.entry(key(&route)).or_insert(span);
+                routes.push(route);
             }
         }
         routes
@@ -60,8 +79,15 @@ impl Reader<'_> {
             no_track: false,
         };
         let (mut to, mut scope) = (None, None);
+        let mut seen = Vec::new();
         let mut words = line.as_slice();
         while let [word, rest @ ..] = words {
+            let what = canonical(word.text);
+            if seen.contains(&what) {
+                self.error(Class::Duplicate, word.span, format!("{block}: {what} is said twice"));
+                return None;
+            }
+            seen.push(what);
             if let Some((_, kind)) = KINDS.iter().find(|(name, _)| *name == word.text) {
                 (route.kind, words) = (*kind, rest);
                 continue;
@@ -133,8 +159,37 @@ impl Reader<'_> {
     }
 }
 
+fn key(route: &VirtualRoute) -> Key {
+    // The kernel's defaults.
+    let metric = match route.to {
+        IpAddr::V4(_) => route.metric.unwrap_or(0),
+        IpAddr::V6(_) => route.metric.filter(|metric| *metric != 0).unwrap_or(1024),
+    };
+    (route.to, route.prefix_len, route.table, metric)
+}
+
+/// One name for each thing that may be said once.
+fn canonical(word: &str) -> &str {
+    match word {
+        "gw" => "via",
+        "oif" => "dev",
+        "priority" | "preference" => "metric",
+        "blackhole" | "unreachable" | "prohibit" => "unicast",
+        word if is_prefix(word) => "to",
+        word => word,
+    }
+}
+
 fn is_prefix(word: &str) -> bool {
     word == "default" || word.split('/').next().is_some_and(|address| address.parse::<IpAddr>().is_ok())
+}
+
+/// None: whatever it is.
+pub(super) fn prefix_or_all(word: &str) -> value::Value<Option<(IpAddr, u8)>> {
+    match word {
+        "all" | "any" | "default" => Ok(None),
+        word => prefix(word).map(Some),
+    }
 }
 
 fn prefix(word: &str) -> value::Value<(IpAddr, u8)> {
@@ -160,7 +215,7 @@ fn address(word: &str) -> value::Value<IpAddr> {
 }
 
 /// By number, or one of those that every system has.
-fn table(word: &str) -> value::Value<u32> {
+pub(super) fn table(word: &str) -> value::Value<u32> {
     match word {
         "main" => Ok(MAIN),
         "local" => Ok(255),

@@ -294,6 +294,82 @@ fn routes_are_read_as_ip_route_reads_them() {
 }
 
 #[test]
+fn routing_rules_are_read_as_ip_rule_reads_them() {
+    let loaded = text(
+        "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n\
+         virtual_rules {\nnot from 10.1.0.0/16 to 10.2.0.1 iif eth1 oif eth2 dsfield 0x10 fwmark 0x1/0xff table 100 \
+         preference 7 ipproto tcp sport 1-9 dport 80 uidrange 0-99 suppress_prefixlength 0 no_track\n}\n}\n\
+         static_rules {\nto 2001:db8::/32 blackhole pref 9\ninet6 goto 99 order 10\nl3mdev priority 11\n}\n",
+    );
+    assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+    let plain = VirtualRule {
+        family: Family::V4,
+        priority: 11,
+        action: RuleAction::Table(0),
+        inverted: false,
+        from: None,
+        to: None,
+        in_device: None,
+        out_device: None,
+        tos: 0,
+        mark: None,
+        protocol: None,
+        source_ports: None,
+        destination_ports: None,
+        users: None,
+        l3mdev: true,
+        suppress_prefix_length: None,
+        no_track: false,
+    };
+    let full = VirtualRule {
+        priority: 7,
+        action: RuleAction::Table(100),
+        inverted: true,
+        from: Some(([10, 1, 0, 0].into(), 16)),
+        to: Some(([10, 2, 0, 1].into(), 32)),
+        in_device: Some("eth1".to_owned()),
+        out_device: Some("eth2".to_owned()),
+        tos: 16,
+        mark: Some((1, 255)),
+        protocol: Some(6),
+        source_ports: Some(1..=9),
+        destination_ports: Some(80..=80),
+        users: Some(0..=99),
+        l3mdev: false,
+        suppress_prefix_length: Some(0),
+        no_track: true,
+        ..plain.clone()
+    };
+    assert_eq!(loaded.config.instances[0].routing_rules, [full]);
+    let hole = VirtualRule {
+        family: Family::V6,
+        priority: 9,
+        action: RuleAction::Blackhole,
+        to: Some(("2001:db8::".parse().unwrap(), 32)),
+        l3mdev: false,
+        ..plain.clone()
+    };
+    let jump = VirtualRule { to: None, priority: 10, action: RuleAction::Goto(99), ..hole.clone() };
+    assert_eq!(loaded.config.rules, [hole, jump, plain]);
+}
+
+#[test]
+fn static_addresses_have_an_interface() {
+    let read = |global: &str| {
+        let text = format!(
+            "global_defs {{\n{global}\n}}\nstatic_ipaddress {{\n192.0.2.9/24 dev eth1\n2001:db8::9/64\n}}\n"
+        );
+        let loaded = super::text(&text);
+        assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+        let addresses = loaded.config.addresses.into_iter();
+        addresses.map(|(interface, address)| (interface, address.address.to_string())).collect::<Vec<_>>()
+    };
+    let both = |usual: &str| [("eth1".into(), "192.0.2.9".into()), (usual.to_owned(), "2001:db8::9".into())];
+    assert_eq!(read(""), both("eth0"));
+    assert_eq!(read("default_interface ens3"), both("ens3"));
+}
+
+#[test]
 fn a_virtual_mac_is_made_of_family_and_vrid() {
     let read = |lines: &str| {
         let text = format!(
