@@ -47,6 +47,8 @@ mod tunnel;
 mod veth;
 #[path = "packets/virtual_mac.rs"]
 mod virtual_mac;
+#[path = "packets/vlan.rs"]
+mod vlan;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

@@ -55,6 +55,8 @@ pub struct LocalInstance {
     pub source: IpAddr,
     /// While master the host has the addresses. XDP answers for them and forwards with and without.
     pub accept: bool,
+    /// Its addresses are in networks with VLAN tags too.
+    pub tagged: bool,
     /// The advertised ones, then the excluded ones.
     pub addresses: Vec<LocalAddress>,
     /// The link of its own interface may be down: not with `dont_track_primary`.
@@ -90,6 +92,7 @@ impl LocalInstance {
             heartbeats: Vec::new(),
             source,
             accept: true,
+            tagged: false,
             addresses: Vec::new(),
             needs_link: true,
             absent: Some(lacks),
@@ -191,6 +194,7 @@ fn locate_one(
         heartbeats,
         source,
         accept: instance.accept,
+        tagged: instance.tagged,
         addresses,
         needs_link: instance.track_primary,
         absent: None,

@@ -36,7 +36,7 @@ pub struct Vip {
     pub mac: [u8; 6],
     /// The MAC that answers carry: the same, or a virtual router's.
     pub answers: [u8; 6],
-    /// [`Vip::ROUTER`], [`Vip::NOT_ACCEPTED`].
+    /// [`Vip::ROUTER`], [`Vip::NOT_ACCEPTED`], [`Vip::TAGGED`].
     pub flags: u8,
     pub _pad: [u8; 3],
 }
@@ -46,6 +46,8 @@ impl Vip {
     pub const ROUTER: u8 = 1;
     /// This host takes no packets for the address, not even to answer a ping (`no_accept`).
     pub const NOT_ACCEPTED: u8 = 2;
+    /// Frames with VLAN tags are for this address too.
+    pub const TAGGED: u8 = 4;
 }
 
 /// RFC 9568 7.3.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn to_real(
+pub fn to_real<const TAGGED: bool>(
     ctx: &XdpContext,
     frame: Packet,
     ethernet: Ethernet,
@@ -39,7 +39,10 @@ pub fn to_real(
     if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
         return Err(Outcome::OtherHost);
     }
-    veth::complete_checksum(ctx);
+    // The verifier would walk its loop twice, from two programs.
+    if !TAGGED {
+        veth::complete_checksum(ctx);
+    }
     let bytes = frame.len() as u64;
     let frame = match real.method {
         Real::DIRECT => frame,
@@ -66,6 +69,13 @@ pub fn to_real(
         xdp_action::XDP_REDIRECT => Ok(Outcome::Redirected),
         _ => Err(Outcome::BadTable),
     }
+}
+
+/// Whether a packet to `real` leaves by the interface that it came in on, other than by NAT, whose answers would have to find their
+/// way back.
+#[inline(always)]
+pub fn stays(ctx: &XdpContext, real: &Real) -> bool {
+    real.ifindex == ctx.ingress_ifindex() as u32 && !matches!(real.method, Real::NAT | Real::NAT_SHARED)
 }
 
 #[inline(always)]

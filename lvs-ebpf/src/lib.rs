@@ -24,3 +24,4 @@ mod service;
 pub mod veth;
 mod vip;
 pub mod virtual_mac;
+mod vlan;

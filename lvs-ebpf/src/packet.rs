@@ -43,6 +43,14 @@ impl<'a> Packet<'a> {
         (refused == 0).then(|| Self::new(ctx))
     }
 
+    /// The same with its first `len` bytes gone.
+    #[inline(always)]
+    pub fn shrunk(ctx: &'a XdpContext, len: usize) -> Option<Self> {
+        // SAFETY: as in `grown`.
+        let refused = unsafe { bpf_xdp_adjust_head(ctx.ctx, len as i32) };
+        (refused == 0).then(|| Self::new(ctx))
+    }
+
     /// The frame of `ctx`, cut or lengthened at its end. None where the driver keeps no room for that. Windows that
     /// were opened before must not be used any more.
     #[inline(always)]

@@ -9,12 +9,12 @@ use crate::{
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
-    reset, schedule, service, vip,
+    reset, schedule, service, vip, vlan,
 };
 
-const ARP: u16 = EtherType::Arp as u16;
-const IPV4: u16 = EtherType::Ipv4 as u16;
-const IPV6: u16 = EtherType::Ipv6 as u16;
+pub const ARP: u16 = EtherType::Arp as u16;
+pub const IPV4: u16 = EtherType::Ipv4 as u16;
+pub const IPV6: u16 = EtherType::Ipv6 as u16;
 const ICMP: u8 = IpProto::Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
@@ -22,7 +22,20 @@ const UDP: u8 = IpProto::Udp as u8;
 /// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is as it was found.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
-    let frame = Packet::new(ctx);
+    run_with::<false>(ctx)
+}
+
+/// The same for a frame whose VLAN tags are taken off, but IPv6. A function of its own, so that frames without tags do not pay
+/// for it.
+#[inline(never)]
+pub fn run_tagged(ctx: &XdpContext) -> Outcome {
+    let (Ok(outcome) | Err(outcome)) = run_with::<true>(ctx);
+    outcome
+}
+
+#[inline(always)]
+fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
+    let frame = if TAGGED { Packet::of_context(ctx) } else { Packet::new(ctx) };
     let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
     match ethernet.ether_type {
         ARP => arp::answer(ctx, frame, ethernet),
@@ -31,14 +44,19 @@ pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
         IPV4 => {
             let ip = Ipv4::parse(frame)?;
             let (index, real) = match ip.header.protocol {
-                TCP | UDP => balance(ctx, &ip)?,
-                ICMP if icmp::is_error(&ip) => follow(ctx)?,
+                TCP | UDP => balance::<TAGGED>(ctx, &ip)?,
+                ICMP if icmp::is_error(&ip) => follow::<TAGGED>(ctx)?,
                 ICMP => return icmp::answer(ctx, frame, ethernet, &ip),
                 _ => return Err(Outcome::NotOurs),
             };
-            forward::to_real(ctx, frame, ethernet, index, real)
+            // By its tags a frame belongs to the network that it came from.
+            if TAGGED && !forward::stays(ctx, real) {
+                return Err(Outcome::NotOurs);
+            }
+            forward::to_real::<TAGGED>(ctx, frame, ethernet, index, real)
         }
-        IPV6 => Ok(ipv6::run(ctx)),
+        IPV6 if !TAGGED => Ok(ipv6::run(ctx)),
+        vlan::CUSTOMER | vlan::SERVICE if !TAGGED => Ok(vlan::run(ctx)),
         _ => Err(Outcome::NotOurs),
     }
 }
@@ -47,7 +65,7 @@ pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
 type Destination = (u32, &'static Real);
 
 #[inline(always)]
-fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
+fn balance<const TAGGED: bool>(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
     if !ip.is_first_fragment() {
         // What stands where the ports would is data.
         let index = fragment::destination(ctx);
@@ -62,7 +80,7 @@ fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
     });
     let Some((ports, service)) = found else {
         return Err(match without_service(ip) {
-            Outcome::NotOurs if service::any_translates() => forward::nat::reply(ctx),
+            Outcome::NotOurs if !TAGGED && service::any_translates() => forward::nat::reply(ctx),
             outcome => outcome,
         });
     };
@@ -92,11 +110,11 @@ fn balance(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
 }
 
 #[inline(always)]
-fn follow(ctx: &XdpContext) -> Result<Destination, Outcome> {
+fn follow<const TAGGED: bool>(ctx: &XdpContext) -> Result<Destination, Outcome> {
     let index = icmp_error::destination(ctx);
     match REALS.get(index) {
         Some(real) => Ok((index, real)),
-        None if service::any_translates() => Err(forward::nat::error_from_real(ctx)),
+        None if !TAGGED && service::any_translates() => Err(forward::nat::error_from_real(ctx)),
         None => Err(Outcome::NotOurs),
     }
 }

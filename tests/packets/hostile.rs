@@ -99,10 +99,13 @@ fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
 }
 
 #[test]
-fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
-    const FRAMES: u64 = 100_000;
-    let Some(director) = director() else { return };
-    let originals = originals();
+fn a_million_random_frames_are_forwarded_only_if_etherparse_accepts_them() {
+    const FRAMES: u64 = 1_000_000;
+    let Some(mut director) = director() else { return };
+    vlan::lead(&mut director);
+    let mut originals = originals();
+    let tagged = |(frame, tags): (&Vec<u8>, &&[u8])| vlan::tagged(frame, tags);
+    originals.extend(originals.clone().iter().zip(vlan::TAGS.iter().cycle()).map(tagged));
     let mut random = Random(0x1ab5_eed5);
     let mut seen = [0; 4];
     for _ in 0..FRAMES {
@@ -121,6 +124,10 @@ fn random_frames_are_forwarded_only_if_etherparse_accepts_them() {
 
 fn check_sent(frame: &[u8], out: &[u8]) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap_or_else(|error| panic!("{error}: {frame:02x?}"));
+    let tags = vlan::tags_of(frame);
+    assert_eq!(vlan::tags_of(out), tags, "{frame:02x?}");
+    let [frame, out] = [frame, out].map(|it| [&it[..12], &it[12 + tags.len()..]].concat());
+    let (frame, out) = (frame.as_slice(), out.as_slice());
     if let Some(TransportSlice::Icmpv6(question)) = &packet.transport
         && question.type_u8() == 135
     {

@@ -117,6 +117,21 @@ fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
 }
 
 #[test]
+fn an_instances_addresses_are_in_tagged_networks_where_that_is_said() {
+    for (line, expected) in [("", false), ("vlan_tagged", true)] {
+        let instance =
+            format!("interface eth0\nvirtual_router_id 51\n{line}\nvirtual_ipaddress {{\n10.0.0.100/24\n}}");
+        let loaded = text(&format!("vrrp_instance V {{\n{instance}\n}}\n"));
+        assert_eq!(
+            loaded.config.instances.first().map(|it| it.tagged),
+            Some(expected),
+            "{}",
+            loaded.render_text()
+        );
+    }
+}
+
+#[test]
 fn ops_counts_with_udp_and_without_persistence() {
     let read = |lines: &str, protocol: &str| {
         let service = format!("protocol {protocol}\nlvs_method DR\n{lines}\nreal_server 10.0.0.1 80 {{\n}}");
@@ -276,6 +291,7 @@ fn what_is_not_said_is_as_in_keepalived() {
             rules: Rules::default(),
             accept: true,
             vmac: Vmac::default(),
+            tagged: false,
             notify: Notify::default(),
             tracks: Vec::new(),
             routes: Vec::new(),

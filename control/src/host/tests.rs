@@ -32,6 +32,7 @@ fn config(source: Option<IpAddr>) -> Config {
         rules: Rules::default(),
         accept: true,
         vmac: Vmac::default(),
+        tagged: false,
         notify: Notify::default(),
         tracks: Vec::new(),
         routes: Vec::new(),
@@ -68,6 +69,17 @@ fn located(snapshot: &Snapshot) -> LocalInstance {
 
 fn lack(source: Option<IpAddr>, snapshot: &Snapshot) -> HostError {
     locate(&config(source), snapshot).pop().unwrap().unwrap_err()
+}
+
+#[test]
+fn the_program_is_told_whose_addresses_are_in_tagged_networks() {
+    for tagged in [false, true] {
+        let mut config = config(None);
+        config.instances[0].tagged = tagged;
+        let instance = locate(&config, &snapshot(&[OWN], true)).pop().unwrap().unwrap();
+        let told: Vec<_> = vips::vips(&[instance], &[7]).into_iter().map(|(_, vip)| vip.flags).collect();
+        assert_eq!(told, [u8::from(tagged) * lvs_ebpf_common::Vip::TAGGED]);
+    }
 }
 
 #[test]

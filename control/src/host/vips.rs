@@ -10,7 +10,8 @@ use super::{LocalAddress, LocalInstance};
 pub fn vips(instances: &[LocalInstance], leases: &[u32]) -> Vec<(IpAddr, Vip)> {
     let located = instances.iter().zip(leases);
     let entries = located.flat_map(|(instance, lease)| {
-        let flags = if instance.accept { 0 } else { Vip::NOT_ACCEPTED };
+        let flag = |holds: bool, flag| if holds { flag } else { 0 };
+        let flags = flag(!instance.accept, Vip::NOT_ACCEPTED) | flag(instance.tagged, Vip::TAGGED);
         instance.addresses.iter().flat_map(move |address| entries(address, *lease, flags))
     });
     entries.collect::<HashMap<_, _>>().into_iter().collect()

@@ -279,6 +279,7 @@ pub const TABLE: &[Row] = words! {
     [VrrpInstance] "garp_lower_prio_repeat" read | "as vrrp_garp_lower_prio_repeat" "that one" "number"
     [VrrpInstance] "garp_extra_if|vmac_garp_intvl" not_yet(USUAL_PACE) | "as vrrp_garp_extra_if" "that one" "[all] SECONDS"
     [VrrpInstance] "accept" read | "takes packets to the addresses without being their owner" "on" ""
+    [VrrpInstance] "vlan_tagged" read | "frames with VLAN tags are for the addresses too (lvsd's own)" "off" ""
     [VrrpInstance] "no_accept" read | "the host does not get the addresses unless it is their owner" "off" ""
     [VrrpInstance] "use_vmac" read | "the addresses have the MAC of the virtual router, and adverts come from it" "off" "[NAME]"
     [VrrpInstance] "use_vmac_addr" read | "the same for addresses on other interfaces" "off" ""

@@ -140,6 +140,8 @@ pub struct VrrpInstance {
     /// The node itself takes packets for the addresses; only XDP where it does not.
     pub accept: bool,
     pub vmac: Vmac,
+    /// `vlan_tagged`: frames with VLAN tags are for the addresses too.
+    pub tagged: bool,
     pub notify: Notify,
     pub tracks: Vec<Track>,
     /// `virtual_routes`.

@@ -40,6 +40,7 @@ impl Reader<'_> {
         let rules = self.rules(&items, &defaults.rules);
         let accept = self.accept(&items, priority, rules);
         let vmac = self.vmac(&items);
+        let tagged = self.flag(&items, "vlan_tagged");
         let mut notify = self.notify(&items);
         if items.last("notify_priority_changes").is_none() {
             notify.priority_changes = defaults.notify_priority_changes;
@@ -85,6 +86,7 @@ impl Reader<'_> {
             rules,
             accept,
             vmac,
+            tagged,
             notify,
             tracks,
             routes,
