@@ -116,17 +116,30 @@ fn mutate(dice: &mut Dice, corpus: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-/// Makes length and message checksum right, so that what comes behind these checks is reached.
+/// Makes length and checksum right, so that what comes behind these checks is reached.
 fn correct(packet: &mut [u8]) {
     let length = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-    packet[2..4].copy_from_slice(&length.to_be_bytes());
-    packet[26..28].fill(0);
-    let words =
-        packet[20..].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)));
-    let sum: u32 = words.sum();
+    // Over IPv4 the sum of the message alone is accepted too.
+    let (header, pseudo) = match packet[0] >> 4 {
+        6 if packet.len() > 48 => {
+            let payload = length - 40;
+            packet[4..6].copy_from_slice(&payload.to_be_bytes());
+            (40, u32::from(payload) + 112 + sum(&packet[8..40]))
+        }
+        _ => {
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            (20, 0)
+        }
+    };
+    packet[header + 6..header + 8].fill(0);
+    let sum = pseudo + sum(&packet[header..]);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = !(((sum >> 16) + (sum & 0xffff)) as u16);
-    packet[26..28].copy_from_slice(&sum.to_be_bytes());
+    packet[header + 6..header + 8].copy_from_slice(&sum.to_be_bytes());
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum()
 }
 
 // --- adverts
@@ -149,6 +162,12 @@ fn formats() -> Vec<(Format, Option<Signing>)> {
     let key = SigningKey { id: 1, secret: Secret::new(b"secret".to_vec()) };
     let signing = |mode| Signing { keys: vec![key.clone()], active: 1, window: Some(WALL), mode };
     let unicast = Format { peers: vec!["10.77.0.1".parse().unwrap()], ..v3.clone() };
+    let v6 = Format {
+        source: "fe80::1".parse().unwrap(),
+        multicast: "ff02::12".parse().unwrap(),
+        addresses: vec!["fd77::100".parse().unwrap()],
+        ..v3.clone()
+    };
     vec![
         (v2.clone(), None),
         (Format { authentication: Authentication::Pass(*b"secret12"), ..v2.clone() }, None),
@@ -157,12 +176,14 @@ fn formats() -> Vec<(Format, Option<Signing>)> {
         (v3.clone(), None),
         (Format { checksum: Checksum::Message, ..v3 }, None),
         (unicast, None),
+        (v6.clone(), None),
+        (v6, Some(signing(SigningMode::default()))),
     ]
 }
 
 fn sealed(format: &Format, signing: Option<&Signing>) -> Vec<u8> {
     let mut packet = BytesMut::new();
-    let destination = format.peers.first().copied().unwrap_or("224.0.0.18".parse().unwrap());
+    let destination = format.peers.first().copied().unwrap_or(format.multicast);
     format.encode(150, destination, 1, &mut packet);
     Guard::new(format, signing, Arc::default(), WALL).seal(format, &mut packet, WALL);
     packet.to_vec()
