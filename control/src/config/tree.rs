@@ -126,7 +126,7 @@ impl<'t> Builder<'_, 't> {
             outer.and_then(|outer| keywords::find(outer, word.text)).and_then(|keyword| keyword.opens);
         let statement = Statement { word, arguments, body: None };
         let (Some(outer), Some(inner), false) = (outer, inner, opens_here) else {
-            self.top().statements.push(statement);
+            push(&mut self.top().statements, statement);
             return;
         };
         // A block without its `{`.
@@ -145,7 +145,7 @@ impl<'t> Builder<'_, 't> {
                 statements: Vec::new(),
             });
         } else {
-            self.top().statements.push(Statement { body: Some(Vec::new()), ..statement });
+            push(&mut self.top().statements, Statement { body: Some(Vec::new()), ..statement });
         }
     }
 
@@ -192,7 +192,7 @@ impl<'t> Builder<'_, 't> {
         let Some(mut frame) = self.frames.pop() else { return };
         frame.statements.shrink_to_fit();
         if let Some(head) = frame.head {
-            self.top().statements.push(Statement { body: Some(frame.statements), ..head });
+            push(&mut self.top().statements, Statement { body: Some(frame.statements), ..head });
         }
     }
 
@@ -210,4 +210,12 @@ impl<'t> Builder<'_, 't> {
         }
         self.root.statements
     }
+}
+
+/// A list that doubles could take twice what there is room for.
+fn push<'t>(statements: &mut Vec<Statement<'t>>, statement: Statement<'t>) {
+    if statements.len() == statements.capacity() {
+        statements.reserve_exact(statements.len() / 4 + 4);
+    }
+    statements.push(statement);
 }
