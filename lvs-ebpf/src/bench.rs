@@ -6,9 +6,9 @@
 mod bpf {
     use aya_ebpf::{
         bindings::xdp_action,
-        helpers::{bpf_get_prandom_u32, bpf_xdp_adjust_head},
+        helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_xdp_adjust_head},
         macros::{map, xdp},
-        maps::ProgramArray,
+        maps::{PerCpuArray, ProgramArray},
         programs::XdpContext,
     };
 
@@ -39,8 +39,16 @@ mod bpf {
     #[unsafe(no_mangle)]
     static GROWS: u32 = 0;
 
+    /// The interface that [`send`] sends on.
+    #[unsafe(no_mangle)]
+    static OUT: u32 = 0;
+
     #[map]
     static UNDER_TEST: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+    /// Frames that [`arrive`] has seen.
+    #[map]
+    static ARRIVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
     #[xdp]
     pub fn prologue(ctx: XdpContext) -> u32 {
@@ -125,6 +133,33 @@ mod bpf {
         // SAFETY: a helper on the context that the kernel gave us.
         unsafe { bpf_xdp_adjust_head(ctx.ctx, -(global(&GROWS) as i32)) };
         xdp_action::XDP_TX
+    }
+
+    /// For live frames: out into a cable.
+    #[xdp]
+    pub fn send(_: XdpContext) -> u32 {
+        // SAFETY: a helper on plain integers.
+        unsafe { bpf_redirect(global(&OUT), 0) as u32 }
+    }
+
+    /// At the other end of a cable: frames to where the generator sends are counted and gone, all others are the host's.
+    #[xdp]
+    pub fn arrive(ctx: XdpContext) -> u32 {
+        const UDP_OF_IPV4: (u16, u8) = (0x0800u16.to_be(), 17);
+        let data = ctx.data();
+        if data + LENGTH > ctx.data_end() {
+            return xdp_action::XDP_PASS;
+        }
+        // SAFETY: LENGTH bytes of the frame were seen to be there. BPF's loads need no alignment.
+        let kind = unsafe { (*((data + 12) as *const u16), *((data + 23) as *const u8)) };
+        if kind != UDP_OF_IPV4 {
+            return xdp_action::XDP_PASS;
+        }
+        if let Some(count) = ARRIVED.get_ptr_mut(0) {
+            // SAFETY: an element of this CPU's own counter.
+            unsafe { *count += 1 };
+        }
+        xdp_action::XDP_DROP
     }
 
     /// As it was written before the program was loaded.

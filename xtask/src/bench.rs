@@ -5,6 +5,7 @@ mod failover;
 mod figures;
 mod instances;
 mod packets;
+mod wire;
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
 
@@ -35,6 +36,12 @@ enum What {
     Checks(checks::Arguments),
     /// Whether adverts leave on time with up to 4,096 instances on one node
     Instances(instances::Arguments),
+    /// Packets a second over veth devices, beside plain forwarding by the kernel and a balancer of nftables
+    Wire {
+        /// Few rounds, in less than a minute
+        #[arg(long)]
+        quick: bool,
+    },
     /// Ten minutes of random faults on three directors; seed and length by CHAOS_SEED and CHAOS_SECONDS
     Chaos,
 }
@@ -54,6 +61,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Instances(arguments)) => {
             in_lab(arguments.built, OPTIMISED, || instances::bench(arguments))
         }
+        Some(What::Wire { quick }) => wire::bench(*quick),
         Some(What::Chaos) => chaos(),
     }
 }
