@@ -50,7 +50,7 @@ use crate::{
         routes::{self, Routes},
         virtual_macs,
     },
-    netlink::Netlink,
+    netlink::{Netlink, Route},
     notify::{
         mail::{self, Mailer},
         pools,
@@ -147,7 +147,7 @@ enum End {
 impl Daemon {
     async fn start(config: Config, run_dir: &Path, mode: Mode) -> anyhow::Result<Self> {
         let netlink = Netlink::open()?;
-        let site = Site::survey(config, &netlink).await?;
+        let site = Site::survey(config, &netlink, &HashMap::new()).await?;
         let listener = admin::listen(run_dir, site.config.global.admin_group)?;
         let before = dataplane::left_vips(run_dir);
         let mut dataplane = Dataplane::open(run_dir, site.has_veth, Room::of(&site.config.services))?;
@@ -190,6 +190,7 @@ impl Daemon {
         let (hop_sender, next_hops) = watch::channel(HashMap::new());
         let (moved_sender, moved) = watch::channel(0);
         let voices = Voices {
+            routes: watch::Sender::default(),
             next_hops: hop_sender,
             isolated: watch::Sender::default(),
             held: watch::Sender::default(),
@@ -317,7 +318,7 @@ impl Daemon {
                 },
                 Ok(()) = self.moved.changed() => {
                     tracing::warn!("an interface is another now, or has another MAC or source address");
-                    if let Err(error) = self.adopt(self.site.config.clone()).await {
+                    if let Err(error) = self.adopt(self.site.config.clone(), &HashMap::new()).await {
                         tracing::error!(error = %format_args!("{error:#}"), "cannot follow the interface yet");
                         tokio::time::sleep(FOLLOW_AGAIN).await;
                     }
@@ -356,15 +357,16 @@ impl Daemon {
     async fn reload(&mut self, file: &File) -> anyhow::Result<()> {
         let file = file.clone();
         let config = tokio::task::spawn_blocking(move || read(&file)).await??;
-        self.adopt(config).await
+        let known = self.around.voices.routes.borrow().clone();
+        self.adopt(config, &known).await
     }
 
     /// Puts a configuration, on the host as it is now, in the place of the one in force. What is in both goes on
     /// undisturbed: roles and leases, checks, flows. An error before the tables are written leaves the old one in
-    /// force; instances that were to go have then resigned and come back as backups.
-    async fn adopt(&mut self, config: Config) -> anyhow::Result<()> {
+    /// force; instances that were to go have then resigned and come back as backups. `known` are routes to real servers.
+    async fn adopt(&mut self, config: Config, known: &HashMap<Ipv4Addr, Route>) -> anyhow::Result<()> {
         let netlink = Netlink::open()?;
-        let site = Site::survey(config, &netlink).await?;
+        let site = Site::survey(config, &netlink, known).await?;
         ensure!(
             self.veth || !site.has_veth,
             "the program was loaded for interfaces without veth devices: restart lvsd (SIGUSR2, then start)"
@@ -573,6 +575,7 @@ fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
 /// What the host task tells the others, and is told; it outlives the task.
 #[derive(Clone)]
 struct Voices {
+    routes: watch::Sender<HashMap<Ipv4Addr, Route>>,
     next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
     isolated: watch::Sender<HashSet<Ipv4Addr>>,
     held: watch::Sender<HashSet<IpAddr>>,
@@ -587,14 +590,15 @@ fn spawn_host(
     netlink: Netlink,
     site: &Site,
     vrrp: &Vrrp,
-    Voices { next_hops, isolated, held, drifts, moved, settled, running, wanted }: Voices,
+    Voices { routes, next_hops, isolated, held, drifts, moved, settled, running, wanted }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
+    routes.send_replace(site.routes.clone());
     let mut host = Host {
         netlink,
         config: site.config.clone(),
         instances: site.instances.clone(),
-        routes: site.routes.clone(),
+        routes,
         vrrp: vrrp.handle.clone(),
         virtual_routes: Routes::default(),
         next_hops,

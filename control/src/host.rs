@@ -5,11 +5,11 @@ pub mod addresses;
 pub mod routes;
 pub mod vips;
 pub mod virtual_macs;
+pub mod ways;
 
 use addresses::Place;
-use futures_util::{StreamExt as _, stream};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::model::{Config, Family, VirtualAddress, VirtualServer, Vmac, VrrpInstance},
+    config::model::{Config, Family, VirtualAddress, Vmac, VrrpInstance},
     dataplane::plan::NextHop,
     drift::{Drift, Drifts},
     netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
@@ -230,26 +230,6 @@ pub fn xdp_interfaces(
         .collect()
 }
 
-/// Questions about routes that the kernel has at a time.
-const AT_ONCE: usize = 64;
-
-/// The kernel's routes to all real servers.
-pub async fn routes(config: &Config, netlink: &Netlink) -> Result<HashMap<Ipv4Addr, Route>, HostError> {
-    let reals: HashSet<Ipv4Addr> = config.services.iter().flat_map(VirtualServer::destinations).collect();
-    let mut routes = HashMap::new();
-    let ask = |real| async move { (real, netlink.route(real).await) };
-    let mut answers = stream::iter(reals).map(ask).buffer_unordered(AT_ONCE);
-    while let Some((real, route)) = answers.next().await {
-        match route? {
-            Some(route) => {
-                routes.insert(real, route);
-            }
-            None => tracing::warn!(%real, "no route to a real server"),
-        }
-    }
-    Ok(routes)
-}
-
 /// Whether the kernel routes between interfaces, which answers by NAT depend on.
 pub fn forwards_packets() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() != "0")
@@ -263,33 +243,6 @@ pub fn asks_in_its_own_name(interface: &str) -> bool {
     };
     let most: u8 = setting("all").max(setting(interface));
     most >= 2
-}
-
-/// Next hops of the real servers whose neighbour is known.
-pub fn next_hops(
-    config: &Config,
-    routes: &HashMap<Ipv4Addr, Route>,
-    snapshot: &Snapshot,
-) -> HashMap<Ipv4Addr, NextHop> {
-    let virtual_addresses = virtual_addresses(config);
-    let resolve = |(real, route): (&Ipv4Addr, &Route)| {
-        if route.local {
-            return Some((*real, NextHop::LOCAL));
-        }
-        let link = snapshot.link_at(route.ifindex)?;
-        let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
-        // A real server has the virtual addresses as its own, and takes nothing that comes from there.
-        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex);
-        let on_link = on_link.filter_map(|a| match a.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
-        let mut sources = route.source.into_iter().chain(on_link);
-        let source = sources.find(|a| !virtual_addresses.contains(&IpAddr::V4(*a)));
-        let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).try_into().unwrap_or(u16::MAX);
-        Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex, source, mtu }))
-    };
-    routes.iter().filter_map(resolve).collect()
 }
 
 /// Why an instance cannot take part, as the host is now.
@@ -351,7 +304,8 @@ pub struct Host {
     pub netlink: Netlink,
     pub config: Config,
     pub instances: Vec<LocalInstance>,
-    pub routes: HashMap<Ipv4Addr, Route>,
+    /// Of the real servers, for the next reload too, which asks only for those that are new.
+    pub routes: watch::Sender<HashMap<Ipv4Addr, Route>>,
     pub vrrp: driver::Handle,
     pub virtual_routes: routes::Routes,
     pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
@@ -378,6 +332,10 @@ const UNRESOLVED: Duration = Duration::from_secs(1);
 /// Every so many of these also the known ones are confirmed, so that a real server that moved to another MAC
 /// is noticed even without checks.
 const CONFIRM_EVERY: u32 = 10;
+/// Routes that are asked for again with each of these, in turn, though no message told of a change.
+const ROUTES_A_TICK: usize = 500;
+/// Routes that are asked for before the host is looked at again, some milliseconds.
+const ROUTES_A_LOOK: usize = 2000;
 
 impl Host {
     /// Runs until cancelled. `roles` wakes it whenever an instance changed its state.
@@ -391,20 +349,32 @@ impl Host {
         // Until a link's change may count.
         let mut patience = None;
         let mut down = HashSet::new();
+        let reals: Vec<Ipv4Addr> =
+            ways::destinations(&self.config).collect::<BTreeSet<_>>().into_iter().collect();
+        let mut in_turn = reals.chunks(ROUTES_A_TICK).cycle();
+        // What changed while a reload was under way has been told to nobody.
+        let mut doubted: &[Ipv4Addr] = &reals;
         loop {
             let mut topology = false;
             let mut probe = false;
             tokio::select! {
                 () = cancel.cancelled() => return,
-                changed = self.netlink.changed() => topology = changed,
+                changed = self.netlink.changed() => {
+                    topology = changed;
+                    if changed {
+                        doubted = &reals;
+                    }
+                }
                 Ok(()) = roles.changed() => {}
                 () = time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
                 Ok(()) = self.wanted.changed() => self.ask_for_wanted().await,
+                () = std::future::ready(()), if !doubted.is_empty() => {}
                 _ = tick.tick() => {
                     probe = true;
                     ticks = ticks.wrapping_add(1);
                     // Also what no message told of is noticed some time.
                     topology = ticks.is_multiple_of(CONFIRM_EVERY);
+                    doubted = if doubted.is_empty() { in_turn.next().unwrap_or_default() } else { doubted };
                 }
             }
             let roles_seen = *roles.borrow_and_update();
@@ -429,7 +399,7 @@ impl Host {
             self.report_heartbeats(&running, &mut down);
             send_if_new(&self.running, running);
             self.report_faults(&snapshot, &mut faults);
-            let isolated = isolated(&self.instances, &faults, &self.routes);
+            let isolated = isolated(&self.instances, &faults, &self.routes.borrow());
             send_if_new(&self.isolated, isolated);
             send_if_new(&self.held, self.held(&snapshot));
             if topology || ticks <= 1 {
@@ -445,17 +415,24 @@ impl Host {
                 // Told again with every look until it is done.
                 self.moved.send_modify(|count| *count = count.wrapping_add(1));
             }
-            if topology {
-                // A route that went with its link is kept in mind: it says whom the link led to.
-                match routes(&self.config, &self.netlink).await {
-                    Ok(routes) => self.routes.extend(routes),
-                    Err(error) => tracing::error!(%error, "routes are not followed"),
+            // A route that went with its link is kept in mind: it says whom the link led to.
+            let (asked, left) = doubted.split_at(doubted.len().min(ROUTES_A_LOOK));
+            doubted = left;
+            match ways::routes(asked.iter().copied(), &self.netlink).await {
+                Ok(found) => {
+                    self.routes.send_if_modified(|known| {
+                        let has_news = found.iter().any(|(real, route)| known.get(real) != Some(route));
+                        known.extend(found);
+                        has_news
+                    });
                 }
+                Err(error) => tracing::error!(%error, "routes are not followed"),
             }
             if probe {
                 self.probe(&snapshot, ticks.is_multiple_of(CONFIRM_EVERY)).await;
             }
-            send_if_new(&self.next_hops, next_hops(&self.config, &self.routes, &snapshot));
+            let hops = ways::next_hops(&self.config, &self.routes.borrow(), &snapshot);
+            send_if_new(&self.next_hops, hops);
             time::sleep(SETTLE).await;
         }
     }
@@ -586,13 +563,12 @@ impl Host {
     }
 
     async fn probe(&self, snapshot: &Snapshot, all: bool) {
-        let hops: HashSet<(u32, Ipv4Addr)> = self
-            .routes
-            .values()
-            .filter(|route| !route.local)
-            .map(|route| (route.ifindex, route.next_hop))
-            .filter(|hop| all || !snapshot.neighbours.contains_key(hop))
-            .collect();
+        let hops: HashSet<(u32, Ipv4Addr)> = {
+            let routes = self.routes.borrow();
+            let hops = routes.values().filter(|route| !route.local);
+            let hops = hops.map(|route| (route.ifindex, route.next_hop));
+            hops.filter(|hop| all || !snapshot.neighbours.contains_key(hop)).collect()
+        };
         for (ifindex, next_hop) in hops {
             self.ask_for(ifindex, next_hop).await;
         }

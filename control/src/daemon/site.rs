@@ -11,10 +11,10 @@ use nix::libc;
 use crate::{
     config::{
         Config,
-        model::{Family, Forwarding, VrrpInstance},
+        model::{Family, Forwarding, VirtualServer, VrrpInstance},
     },
     dataplane::plan::NextHop,
-    host::{self, HostError, LocalInstance, vips::vips},
+    host::{self, HostError, LocalInstance, vips::vips, ways},
     netlink::{Netlink, Route},
     vrrp::driver,
 };
@@ -34,8 +34,12 @@ pub struct Site {
 }
 
 impl Site {
-    /// Looks at the host, changes nothing.
-    pub async fn survey(config: Config, netlink: &Netlink) -> Result<Self, HostError> {
+    /// Looks at the host, changes nothing. `known` are routes that are followed already.
+    pub async fn survey(
+        config: Config,
+        netlink: &Netlink,
+        known: &HashMap<Ipv4Addr, Route>,
+    ) -> Result<Self, HostError> {
         let snapshot = netlink.snapshot().await?;
         let located = config.instances.iter().zip(host::locate(&config, &snapshot)).enumerate();
         let instances = located.map(|(place, (instance, local))| {
@@ -48,9 +52,16 @@ impl Site {
             })
         });
         let instances: Vec<_> = instances.collect();
-        let routes = host::routes(&config, netlink).await?;
-        let direct = |real| config.services.iter().any(|service| service.reaches(real, Forwarding::Direct));
-        for (real, route) in routes.iter().filter(|(real, route)| **real != route.next_hop && direct(**real))
+        let new = ways::destinations(&config).filter(|real| !known.contains_key(real));
+        let mut routes = ways::routes(new, netlink).await?;
+        routes.extend(ways::destinations(&config).filter_map(|real| Some((real, *known.get(&real)?))));
+        let by = |forwarding| {
+            let ways = config.services.iter().flat_map(VirtualServer::ways);
+            ways.filter(move |(_, way)| *way == forwarding).map(|(real, _)| real)
+        };
+        let direct: HashSet<_> = by(Forwarding::Direct).collect();
+        for (real, route) in
+            routes.iter().filter(|(real, route)| **real != route.next_hop && direct.contains(real))
         {
             tracing::warn!(%real, gateway = %route.next_hop, "direct routing does not lead through a gateway");
         }
@@ -62,8 +73,7 @@ impl Site {
                 tracing::warn!(real = %real.address, port = service.port, "a real server on this node gets packets as they are, with their port");
             }
         }
-        let nat = |real| config.services.iter().any(|service| service.reaches(real, Forwarding::Nat));
-        if routes.keys().any(|real| nat(*real)) && !host::forwards_packets() {
+        if by(Forwarding::Nat).any(|real| routes.contains_key(&real)) && !host::forwards_packets() {
             tracing::warn!("net.ipv4.ip_forward is 0: answers of real servers will not reach clients by NAT");
         }
         let of_vmac = instances.iter().flat_map(|local| &local.addresses).filter(|a| a.virtual_mac.is_some());
@@ -76,7 +86,7 @@ impl Site {
             );
         }
         let interfaces = host::xdp_interfaces(&config, &instances, &routes, &snapshot);
-        let next_hops = host::next_hops(&config, &routes, &snapshot);
+        let next_hops = ways::next_hops(&config, &routes, &snapshot);
         let is_veth = |ifindex: &u32| snapshot.link_at(*ifindex).is_some_and(|link| link.veth);
         let has_veth = interfaces.keys().any(is_veth);
         let running = snapshot.running();

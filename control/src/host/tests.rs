@@ -1,4 +1,4 @@
-use super::*;
+use super::{ways::next_hops, *};
 use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Rules, Version, Vrid};
 use crate::netlink::Address;
 

@@ -111,12 +111,8 @@ impl VirtualServer {
         self.ways().map(|(address, _)| address)
     }
 
-    /// Whether a real server, or the sorry server, gets its packets that way.
-    pub fn reaches(&self, address: Ipv4Addr, forwarding: Forwarding) -> bool {
-        self.ways().any(|way| way == (address, forwarding))
-    }
-
-    fn ways(&self) -> impl Iterator<Item = (Ipv4Addr, Forwarding)> {
+    /// The same, and how they get there.
+    pub fn ways(&self) -> impl Iterator<Item = (Ipv4Addr, Forwarding)> {
         let sorry = self.sorry.iter().map(|sorry| (sorry.address, sorry.forwarding));
         self.reals.iter().map(|real| (real.address, real.forwarding)).chain(sorry)
     }
