@@ -229,14 +229,15 @@ impl Dataplane {
         }
     }
 
-    /// Looks at the flow table where that is due, and brings the tables to what the flows tell. To be called a few
-    /// times a second.
+    /// Whether the flow table is to be looked at. To be asked a few times a second.
+    pub fn is_due(&self) -> bool {
+        let waited = now().saturating_sub(self.looked);
+        self.tables.uses_flow_table() && waited >= LOOK || self.tables.has_taken_turns(&self.maps)
+    }
+
+    /// Looks at the flow table and brings the tables to what the flows tell.
     pub fn settle(&mut self, timeouts: Timeouts) -> Result<(), DataplaneError> {
         let now = now();
-        let due = self.tables.uses_flow_table() && now.saturating_sub(self.looked) >= LOOK;
-        if !due && !self.tables.has_taken_turns(&self.maps) {
-            return Ok(());
-        }
         self.looked = now;
         let mut survey = self.tables.survey(timeouts);
         self.flows.sweep(now, |flow| survey.meet(flow));

@@ -305,6 +305,9 @@ impl Pool {
     }
 
     fn settle(&mut self) {
+        if !self.dataplane.is_due() {
+            return;
+        }
         let (dataplane, timeouts) = (&mut self.dataplane, self.global.timeouts);
         if let Err(error) = tokio::task::block_in_place(|| dataplane.settle(timeouts)) {
             tracing::error!(%error, "what the flows tell could not be written; the next look tries again");

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     fs,
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader},
     net::{IpAddr, Ipv4Addr, TcpListener},
     path::Path,
     sync::{
@@ -21,7 +21,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lvs_tests::{Director, Lab, Need, Node, Stamp, VIP, Vrrp, at_real_time, require, wait_for};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::{
+    libc,
+    unistd::{SysconfVar, sysconf},
+};
 use socket2::{Domain, Socket, Type};
 
 use super::figures::conditions;
@@ -89,6 +92,7 @@ fn measure(reals: u32, window: Duration) -> Result<Figures> {
     node.run(&format!("ip route add {NETWORK}/16 via {}", farm.address()))?;
     let server = Server::start(&farm)?;
     let fifo = node.dir().join("changes");
+    as_the_unit_has_it();
     let director = Director::start(&node, &config(reals, &fifo))?;
     let changes = Changes::follow(&fifo)?;
     director.wait_for_state("MASTER", PATIENCE)?;
@@ -146,6 +150,15 @@ fn measure(reals: u32, window: Duration) -> Result<Figures> {
         times.sort();
     }
     Ok(figures)
+}
+
+/// What is started from here on inherits the niceness of packaging/lvsd.service.
+fn as_the_unit_has_it() {
+    const NICE: libc::c_int = -10;
+    // SAFETY: no memory of ours is involved.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        println!("lvsd runs with the usual niceness: {}", io::Error::last_os_error());
+    }
 }
 
 /// The rack first, then addresses beyond its network.
@@ -281,7 +294,7 @@ const INTRODUCTION: &str = "\
 # What checks of many real servers cost
 
 Written by `cargo xtask bench checks`. One director, one host that takes connections at all addresses, network namespaces on one
-machine; `lvsd` optimised, its libraries not. Each real server has a TCP_CHECK with `delay_loop 1`, `connect_timeout 1` and `retry 0`,
+machine; `lvsd` and its runtime (tokio) are optimised, other libraries not; its nice value is that of `packaging/lvsd.service`, -10. Each real server has a TCP_CHECK with `delay_loop 1`, `connect_timeout 1` and `retry 0`,
 in services of 100. Whatever else runs on the machine (see its load average) is in the figures.
 
 - *CPU*: user and system time of all threads of `lvsd`, per second. On one machine the kernel's work for both ends of the
@@ -291,6 +304,11 @@ in services of 100. Whatever else runs on the machine (see its load average) is 
 - *Detection*: 1,000 real servers fall silent at once; from then until the FIFO of `lvs_notify_fifo` says so, when the tables are without
   them. A check that begins a second after the last one and waits for a second takes between 1 and 2 seconds.
 - *Beyond the check's time*: the same from when the real server's own next check, had it begun in time, gave up.
+
+keepalived is not beside it: where the kernel has no ip_vs, as here, its checking process ends at once (2.2.7: \"IPVS: Can't initialize
+ipvs\"). By its documents it keeps the same times: a first check after 1 s and a random part of `warmup`, the next one `delay_loop` after the
+end of the last, a real server out of its pool by the first failure after the start, later by `retry` + 1. All its checks are one process
+with one thread, which also takes each real server out by a request of its own to the kernel.
 
 ";
 
