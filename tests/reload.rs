@@ -4,8 +4,8 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Director, Load, Need, PACE, PATIENCE, Pair, Scene, Stamp, VIP, Vrrp, outage, require, spread, turns,
-    wait_for, web_service,
+    Director, Load, Need, PACE, PATIENCE, Pair, Reloaded, Scene, Stamp, Tally, VIP, Vrrp, outage,
+    reload_under_load, require, spread, turns, wait_for, web_service,
 };
 
 const SETTLED: Duration = Duration::from_millis(500);
@@ -170,4 +170,16 @@ fn a_member_of_a_sync_group_that_a_failed_reload_was_to_remove_is_master_with_th
         lb1.reload(&(first + &another("VI_9", "br9", 79))).err().context("it was accepted")?.to_string();
     ensure!(said.contains("br9"), "{said}");
     together()
+}
+
+/// `cargo xtask bench update` does it with a thousand services, in an optimised build.
+#[test]
+fn a_reload_of_ten_thousand_real_servers_at_5000_packets_a_second_loses_none() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let Reloaded { times, tally: Tally { sent, lost, doubled }, without_real } = reload_under_load(100, 3)?;
+    println!("{sent} packets through reloads of {times:?}");
+    assert_eq!((lost, doubled, without_real), (vec![], 0, 0));
+    Ok(())
 }

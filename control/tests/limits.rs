@@ -8,3 +8,5 @@ mod fuzz;
 mod peak;
 #[path = "limits/speed.rs"]
 mod speed;
+#[path = "limits/tables.rs"]
+mod tables;

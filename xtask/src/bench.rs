@@ -5,6 +5,7 @@ mod failover;
 mod figures;
 mod instances;
 mod packets;
+mod update;
 mod wire;
 
 use std::{env, os::unix::process::CommandExt as _, process::Command};
@@ -42,12 +43,30 @@ enum What {
         #[arg(long)]
         quick: bool,
     },
+    /// What changes of large tables cost, and whether a reload of 100,000 real servers loses packets
+    Update(update::Arguments),
     /// Ten minutes of random faults on three directors; seed and length by CHAOS_SEED and CHAOS_SECONDS
     Chaos,
 }
 
-/// The daemon's own code, where the lab looks for it. What is timed would be a compiler's sloth otherwise.
-const OPTIMISED: &[&str] = &["--config", "profile.dev.package.control.opt-level=3"];
+/// The daemon's own code and what its sockets go through, where the lab looks for it. What is timed would be a compiler's
+/// sloth otherwise.
+const OPTIMISED: &[&str] = &[
+    "--config",
+    "profile.dev.package.control.opt-level=3",
+    "--config",
+    "profile.dev.package.tokio.opt-level=3",
+    "--config",
+    "profile.dev.package.mio.opt-level=3",
+    "--config",
+    "profile.dev.package.netlink-proto.opt-level=3",
+    "--config",
+    "profile.dev.package.netlink-packet-route.opt-level=3",
+    "--config",
+    "profile.dev.package.netlink-packet-core.opt-level=3",
+    "--config",
+    "profile.dev.package.netlink-sys.opt-level=3",
+];
 const TEN_MINUTES: &str = "600";
 
 pub fn bench(arguments: &Arguments) -> Result<()> {
@@ -62,6 +81,9 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
             in_lab(arguments.built, OPTIMISED, || instances::bench(arguments))
         }
         Some(What::Wire { quick }) => wire::bench(*quick),
+        Some(What::Update(arguments)) => {
+            in_lab(arguments.built, OPTIMISED, || update::bench(arguments, OPTIMISED))
+        }
         Some(What::Chaos) => chaos(),
     }
 }

@@ -43,6 +43,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// Bytes in use.
+pub fn used() -> usize {
+    USED.load(Relaxed)
+}
+
 /// The most bytes that were in use during `work` beyond what was in use before.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = USED.load(Relaxed);
