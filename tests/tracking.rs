@@ -65,6 +65,34 @@ fn notify_scripts_are_told_of_every_change_in_order_when_the_address_is_there() 
 }
 
 #[test]
+fn a_reload_tells_fifos_all_states_again_where_the_file_says_so() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let fifo = scene.lb1.dir().join("fifo");
+    let globals = |more: &str| format!("global_defs {{\nvrrp_notify_fifo {}\n{more}\n}}\n", fifo.display());
+    let again = globals("fifo_write_vrrp_states_on_reload");
+    let mut lb1 = Director::start(&scene.lb1, &(again.clone() + &fast(150).text()))?;
+    lb1.wait_for_state("MASTER", PATIENCE)?;
+    let mut reader = fs::OpenOptions::new().read(true).write(true).open(&fifo)?;
+    let mut says = |lines: &[&str]| {
+        let lines: String = lines.iter().map(|line| format!("INSTANCE \"VI_1\" {line}\n")).collect();
+        assert_eq!(read(&mut reader, lines.len())?, lines);
+        anyhow::Ok(())
+    };
+    says(&["BACKUP 150", "MASTER 150"])?;
+    lb1.reload(&(again.clone() + &fast(150).text()))?;
+    says(&["MASTER 150"])?;
+    // By another thread than before.
+    lb1.reload(&(again + &fast(160).text()))?;
+    says(&["MASTER 160"])?;
+    lb1.reload(&(globals("") + &fast(160).text()))?;
+    lb1.stop()?;
+    says(&["STOP 160"])
+}
+
+#[test]
 fn a_failing_script_hands_the_role_over_and_a_working_one_takes_it_back() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

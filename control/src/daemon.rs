@@ -358,7 +358,12 @@ impl Daemon {
         let file = file.clone();
         let config = tokio::task::spawn_blocking(move || read(&file)).await??;
         let known = self.around.voices.routes.borrow().clone();
-        self.adopt(config, &known).await
+        let told = self.election.states();
+        self.adopt(config, &known).await?;
+        if self.site.config.global.fifo_states_on_reload {
+            self.election.tell_again(&told);
+        }
+        Ok(())
     }
 
     /// Puts a configuration, on the host as it is now, in the place of the one in force. What is in both goes on

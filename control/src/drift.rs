@@ -13,7 +13,7 @@ use std::{
 pub enum Drift {
     /// Virtual addresses of a master.
     Addresses,
-    /// Virtual and static routes.
+    /// Virtual and static routes and rules.
     Routes,
     /// Elements of the BPF tables.
     Tables,

@@ -50,6 +50,8 @@ pub struct Notice {
 pub enum What {
     /// INIT is a planned stop.
     Became(State),
+    /// A reload has changed nothing of it; for FIFOs.
+    Stayed(State),
     /// It is master, and another host says that an address of its is its own.
     SplitBrain,
     /// A reload has removed the instance.
@@ -196,7 +198,7 @@ impl Speaker {
         let is_mailed = match notice.what {
             What::Became(state) => state != State::Init,
             What::SplitBrain => true,
-            What::Deleted | What::LowerPriority | What::Priority(_) => false,
+            What::Stayed(_) | What::Deleted | What::LowerPriority | What::Priority(_) => false,
         };
         if listener.notify.mail && is_mailed {
             self.mailer.send(Letter {
@@ -214,7 +216,7 @@ impl Speaker {
             What::SplitBrain => (&None, &notify.any),
             What::Deleted => (&notify.deleted, &notify.any),
             What::LowerPriority => (&notify.master_rx_lower_pri, &None),
-            What::Priority(_) => (&None, &None),
+            What::Stayed(_) | What::Priority(_) => (&None, &None),
         };
         let scripts = of_state.iter().map(|script| (script, Vec::new()));
         for (script, arguments) in scripts.chain(any.iter().map(|script| (script, arguments.to_vec()))) {
@@ -280,10 +282,10 @@ fn open(fifos: &[model::Fifo]) -> Vec<Fifo> {
 /// As keepalived names it, where it knows it.
 fn word(what: What) -> &'static str {
     match what {
-        What::Became(State::Master) => "MASTER",
-        What::Became(State::Backup) => "BACKUP",
-        What::Became(State::Fault) => "FAULT",
-        What::Became(State::Init) => "STOP",
+        What::Became(State::Master) | What::Stayed(State::Master) => "MASTER",
+        What::Became(State::Backup) | What::Stayed(State::Backup) => "BACKUP",
+        What::Became(State::Fault) | What::Stayed(State::Fault) => "FAULT",
+        What::Became(State::Init) | What::Stayed(State::Init) => "STOP",
         What::SplitBrain => "SPLIT_BRAIN",
         What::Deleted => "DELETED",
         What::LowerPriority => "MASTER_RX_LOWER_PRI",

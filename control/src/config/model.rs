@@ -59,6 +59,8 @@ pub struct Global {
     pub log_unknown_vrids: bool,
     /// `notify_fifo` and `vrrp_notify_fifo`.
     pub fifos: Vec<Fifo>,
+    /// `fifo_write_vrrp_states_on_reload`
+    pub fifo_states_on_reload: bool,
     /// `notify_fifo` and `lvs_notify_fifo`.
     pub lvs_fifos: Vec<Fifo>,
     pub mail: Option<Mail>,

@@ -448,6 +448,7 @@ impl Reader<'_> {
                 delay_after_boot,
                 log_unknown_vrids: self.flag(&items, "log_unknown_vrids"),
                 fifos,
+                fifo_states_on_reload: self.flag(&items, "fifo_write_vrrp_states_on_reload"),
                 lvs_fifos,
                 mail,
                 dynamic_interfaces,

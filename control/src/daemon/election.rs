@@ -20,7 +20,7 @@ use crate::{
     },
     dataplane::lease::LeaseMap,
     file_value::{self, Files},
-    notify::{Notifier, mail::Mailer},
+    notify::{Notice, Notifier, Subject, What, mail::Mailer},
     pool::Vrrp,
     vrrp::{State, driver, report::Reporter, track::watch::Watch},
 };
@@ -29,6 +29,8 @@ pub struct Election {
     pub vrrp: Vrrp,
     /// The thread.
     pub ended: JoinHandle<io::Result<()>>,
+    /// To the one that runs scripts and feeds FIFOs, as long as it is there.
+    notices: mpsc::WeakSender<Notice>,
     _watching: DropGuard,
 }
 
@@ -111,6 +113,7 @@ impl Election {
         let (cancel, silence) = (around.cancel.clone(), around.silence.clone());
         tasks.spawn(async move { silence.run_until_cancelled(notifier.run(told, cancel)).await });
         let states = known.map(states).unwrap_or_default();
+        let weak = notices.downgrade();
         tasks.spawn(Reporter::new(&config, &states, notices, roles.clone()).run(events));
 
         let (show, findings) = watch::channel(trackers.findings());
@@ -118,7 +121,44 @@ impl Election {
         tasks.spawn(trackers.run(handle.clone(), around.files.clone(), show, watching.clone()));
         let running = voices.running.subscribe();
         let vrrp = Vrrp { handle, instances: instances.into(), config, findings, running };
-        Ok(Self { vrrp, ended, _watching: watching.drop_guard() })
+        Ok(Self { vrrp, ended, notices: weak, _watching: watching.drop_guard() })
+    }
+
+    /// Has FIFOs told again what did not change, where the file wants that of a reload. `told` are the states before.
+    pub fn tell_again(&self, told: &HashMap<String, State>) {
+        let Some(notices) = self.notices.upgrade() else { return };
+        let state = |index: usize| {
+            let state = told.get(&self.vrrp.instances.get(index)?.name).copied();
+            state.filter(|state| *state != State::Init)
+        };
+        let priority = |index| self.vrrp.handle.board().view(index).map_or(0, |view| view.priority);
+        let tell = |subject, state, priority| {
+            let what = What::Stayed(state);
+            let notice =
+                Notice { subject, from: state, what, priority, cause: "reloaded".to_owned(), change: 0 };
+            if notices.try_send(notice).is_err() {
+                tracing::warn!("FIFOs are not told all states again: too much waits");
+            }
+        };
+        for (index, _) in self.vrrp.instances.iter().enumerate() {
+            // What is new tells itself.
+            if let Some(state) = state(index) {
+                tell(Subject::Instance(index), state, priority(index));
+            }
+        }
+        for (index, group) in self.vrrp.config.groups.iter().enumerate() {
+            let mut states = group.members.iter().map(|member| state(*member));
+            if let Some(Some(first)) = states.next()
+                && states.all(|state| state == Some(first))
+            {
+                tell(Subject::Group(index), first, 0);
+            }
+        }
+    }
+
+    /// By the names of the instances.
+    pub fn states(&self) -> HashMap<String, State> {
+        states(&self.vrrp)
     }
 
     /// Nothing that concerns it would be different.

@@ -28,6 +28,6 @@ fn decide(ctx: &XdpContext, real: &Real) -> Option<bool> {
     }
     // Nobody is master of an address that no VRRP instance has.
     let Some(vip) = vip::find(Ipv4::parse(frame).ok()?.header.destination) else { return Some(false) };
-    let (until, now) = vip::lease(&vip)?;
+    let (until, now) = vip::lease(vip)?;
     Some(until <= now)
 }

@@ -9,7 +9,9 @@ use crate::config::{
     diagnostic::{Class, Report, quote},
     keywords::{Block, nearest_of},
     lexer::Word,
-    model::{Authentication, Family, Preempt, Priority, TtlLimit, Version, Vrid, VrrpInstance},
+    model::{
+        Authentication, Family, Preempt, Priority, TtlLimit, Version, VirtualAddress, Vrid, VrrpInstance,
+    },
     tree::Statement,
 };
 
@@ -36,11 +38,13 @@ impl Reader<'_> {
         let multicast = self.one(&items, "mcast_dst_ip", value::group(family));
         let multicast = multicast.unwrap_or(defaults.groups.of(family));
         let Addresses { advertised, excluded } = self.addresses(&items, item, family, version);
-        let garp = self.instance_garp(&items, &defaults.garp);
         let rules = self.rules(&items, &defaults.rules);
         let accept = self.accept(&items, priority, rules);
         let vmac = self.vmac(&items);
         let tagged = self.flag(&items, "vlan_tagged");
+        let is_elsewhere = |address: &VirtualAddress| address.device.is_some() && address.device != interface;
+        let elsewhere = advertised.iter().chain(&excluded).any(is_elsewhere);
+        let garp = self.instance_garp(&items, &defaults.garp, vmac, elsewhere);
         let mut notify = self.notify(&items);
         if items.last("notify_priority_changes").is_none() {
             notify.priority_changes = defaults.notify_priority_changes;

@@ -23,6 +23,14 @@ pub struct GarpDefaults {
     pub garp: Garp,
     lower_delay: Option<Duration>,
     lower_repeat: Option<u32>,
+    extra: Option<Extra>,
+}
+
+/// `garp_extra_if`: how often a switch is told of a virtual MAC where adverts do not tell it.
+#[derive(Clone, Copy)]
+struct Extra {
+    everywhere: bool,
+    every: Duration,
 }
 
 impl Reader<'_> {
@@ -127,17 +135,50 @@ impl Reader<'_> {
             garp: self.garp(items, words, usual),
             lower_delay: self.one(items, "vrrp_garp_lower_prio_delay", whole_seconds),
             lower_repeat: self.one(items, "vrrp_garp_lower_prio_repeat", value::number(0..=1000)),
+            extra: self.extra_garp(items, "vrrp_garp_extra_if"),
         }
     }
 
-    pub(super) fn instance_garp(&mut self, items: &Items<'_>, outer: &GarpDefaults) -> Garp {
+    /// `[all] SECONDS`
+    fn extra_garp(&mut self, items: &Items<'_>, word: &'static str) -> Option<Extra> {
+        let item = items.last(word)?;
+        let (everywhere, words) = match item.statement.arguments.as_slice() {
+            [all, words @ ..] if all.text == "all" => (true, words),
+            words => (false, words),
+        };
+        let [seconds, extra @ ..] = words else {
+            self.error(
+                Class::BadValue,
+                item.statement.word.span,
+                format!("{word} needs a number of seconds"),
+            );
+            return None;
+        };
+        self.extra(item, extra);
+        let every = self.word(word, seconds, whole_seconds)?;
+        Some(Extra { everywhere, every })
+    }
+
+    /// `vmac`, `elsewhere`: whether adverts come from a virtual MAC, and addresses are on other interfaces.
+    pub(super) fn instance_garp(
+        &mut self,
+        items: &Items<'_>,
+        outer: &GarpDefaults,
+        vmac: Vmac,
+        elsewhere: bool,
+    ) -> Garp {
         let words =
             ["garp_master_delay", "garp_master_repeat", "garp_master_refresh", "garp_master_refresh_repeat"];
         let garp = self.garp(items, words, outer.garp);
         let delay = self.one(items, "garp_lower_prio_delay", whole_seconds).or(outer.lower_delay);
         let repeat =
             self.one(items, "garp_lower_prio_repeat", value::number(0..=1000)).or(outer.lower_repeat);
+        let extra = self.extra_garp(items, "garp_extra_if").or(outer.extra);
+        let untold = (vmac.here && !vmac.adverts) || elsewhere;
+        let extra = extra.filter(|extra| extra.everywhere || untold).map(|extra| extra.every);
+        let refreshes = [extra, Some(garp.refresh)].into_iter().flatten();
         Garp {
+            refresh: refreshes.filter(|refresh| !refresh.is_zero()).min().unwrap_or_default(),
             lower_prio_delay: delay.unwrap_or(garp.delay),
             lower_prio_repeat: repeat.unwrap_or(garp.repeat),
             ..garp

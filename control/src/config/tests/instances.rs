@@ -294,6 +294,26 @@ fn routes_are_read_as_ip_route_reads_them() {
 }
 
 #[test]
+fn a_switch_is_told_of_a_virtual_mac_where_adverts_do_not_tell_it() {
+    let read = |global: &str, lines: &str| {
+        let text = format!(
+            "global_defs {{\n{global}\n}}\nvrrp_instance V {{\ninterface a\nvirtual_router_id 51\nvirtual_ipaddress {{\n192.0.2.1/24\n}}\n{lines}\n}}\n"
+        );
+        let loaded = super::text(&text);
+        assert!(loaded.diagnostics.is_empty(), "{}", loaded.render_text());
+        loaded.config.instances[0].garp.refresh.as_secs()
+    };
+    let global = "vrrp_garp_extra_if 60";
+    assert_eq!(read(global, ""), 0);
+    assert_eq!(read(global, "use_vmac"), 0, "adverts tell it");
+    assert_eq!(read(global, "use_vmac\nvmac_xmit_base"), 60);
+    assert_eq!(read("vrrp_garp_extra_if all 60", ""), 60);
+    assert_eq!(read(global, "virtual_ipaddress_excluded {\n192.0.2.2/24 dev b\n}"), 60);
+    assert_eq!(read(global, "garp_extra_if all 30\ngarp_master_refresh 40"), 30);
+    assert_eq!(read(global, "garp_extra_if all 0\ngarp_master_refresh 40"), 40);
+}
+
+#[test]
 fn routing_rules_are_read_as_ip_rule_reads_them() {
     let loaded = text(
         "vrrp_instance V {\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {\n192.0.2.1/32\n}\n\
