@@ -48,6 +48,7 @@ use crate::{
         Host,
         addresses::{self, Place},
         routes::{self, Routes},
+        vips::vips,
         virtual_macs,
     },
     netlink::{Netlink, Route},
@@ -155,9 +156,10 @@ impl Daemon {
         let indexes = leases.assign(&site.owners())?;
         let orders_path = Orders::path(run_dir);
         let orders = Orders::load(&orders_path);
-        let mut director = Director::new(&site.config, site.vips(&indexes), orders, |key, real| {
-            dataplane.was_up(key, real.address, real.port, real.inhibit_on_failure)
-        });
+        let mut director =
+            Director::new(&site.config, vips(&site.instances, &indexes), orders, |key, real| {
+                dataplane.was_up(key, real.address, real.port, real.inhibit_on_failure)
+            });
         director.on_next_hops(site.next_hops.clone());
         // An address that the file has lost since may be on its interface still, and the tables will not keep the
         // kernel from answering for it any more.
@@ -461,7 +463,7 @@ impl Daemon {
         let (done, targets) = oneshot::channel();
         let succession = Succession {
             config: site.config.clone(),
-            vips: site.vips(indexes),
+            vips: vips(&site.instances, indexes),
             next_hops: site.next_hops.clone(),
             interfaces: site.interfaces.clone(),
             mode: self.mode,

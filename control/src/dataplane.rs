@@ -18,10 +18,7 @@ use aya::{
 use lvs_ebpf_common::{
     Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
 };
-use nix::{
-    libc,
-    time::{ClockId, clock_gettime},
-};
+use nix::libc;
 
 use self::{
     attach::Attachment,
@@ -32,6 +29,7 @@ use self::{
     plan::{Desired, DesiredService, PlanError, Room, Seen, Source, Tables, Write},
 };
 use crate::{
+    clock::monotonic,
     config::model::Timeouts,
     drift::{Drift, Drifts},
 };
@@ -167,7 +165,7 @@ impl Dataplane {
                 tracing::warn!(%error, "with use_vmac, services of this host itself get no packets");
             }
         }
-        let now = now();
+        let now = monotonic();
         let (sets, clock) = (take_array(&mut ebpf, maps::FLOWS)?, take_array(&mut ebpf, maps::FLOW_CLOCK)?);
         let flows = Flows::map(sets.fd(), clock.fd(), tick, now)
             .map_err(|source| DataplaneError::Mapping { map: maps::FLOWS, source })?;
@@ -208,10 +206,10 @@ impl Dataplane {
 
     /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
     pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
-        let mut planned = self.tables.plan(desired, &self.maps, now());
+        let mut planned = self.tables.plan(desired, &self.maps, monotonic());
         if matches!(planned, Err(PlanError::NoRoomForRing { .. })) {
             self.apply_services(&desired.services)?;
-            planned = self.tables.plan(desired, &self.maps, now());
+            planned = self.tables.plan(desired, &self.maps, monotonic());
         }
         self.carry_out(planned?)
     }
@@ -219,7 +217,7 @@ impl Dataplane {
     /// The same where these services are not as they were and all else is. Where there is no room for all new rings beside
     /// the old ones, they change in turn.
     pub fn apply_services(&mut self, services: &[DesiredService]) -> Result<(), DataplaneError> {
-        match self.tables.plan_services(services, &self.maps, now()) {
+        match self.tables.plan_services(services, &self.maps, monotonic()) {
             Err(PlanError::NoRoomForRing { .. }) if services.len() > 1 => {
                 let (some, others) = services.split_at(services.len() / 2);
                 self.apply_services(some)?;
@@ -231,13 +229,13 @@ impl Dataplane {
 
     /// Whether the flow table is to be looked at. To be asked a few times a second.
     pub fn is_due(&self) -> bool {
-        let waited = now().saturating_sub(self.looked);
+        let waited = monotonic().saturating_sub(self.looked);
         self.tables.uses_flow_table() && waited >= LOOK || self.tables.has_taken_turns(&self.maps)
     }
 
     /// Looks at the flow table and brings the tables to what the flows tell.
     pub fn settle(&mut self, timeouts: Timeouts) -> Result<(), DataplaneError> {
-        let now = now();
+        let now = monotonic();
         self.looked = now;
         let mut survey = self.tables.survey(timeouts);
         self.flows.sweep(now, |flow| survey.meet(flow));
@@ -281,7 +279,7 @@ impl Dataplane {
             };
             if let Err(error) = done {
                 // The image is ahead of the maps now: look at them again, so that the next plan mends it.
-                self.tables = self.maps.read(now());
+                self.tables = self.maps.read(monotonic());
                 return Err(error);
             }
         }
@@ -520,11 +518,6 @@ impl Seen for Maps {
     fn replies(&self) -> HashMap<ServiceKey, Reply> {
         self.replies.iter().flatten().collect()
     }
-}
-
-fn now() -> Duration {
-    // It fails only where the clock does not exist.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Returns when every CPU has left code that may have read what was unpublished before the call:

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod announce;
 pub mod check;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

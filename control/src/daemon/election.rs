@@ -14,6 +14,7 @@ use tokio_util::{
 
 use super::{Voices, site::Site};
 use crate::{
+    clock,
     config::{
         Config,
         model::{Mail, TrackFile, Tracker},
@@ -99,7 +100,7 @@ impl Election {
         let options = driver::Options {
             // A reload is no start.
             startup_delay: match before {
-                None => global.startup_delay.max(global.delay_after_boot.saturating_sub(driver::uptime())),
+                None => global.startup_delay.max(global.delay_after_boot.saturating_sub(clock::since_boot())),
                 Some(_) => Duration::ZERO,
             },
             log_unknown_vrids: global.log_unknown_vrids,

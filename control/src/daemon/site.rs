@@ -2,10 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
 };
 
-use lvs_ebpf_common::{LeaseOwner, Vip};
+use lvs_ebpf_common::LeaseOwner;
 use nix::libc;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         model::{Family, Forwarding, VirtualServer, VrrpInstance},
     },
     dataplane::plan::NextHop,
-    host::{self, HostError, LocalInstance, vips::vips, ways},
+    host::{self, HostError, LocalInstance, ways},
     netlink::{Netlink, Route},
     vrrp::driver,
 };
@@ -121,11 +121,6 @@ impl Site {
                 },
             })
             .collect()
-    }
-
-    /// `leases` is each instance's element of the lease map.
-    pub fn vips(&self, leases: &[u32]) -> Vec<(IpAddr, Vip)> {
-        vips(&self.instances, leases)
     }
 
     pub fn vrrp(&self, leases: &[u32]) -> Vec<driver::Instance> {

@@ -166,13 +166,18 @@ impl<'a> AuthenticationHeader<'a> {
     }
 }
 
+/// RFC 2104: a key is padded with zeros to the length of a block, of MD5 and SHA-256 alike. The reader takes none that is
+/// longer.
+fn padded(key: &[u8]) -> [u8; 64] {
+    let mut block = [0; 64];
+    block.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+    block
+}
+
 impl Ah {
     pub fn new(key: [u8; 8], is_unicast: bool, numbers: Arc<Numbers>) -> Self {
-        // RFC 2104: a key is padded with zeros to the length of a block.
-        let mut block = [0; 64];
-        block.iter_mut().zip(key).for_each(|(to, from)| *to = from);
         let heard = Heard::new(SENDERS, &numbers.heard_ah);
-        Self { mac: Hmac::new(&block.into()), is_unicast, numbers, last: None, heard }
+        Self { mac: Hmac::new(&padded(&key).into()), is_unicast, numbers, last: None, heard }
     }
 
     fn seal(&mut self, packet: &mut BytesMut) {

@@ -19,11 +19,7 @@ use std::{
 use lvs_ebpf_common::maps;
 use nix::{
     errno::Errno,
-    sys::{
-        eventfd::{EfdFlags, EventFd},
-        time::TimeValLike as _,
-    },
-    time::{ClockId, clock_gettime},
+    sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::sync::mpsc;
 
@@ -36,6 +32,7 @@ use super::{
     track::Standing,
 };
 use crate::{
+    clock::monotonic,
     config::model::{
         Authentication, Family, Garp, Preempt, Priority, Rules, Signing, TtlLimit, Version, Vrid,
     },
@@ -311,21 +308,7 @@ impl Thread {
 
 /// What time it is for a lease: CLOCK_MONOTONIC.
 pub fn clock() -> Monotonic {
-    // It cannot fail: every kernel has this clock.
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_nanoseconds());
-    Monotonic::from_nanos(u64::try_from(now).unwrap_or(0))
-}
-
-/// How long this host has been up, sleep included.
-pub fn uptime() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| now.num_nanoseconds());
-    Duration::from_nanos(u64::try_from(now).unwrap_or(0))
-}
-
-/// The time since the Unix epoch, which sequence numbers are made of.
-fn wall_clock() -> Duration {
-    let now = clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |now| now.num_nanoseconds());
-    Duration::from_nanos(u64::try_from(now).unwrap_or(0))
+    Monotonic::default() + monotonic()
 }
 
 /// What both sides see.

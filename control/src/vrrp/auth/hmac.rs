@@ -37,7 +37,11 @@ impl Signature {
     pub fn new(signing: &Signing, peers: usize, numbers: Arc<Numbers>) -> Self {
         let heard = Heard::new(SENDERS.max(peers), &numbers.heard_signed);
         Self {
-            keys: signing.keys.iter().map(|key| (key.id, mac(key.secret.bytes()))).collect(),
+            keys: signing
+                .keys
+                .iter()
+                .map(|key| (key.id, Hmac::new(&super::padded(key.secret.bytes()).into())))
+                .collect(),
             active: signing.active,
             window: signing.window,
             mode: signing.mode,
@@ -134,13 +138,6 @@ impl Signature {
 pub fn split<'a>(datagram: &Datagram<'a>) -> Option<(&'a [u8], &'a [u8; TRAILER])> {
     let length = packet::length(datagram.message, Family::of(datagram.source))?;
     datagram.message.split_last_chunk::<TRAILER>().filter(|(advert, _)| advert.len() == length)
-}
-
-/// HMAC pads a key with zeros to the length of a block, and the reader takes none that is longer.
-fn mac(secret: &[u8]) -> Hmac<Sha256> {
-    let mut block = [0; 64];
-    block.iter_mut().zip(secret).for_each(|(to, from)| *to = *from);
-    Hmac::new(&block.into())
 }
 
 /// Seconds, then the 16 upper bits of a second's fraction; 16 bits more tell numbers of one time apart.

@@ -31,10 +31,11 @@ use self::{
 };
 use super::{
     Event, EventKind, Instance, Options, Shared, Start, StartError, Word, clock, decode_fault,
-    decode_standing, wall_clock,
+    decode_standing,
 };
 use crate::{
     announce::{self, Frame},
+    clock::since_epoch,
     config::model::{Authentication, Family, Rules, Version},
     dataplane::lease::LeaseMap,
     vrrp::{

@@ -184,7 +184,7 @@ impl Node {
         }
         Ok(Self {
             machine,
-            guard: Guard::new(&format, instance.signing.as_ref(), start.numbers.clone(), wall_clock()),
+            guard: Guard::new(&format, instance.signing.as_ref(), start.numbers.clone(), since_epoch()),
             pulse_format: Format { peers: Vec::new(), ttl: 255, ..format.clone() },
             format,
             rules: instance.rules,

@@ -65,7 +65,7 @@ impl Engine {
                 ways.on_copy(way);
                 return self.note_silence(index, way, from);
             }
-            Ok(received) => guard.check(format, &datagram, wall_clock()).and_then(|()| {
+            Ok(received) => guard.check(format, &datagram, since_epoch()).and_then(|()| {
                 let is_deaf = rules.owner_ignore_adverts && machine.priority().is_owner();
                 if is_deaf { Err(Rejection::Owner) } else { Ok(received) }
             }),

@@ -38,7 +38,7 @@ impl Engine {
             if !node.format.peers.is_empty() {
                 self.packet.clear();
                 node.pulse_format.encode(priority, destination, node.identification, &mut self.packet);
-                node.guard.seal(&node.pulse_format, &mut self.packet, wall_clock());
+                node.guard.seal(&node.pulse_format, &mut self.packet, since_epoch());
             }
             match self.pulses[*pulse].socket.send(&self.packet, destination) {
                 Ok(()) => sent = true,
@@ -58,7 +58,7 @@ impl Engine {
         let node = &mut self.nodes[index];
         self.packet.clear();
         node.format.encode(priority, destination, node.identification, &mut self.packet);
-        node.guard.seal(&node.format, &mut self.packet, wall_clock());
+        node.guard.seal(&node.format, &mut self.packet, since_epoch());
         let sent = match (&node.envelope, self.links[node.link].sockets.as_slice()) {
             (Some(envelope), _) if destination.is_multicast() => self.frames.send_in(envelope, &self.packet),
             (_, [socket, ..]) => socket.send(&self.packet, destination),
