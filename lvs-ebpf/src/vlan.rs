@@ -84,7 +84,7 @@ fn is_to_tagged_address(frame: Packet) -> Option<bool> {
     const TYPE: usize = Ethernet::LEN - size_of::<u16>();
     const PAYLOAD: usize = Ethernet::LEN;
     const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
-    let is_tagged = |vip: Option<Vip>| vip.is_some_and(|vip| vip.flags & Vip::TAGGED != 0);
+    let is_tagged = |vip: Option<&Vip>| vip.is_some_and(|vip| vip.flags & Vip::TAGGED != 0);
     Some(match frame.read(TYPE)? {
         pipeline::IPV4 => is_tagged(vip::find(frame.read(PAYLOAD + 16)?)),
         // Who asks, who is asked for.
