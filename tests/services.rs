@@ -10,10 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use etherparse::{ArpEthIpv4Packet, ArpOperation, PacketBuilder, VlanId};
 use lvs_tests::{
-    Conversation, Director, Mac, Need, Node, PATIENCE, Process, Scene, VIP, Vrrp, find_program, get, require,
-    send, serve, serve_at, service_with, skip, wait_for, web_service,
+    Conversation, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, get, require, serve, serve_at,
+    service_with, wait_for, web_service,
 };
 
 const SEVERAL: [u16; 3] = [21, 2121, 8080];
@@ -214,61 +213,6 @@ fn with_ops_rr_gives_each_real_server_every_third_packet_of_one_client() -> Resu
         ensure!(three.iter().collect::<BTreeSet<_>>().len() == 3, "{names:?}");
     }
     Ok(())
-}
-
-#[test]
-fn tagged_frames_are_answered_and_forwarded_with_their_tag() -> Result<()> {
-    if !require(&[Need::Lab, Need::Lvsd]) {
-        return Ok(());
-    }
-    let Some(tcpdump) = find_program("tcpdump") else {
-        skip("no tcpdump");
-        return Ok(());
-    };
-    let scene = Scene::new()?;
-    // Or the switch would hand the tag over beside the frame, where XDP does not see it.
-    scene.lab.switch().run("ethtool -K lb1 txvlan off")?;
-    let rs1 = scene.reals.first().context("no rs1")?;
-    let vrrp = Vrrp::v3(150, Duration::from_millis(100)).text_with("    vlan_tagged");
-    let lb1 = Director::start(&scene.lb1, &(vrrp + &web_service(&[(rs1, 1)])))?;
-    lb1.wait_for_state("MASTER", PATIENCE)?;
-    scene.wait_for_service(PATIENCE)?;
-    let listen = |node: &Node| {
-        let mut command = node.command(&tcpdump);
-        command.args(["-l", "-e", "-nn", "-i", "eth0", "vlan", "5"]);
-        node.spawn("tcpdump", command)
-    };
-    let (at_client, at_real) = (listen(&scene.client)?, listen(&rs1.node)?);
-    let (client, vip) = (&scene.client, *VIP.ip());
-    let question = ArpEthIpv4Packet {
-        operation: ArpOperation::REQUEST,
-        sender_mac: client.mac().0,
-        sender_ipv4: client.address().octets(),
-        target_mac: [0; 6],
-        target_ipv4: vip.octets(),
-    };
-    let to = |mac: Mac| {
-        PacketBuilder::ethernet2(client.mac().0, mac.0).single_vlan(VlanId::try_new(5).unwrap_or_default())
-    };
-    let (mut arp, mut syn) = (Vec::new(), Vec::new());
-    to(Mac::BROADCAST).arp(question.into()).write(&mut arp)?;
-    let segment = to(scene.lb1.mac()).ipv4(client.address().octets(), vip.octets(), 64).tcp(
-        20_000,
-        VIP.port(),
-        1,
-        1000,
-    );
-    segment.syn().write(&mut syn, &[])?;
-    let answer = format!("Reply {vip} is-at {}", scene.lb1.mac());
-    let forwarded = format!("{} > {vip}.80: Flags [S]", format_args!("{}.20000", client.address()));
-    wait_for("a tagged answer, and the tagged segment at the real server", PATIENCE, || {
-        send(client, &arp)?;
-        send(client, &syn)?;
-        let heard = |process: &Process, what: &str| {
-            Ok::<_, anyhow::Error>(std::fs::read_to_string(process.log())?.contains(what))
-        };
-        Ok((heard(&at_client, &answer)? && heard(&at_real, &forwarded)?).then_some(()))
-    })
 }
 
 /// The only director, once it is master.

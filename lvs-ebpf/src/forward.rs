@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn to_real<const TAGGED: bool>(
+pub fn to_real(
     ctx: &XdpContext,
     frame: Packet,
     ethernet: Ethernet,
@@ -39,10 +39,7 @@ pub fn to_real<const TAGGED: bool>(
     if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
         return Err(Outcome::OtherHost);
     }
-    // The verifier would walk its loop twice, from two programs.
-    if !TAGGED {
-        veth::complete_checksum(ctx);
-    }
+    veth::complete_checksum(ctx);
     let bytes = frame.len() as u64;
     let frame = match real.method {
         Real::DIRECT => frame,

@@ -9,7 +9,7 @@ use crate::{
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
-    reset, schedule, service, vip, vlan,
+    reset, schedule, service, veth, vip, vlan,
 };
 
 pub const ARP: u16 = EtherType::Arp as u16;
@@ -45,7 +45,8 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
             let ip = Ipv4::parse(frame)?;
             let (index, real) = match ip.header.protocol {
                 TCP | UDP => balance::<TAGGED>(ctx, &ip)?,
-                ICMP if icmp::is_error(&ip) => follow::<TAGGED>(ctx)?,
+                // The stack has no room for it below that of a tagged frame.
+                ICMP if !TAGGED && icmp::is_error(&ip) => follow(ctx)?,
                 ICMP => return icmp::answer(ctx, frame, ethernet, &ip),
                 _ => return Err(Outcome::NotOurs),
             };
@@ -53,10 +54,11 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
             if TAGGED && !forward::stays(ctx, real) {
                 return Err(Outcome::NotOurs);
             }
-            forward::to_real::<TAGGED>(ctx, frame, ethernet, index, real)
+            forward::to_real(ctx, frame, ethernet, index, real)
         }
         IPV6 if !TAGGED => Ok(ipv6::run(ctx)),
-        vlan::CUSTOMER | vlan::SERVICE if !TAGGED => Ok(vlan::run(ctx)),
+        // Not on veth devices, whose checksums would have to be computed here too: the verifier would walk that loop twice.
+        vlan::CUSTOMER | vlan::SERVICE if !TAGGED && !veth::is_any() => Ok(vlan::run(ctx)),
         _ => Err(Outcome::NotOurs),
     }
 }
@@ -110,11 +112,11 @@ fn balance<const TAGGED: bool>(ctx: &XdpContext, ip: &Ipv4) -> Result<Destinatio
 }
 
 #[inline(always)]
-fn follow<const TAGGED: bool>(ctx: &XdpContext) -> Result<Destination, Outcome> {
+fn follow(ctx: &XdpContext) -> Result<Destination, Outcome> {
     let index = icmp_error::destination(ctx);
     match REALS.get(index) {
         Some(real) => Ok((index, real)),
-        None if !TAGGED && service::any_translates() => Err(forward::nat::error_from_real(ctx)),
+        None if service::any_translates() => Err(forward::nat::error_from_real(ctx)),
         None => Err(Outcome::NotOurs),
     }
 }

@@ -50,7 +50,6 @@ fn what_becomes_of_a_tagged_frame_is_what_would_without_and_its_tags_stay() {
         write_tcp(options, 40_000, WEB),
         write_tcp(fragment(VIP, 0, true), 40_000, WEB),
         write_tcp(fragment(VIP, 3, false), 40_000, WEB),
-        icmp_error::about(7),
         who_has(VIP),
         padded(who_has(VIP)),
         is_at(VIP, DIRECTOR_MAC),
@@ -94,6 +93,15 @@ fn a_tagged_frame_enters_a_tunnel_and_its_tags_stay_outside() {
 }
 
 #[test]
+fn on_veth_devices_they_are_left_to_the_kernel() {
+    let Some(director) = Director::load_for_veth() else { return };
+    let mut director = master(director);
+    lead(&mut director);
+    let frame = tagged(&tcp(VIP, WEB), TAGS[0]);
+    assert_eq!(director.run(&frame), verdict(Outcome::NotOurs, Action::Pass, frame.clone()));
+}
+
+#[test]
 fn what_would_leave_its_network_or_is_for_no_address_in_one_is_left_alone() {
     let Some(mut director) = with_tags() else { return };
     let left_alone = |director: &Director, frame: &[u8], tags: &[u8]| {
@@ -102,7 +110,14 @@ fn what_would_leave_its_network_or_is_for_no_address_in_one_is_left_alone() {
     };
     for tags in TAGS {
         // The real server of DNS is behind another interface.
-        for frame in [udp(VIP, DNS), tcp(BARE, WEB), tcp(STRANGER, WEB), who_has(STRANGER), ping(STRANGER)] {
+        for frame in [
+            udp(VIP, DNS),
+            tcp(BARE, WEB),
+            tcp(STRANGER, WEB),
+            who_has(STRANGER),
+            ping(STRANGER),
+            icmp_error::about(7),
+        ] {
             left_alone(&director, &frame, tags);
         }
         for frame in
