@@ -407,6 +407,25 @@ fn ten_thousand_services_are_all_found() {
 }
 
 #[test]
+fn where_all_new_rings_find_no_room_beside_the_old_ones_each_in_turn_does() {
+    // Rings of 32 chunks; one that has moved has its old owners behind it, 65 in all.
+    let mut maps = Maps::of(Room { chunks: 170, ..Room::LEAST });
+    let mut tables = maps.tables();
+    let mut both = web(&[real(1, 1), real(2, 1)]);
+    let other = ServiceKey { port: 0x1f90, ..WEB };
+    both.services.push(DesiredService { key: other, ..both.services[0].clone() });
+    maps.reach(&mut tables, &both);
+    both.services.iter_mut().for_each(|service| service.reals[0].weight = 5);
+    for plan in WAYS {
+        assert_eq!(plan(&mut tables, &both, &maps, NOW), Err(PlanError::NoRoomForRing { length: 1021 }));
+    }
+    for service in both.services.chunks(1) {
+        tables.plan_services(service, &maps, NOW).unwrap().iter().for_each(|write| maps.apply(write));
+    }
+    assert_eq!(tables.plan(&both, &maps, NOW).unwrap(), []);
+}
+
+#[test]
 fn thirty_thousand_reals_in_one_service_all_take_flows() {
     let mut maps = Maps::of(Room { reals: 1 << 16, chunks: 1 << 18 });
     let mut tables = maps.tables();
