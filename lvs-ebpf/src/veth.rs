@@ -64,25 +64,25 @@ fn try_complete(ctx: &XdpContext) -> Option<()> {
     if checksum != !checksum::of([header.source, header.destination, rest]) || length > WORDS * 8 {
         return None;
     }
+    // From before the loop: with what it knows behind it, the verifier would walk the rest once for each length.
+    let (mut done, rest) = core::hint::black_box((length & ((2 * WORDS - 1) * 8), length & 7));
     let mut sum = 0;
-    let mut done = 0;
-    for _ in 0..WORDS {
-        if done + 8 > length {
+    for word in 0..WORDS {
+        if word * 8 + 8 > length {
             break;
         }
-        let word: u64 = ip.payload.read(done)?;
+        let word: u64 = ip.payload.read(word * 8)?;
         sum += (word & 0xffff_ffff) + (word >> 32);
-        done += 8;
     }
-    if length & 4 != 0 {
+    if rest & 4 != 0 {
         sum += u64::from(ip.payload.read::<u32>(done)?);
         done += 4;
     }
-    if length & 2 != 0 {
+    if rest & 2 != 0 {
         sum += u64::from(ip.payload.read::<u16>(done)?);
         done += 2;
     }
-    if length & 1 != 0 {
+    if rest & 1 != 0 {
         sum += u64::from(u16::from_ne_bytes([ip.payload.read(done)?, 0]));
     }
     let checksum = !checksum::fold(sum);
