@@ -62,6 +62,15 @@ struct Deed {
     to: Option<Stamp>,
 }
 
+impl Deed {
+    /// The link is whole again since a moment in which a master that is deaf from then on has not been told yet.
+    fn brings_back(&self, deaf: &Self, until: Stamp) -> bool {
+        let is_link = matches!(self.fault, Fault::Cut | Fault::Unplug);
+        is_link
+            && self.to.is_some_and(|healed| deaf.from <= healed + INTERVAL + SLACK && healed <= until + SLACK)
+    }
+}
+
 struct Stage {
     directors: [Director; 3],
     watch: Capture,
@@ -215,8 +224,8 @@ impl Stage {
     }
 
     /// What VRRP cannot know (ARCHITECTURE.md, the lease): two masters until a link is whole again and the next advert has
-    /// passed it; and a better one preempts a master that has died since its last advert, or is starting again and does not
-    /// listen yet.
+    /// passed it; and one that has died since its last advert, or is starting again and does not listen yet, does not hear who
+    /// preempts it or whom a mended link brings back.
     fn is_lawful(&self, at: Stamp, mac: Mac, other: Mac) -> bool {
         let pair = [self.owner(mac), self.owner(other)];
         let concerned = |deed: &&Deed| pair.contains(&Some(deed.director));
@@ -225,7 +234,10 @@ impl Stage {
                 deed.to.is_some_and(|healed| healed <= at + SLACK && at <= healed + INTERVAL + SLACK)
             }
             Fault::Kill | Fault::Freeze | Fault::Restart => {
-                self.preempt && deed.from <= at && at <= deed.from + INTERVAL * 3 + SLACK
+                let holds_on = deed.from <= at && at <= deed.from + INTERVAL * 3 + SLACK;
+                holds_on
+                    && (self.preempt
+                        || self.deeds.iter().filter(concerned).any(|link| link.brings_back(deed, at)))
             }
             Fault::Stop | Fault::Reload => false,
         }) || (self.preempt && self.preempts_now(at, pair))
