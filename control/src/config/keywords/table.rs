@@ -40,6 +40,7 @@ const PACED: &str =
 const NO_MACVLAN: &str = "a virtual MAC needs no interface of its own";
 const NO_DUMPS: &str = "there are no dump files: read `lvsd status --json`";
 const NO_SCHEDULE: &str = "call `lvsd reload` from a timer";
+const ONE_SERVER: &str = "the checker's own address is asked";
 const NO_BFD: &str = "lvsd does not speak BFD";
 
 macro_rules! words {
@@ -426,15 +427,15 @@ pub const TABLE: &[Row] = words! {
     [Url] "regex_min_offset" read | "a match begins here or later" "0" "bytes"
     [Url] "regex_max_offset" read | "a match begins here or earlier" "none" "bytes"
     [Url] "regex_stack" ignored("a search needs no stack") | "memory of a search" "" ".."
-    [SmtpHost] "connect_ip" not_yet("") | "an address to ask" "" "ADDRESS"
-    [SmtpHost] "connect_port" not_yet("") | "its port" "" "number"
-    [SmtpHost] "bindto" not_yet("") | "source address" "" "ADDRESS"
-    [SmtpHost] "bind_port" not_yet("") | "source port" "" "number"
-    [SmtpHost] "bind_if" not_yet("") | "interface to leave by" "" "INTERFACE"
-    [SmtpHost] "connect_timeout" not_yet("") | "patience" "" "seconds"
-    [SmtpHost] "fwmark" not_yet("") | "mark of the packets" "" "number"
+    [SmtpHost] "connect_ip" not_yet(ONE_SERVER) | "an address to ask" "" "ADDRESS"
+    [SmtpHost] "connect_port" not_yet(ONE_SERVER) | "its port" "" "number"
+    [SmtpHost] "bindto" not_yet(ONE_SERVER) | "source address" "" "ADDRESS"
+    [SmtpHost] "bind_port" not_yet(ONE_SERVER) | "source port" "" "number"
+    [SmtpHost] "bind_if" not_yet(ONE_SERVER) | "interface to leave by" "" "INTERFACE"
+    [SmtpHost] "connect_timeout" not_yet(ONE_SERVER) | "patience" "" "seconds"
+    [SmtpHost] "fwmark" not_yet(ONE_SERVER) | "mark of the packets" "" "number"
     [SmtpCheck] "helo_name" read | "name told to the server" "lvsd.localdomain" "NAME"
-    [SmtpCheck] "host" not_yet("the checker's own address is asked") => SmtpHost, repeats | "more to ask" "" "{ .. }"
+    [SmtpCheck] "host" not_yet(ONE_SERVER) => SmtpHost, repeats | "more to ask" "" "{ .. }"
     [DnsCheck] "type" read | "record to ask for" "SOA" "A NS CNAME SOA PTR MX TXT AAAA SRV"
     [DnsCheck] "name" read | "name to ask for" "." "NAME"
     [MiscCheck] "misc_path" read | "the program" "required" "COMMAND"
