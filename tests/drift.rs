@@ -4,7 +4,7 @@ use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt as _, path::Path, time::
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
-use lvs_ebpf_common::{Real, maps};
+use lvs_ebpf_common::{Address, Real, maps};
 use lvs_tests::{Director, Need, PATIENCE, Scene, VIP, Vrrp, get, require, wait_for, web_service};
 use nix::libc;
 
@@ -73,8 +73,9 @@ fn tables_attachments_pins_addresses_and_routes_are_put_back_and_counted() -> Re
 fn wipe_reals(tables: &Path) -> Result<u64> {
     let map = Map::Array(MapData::from_pin(tables.join(maps::REALS))?);
     let mut reals: Array<_, Real> = Array::try_from(map)?;
-    let used: Vec<_> =
-        (0..maps::REAL_SLOTS).filter(|index| reals.get(index, 0).is_ok_and(|it| it.address != 0)).collect();
+    let used: Vec<_> = (0..maps::REAL_SLOTS)
+        .filter(|index| reals.get(index, 0).is_ok_and(|it| it.address != Address::default()))
+        .collect();
     for index in &used {
         reals.set(*index, Real::default(), 0)?;
     }

@@ -9,7 +9,7 @@ use lvs_ebpf_common::{Claim, Counter, Outcome, Real, RingRef, Service, ServiceKe
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
-    director::{Action, Director, INGRESS, LEASE, SEED, Verdict, be, key},
+    director::{Action, Director, INGRESS, LEASE, SEED, Verdict, be, key, v4},
     frames::*,
 };
 
@@ -41,6 +41,8 @@ mod local;
 mod nat;
 #[path = "packets/redirect.rs"]
 mod redirect;
+#[path = "packets/services6.rs"]
+mod services6;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
 #[path = "packets/veth.rs"]
@@ -61,7 +63,7 @@ fn real(number: u8, ifindex: u32) -> Real {
         mac: mac_of(number),
         source_mac: DIRECTOR_MAC,
         ifindex,
-        address: be(Ipv4Addr::new(10, 0, 1, number)),
+        address: v4(Ipv4Addr::new(10, 0, 1, number)),
         ..Real::default()
     }
 }
@@ -106,6 +108,7 @@ fn master(mut director: Director) -> Director {
         director.service(service(key(address, WEB, TCP), ring, 10..11));
     }
     director.service(service(key(VIP, DNS, UDP), ring, 20..21));
+    services6::lead(&mut director, ring);
     director
 }
 
@@ -285,10 +288,14 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+fn all_cases() -> Vec<Case> {
+    [cases(), ipv6::cases(), services6::cases()].concat()
+}
+
 #[test]
 fn every_outcome_has_a_frame_that_meets_it() {
     let mut met = HashSet::new();
-    for (number, (outcome, change, frame)) in cases().into_iter().chain(ipv6::cases()).enumerate() {
+    for (number, (outcome, change, frame)) in all_cases().into_iter().enumerate() {
         met.insert(outcome);
         let Some(mut director) = director() else { return };
         if outcome == Outcome::NoHeadroom && !director.has_headroom() {

@@ -9,7 +9,7 @@ mod site;
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -371,7 +371,7 @@ impl Daemon {
     /// Puts a configuration, on the host as it is now, in the place of the one in force. What is in both goes on
     /// undisturbed: roles and leases, checks, flows. An error before the tables are written leaves the old one in
     /// force; instances that were to go have then resigned and come back as backups. `known` are routes to real servers.
-    async fn adopt(&mut self, config: Config, known: &HashMap<Ipv4Addr, Route>) -> anyhow::Result<()> {
+    async fn adopt(&mut self, config: Config, known: &HashMap<IpAddr, Route>) -> anyhow::Result<()> {
         let netlink = Netlink::open()?;
         let site = Site::survey(config, &netlink, known).await?;
         ensure!(
@@ -582,15 +582,15 @@ fn without(places: Vec<Place>, site: &Site) -> Vec<Place> {
 /// What the host task tells the others, and is told; it outlives the task.
 #[derive(Clone)]
 struct Voices {
-    routes: watch::Sender<HashMap<Ipv4Addr, Route>>,
-    next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
-    isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    routes: watch::Sender<HashMap<IpAddr, Route>>,
+    next_hops: watch::Sender<HashMap<IpAddr, NextHop>>,
+    isolated: watch::Sender<HashSet<IpAddr>>,
     held: watch::Sender<HashSet<IpAddr>>,
     drifts: Drifts,
     moved: watch::Sender<u64>,
     settled: watch::Sender<u64>,
     running: watch::Sender<HashSet<String>>,
-    wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
+    wanted: watch::Sender<Vec<(u32, IpAddr)>>,
 }
 
 fn spawn_host(

@@ -16,7 +16,7 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use lvs_ebpf_common::{
-    Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
+    Address, Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
 };
 use nix::libc;
 
@@ -26,7 +26,7 @@ use self::{
     lease::LeaseMap,
     mapped::Mapped,
     pins::{Pins, PinsError},
-    plan::{Desired, DesiredService, PlanError, Room, Seen, Source, Tables, Write},
+    plan::{Desired, DesiredService, Endpoint, PlanError, Room, Seen, Source, Tables, Write},
 };
 use crate::{
     clock::monotonic,
@@ -103,6 +103,7 @@ pub struct Dataplane {
 struct Maps {
     table: Mapped<u64>,
     services: Mapped<Service>,
+    addresses: Mapped<Address>,
     rings: Mapped<maps::RingChunk>,
     reals: Mapped<Real>,
     turns: Mapped<Turn>,
@@ -148,6 +149,7 @@ impl Dataplane {
         let maps = Maps {
             table: mapped(&mut ebpf, maps::TABLE)?,
             services: mapped(&mut ebpf, maps::SERVICES)?,
+            addresses: mapped(&mut ebpf, maps::ADDRESSES)?,
             rings: mapped(&mut ebpf, maps::RINGS)?,
             reals: mapped(&mut ebpf, maps::REALS)?,
             turns: mapped(&mut ebpf, maps::TURNS)?,
@@ -287,20 +289,20 @@ impl Dataplane {
     }
 
     /// Neighbours that packets wait for, since the last call: interface and address.
-    pub fn take_wanted(&mut self) -> Vec<(u32, Ipv4Addr)> {
+    pub fn take_wanted(&mut self) -> Vec<(u32, IpAddr)> {
         let taken = (0..maps::WANTED_SLOTS).map(|slot| self.wanted.word(slot, 0).swap(0, Ordering::Relaxed));
         taken
             .filter(|word| *word != 0)
             .map(|word| {
                 let Wanted { address, ifindex } = zerocopy::transmute!(word);
-                (ifindex, Ipv4Addr::from(address.to_ne_bytes()))
+                (ifindex, Ipv4Addr::from(address.to_ne_bytes()).into())
             })
             .collect()
     }
 
     /// Whether a real server's checks succeeded, by the tables as they were found; `None`: they do not say. One that
     /// drained may have had weight 0, unless it does so when it fails (`inhibits`).
-    pub fn was_up(&self, key: &ServiceKey, address: Ipv4Addr, port: u16, inhibits: bool) -> Option<bool> {
+    pub fn was_up(&self, key: &Endpoint, address: IpAddr, port: u16, inhibits: bool) -> Option<bool> {
         match self.tables.state(key, address, port)? {
             Real::ALIVE | Real::OVERLOADED => Some(true),
             Real::DEAD | Real::RESETTING | Real::DEAD_BESIDE_LOCAL => Some(false),
@@ -309,7 +311,7 @@ impl Dataplane {
     }
 
     /// What a real server was sent, over all CPUs.
-    pub fn counter(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Counter {
+    pub fn counter(&self, key: &Endpoint, address: IpAddr, port: u16) -> Counter {
         let values =
             self.tables.real_index(key, address, port).and_then(|i| self.maps.real_counters.get(&i, 0).ok());
         values.iter().flat_map(|values| values.iter()).fold(Counter::default(), |sum, cpu| Counter {
@@ -431,6 +433,7 @@ impl Maps {
         match write {
             Write::Real { index, real } => self.reals.write(*index, real),
             Write::Ring { chunk, slots } => self.rings.write(*chunk, slots),
+            Write::Address { id, address } => self.addresses.write((*id).into(), address),
             Write::Service { slot, service } => self.services.write(*slot, service),
             Write::ServiceRing { slot, ring } => {
                 self.services.word(*slot, RING_WORD).store(ring.pack(), Ordering::Release);
@@ -478,6 +481,10 @@ impl Vips {
 impl Source for Maps {
     fn room(&self) -> Room {
         Room { reals: self.reals.len(), chunks: self.rings.len() }
+    }
+
+    fn address(&self, id: u16) -> Address {
+        self.addresses.read(id.into())
     }
 
     fn chunk(&self, chunk: u32) -> maps::RingChunk {

@@ -9,16 +9,16 @@ mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     time::Instant,
 };
 
-use lvs_ebpf_common::{ServiceKey, Vip};
+use lvs_ebpf_common::Vip;
 
 use crate::{
     check::Target,
     config::model::{Check, Config, RealServer, SorryServer, VirtualServer},
-    dataplane::plan::{Desired, DesiredService, NextHop},
+    dataplane::plan::{Desired, DesiredService, Endpoint, NextHop},
 };
 
 pub use orders::{Order, OrderError, Orders};
@@ -28,7 +28,7 @@ pub use told::{News, Told};
 pub struct Director {
     services: Vec<ServiceState>,
     vips: Vec<(IpAddr, Vip)>,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     /// By number of the check. Numbers are never used again.
     checks: BTreeMap<usize, Place>,
     next_check: usize,
@@ -43,7 +43,7 @@ pub struct Director {
 type Place = (usize, usize, usize);
 
 /// What a real server is known by from one configuration to the next.
-type Server = (ServiceKey, Ipv4Addr, u16);
+type Server = (Endpoint, IpAddr, u16);
 
 /// What an operator is told of; services and reals by their place in [`Director::services`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Director {
         config: &Config,
         vips: Vec<(IpAddr, Vip)>,
         mut orders: Orders,
-        was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>,
+        was_up: impl Fn(&Endpoint, &RealServer) -> Option<bool>,
     ) -> Self {
         let state = |service: &VirtualServer| ServiceState::new(service.clone(), &orders, &was_up);
         let services: Vec<_> = config.services.iter().map(state).collect();
@@ -94,7 +94,7 @@ impl Director {
             .flat_map(|service| service.reals.iter().map(|real| (server(service, real), real.is_up())))
             .collect();
         let was_up =
-            |key: &ServiceKey, real: &RealServer| were_up.get(&(*key, real.address, real.port)).copied();
+            |key: &Endpoint, real: &RealServer| were_up.get(&(*key, real.address, real.port)).copied();
         let mut next = Self::new(config, vips, self.orders.clone(), was_up);
         next.next_hops.clone_from(&self.next_hops);
         next.next_check = self.next_check;
@@ -161,7 +161,7 @@ impl Director {
     }
 
     /// Whether a real server is this node itself.
-    pub fn is_local(&self, real: Ipv4Addr) -> bool {
+    pub fn is_local(&self, real: IpAddr) -> bool {
         self.next_hops.get(&real).is_some_and(NextHop::is_local)
     }
 
@@ -266,7 +266,7 @@ impl Director {
     }
 
     /// Replaces what is known; a real server whose next hop is no longer known keeps the one it had.
-    pub fn on_next_hops(&mut self, mut next_hops: HashMap<Ipv4Addr, NextHop>) {
+    pub fn on_next_hops(&mut self, mut next_hops: HashMap<IpAddr, NextHop>) {
         next_hops.retain(|address, hop| self.next_hops.get(address) != Some(hop));
         if next_hops.is_empty() {
             return;

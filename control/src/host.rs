@@ -213,12 +213,12 @@ fn can_be_source(address: IpAddr, family: Family) -> bool {
 pub fn xdp_interfaces(
     config: &Config,
     instances: &[LocalInstance],
-    routes: &HashMap<Ipv4Addr, Route>,
+    routes: &HashMap<IpAddr, Route>,
     snapshot: &Snapshot,
 ) -> BTreeMap<u32, String> {
     let vrrp = instances.iter().map(|instance| instance.link.ifindex);
     let devices = instances.iter().flat_map(|instance| instance.addresses.iter().map(|a| a.ifindex));
-    let services: HashSet<IpAddr> = config.services.iter().map(|service| service.address.into()).collect();
+    let services: HashSet<IpAddr> = config.services.iter().map(|service| service.address).collect();
     let owned = snapshot.addresses.iter().filter(|a| services.contains(&a.address)).map(|a| a.ifindex);
     let egress = routes.values().map(|route| route.ifindex);
     vrrp.chain(devices)
@@ -266,8 +266,8 @@ fn fault(instance: &LocalInstance, snapshot: &Snapshot) -> Option<FaultCause> {
 fn isolated(
     instances: &[LocalInstance],
     faults: &[Option<Option<FaultCause>>],
-    routes: &HashMap<Ipv4Addr, Route>,
-) -> HashSet<Ipv4Addr> {
+    routes: &HashMap<IpAddr, Route>,
+) -> HashSet<IpAddr> {
     let cut: HashSet<u32> = instances
         .iter()
         .zip(faults)
@@ -305,23 +305,23 @@ pub struct Host {
     pub config: Config,
     pub instances: Vec<LocalInstance>,
     /// Of the real servers, for the next reload too, which asks only for those that are new.
-    pub routes: watch::Sender<HashMap<Ipv4Addr, Route>>,
+    pub routes: watch::Sender<HashMap<IpAddr, Route>>,
     pub vrrp: driver::Handle,
     pub virtual_routes: routes::Routes,
-    pub next_hops: watch::Sender<HashMap<Ipv4Addr, NextHop>>,
+    pub next_hops: watch::Sender<HashMap<IpAddr, NextHop>>,
     /// How many changes of role have been acted on.
     pub settled: watch::Sender<u64>,
     /// Names of the interfaces that are up and have a carrier.
     pub running: watch::Sender<HashSet<String>>,
     /// Real servers behind an interface whose instance is in FAULT.
-    pub isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    pub isolated: watch::Sender<HashSet<IpAddr>>,
     pub drifts: Drifts,
     /// Virtual addresses of masters that were seen in their place.
     pub placed: HashSet<Place>,
     /// Which of the addresses that checks depend on this host has.
     pub held: watch::Sender<HashSet<IpAddr>>,
     /// Neighbours that the XDP program has packets for, by interface.
-    pub wanted: watch::Receiver<Vec<(u32, Ipv4Addr)>>,
+    pub wanted: watch::Receiver<Vec<(u32, IpAddr)>>,
     /// Counts how often an interface came back as another, or with another MAC or source address: all that was
     /// made for the old one has to be made anew.
     pub moved: watch::Sender<u64>,
@@ -349,11 +349,11 @@ impl Host {
         // Until a link's change may count.
         let mut patience = None;
         let mut down = HashSet::new();
-        let reals: Vec<Ipv4Addr> =
+        let reals: Vec<IpAddr> =
             ways::destinations(&self.config).collect::<BTreeSet<_>>().into_iter().collect();
         let mut in_turn = reals.chunks(ROUTES_A_TICK).cycle();
         // What changed while a reload was under way has been told to nobody.
-        let mut doubted: &[Ipv4Addr] = &reals;
+        let mut doubted: &[IpAddr] = &reals;
         loop {
             let mut topology = false;
             let mut probe = false;
@@ -556,14 +556,14 @@ impl Host {
         }
     }
 
-    async fn ask_for(&self, ifindex: u32, address: Ipv4Addr) {
+    async fn ask_for(&self, ifindex: u32, address: IpAddr) {
         if let Err(error) = self.netlink.probe_neighbour(ifindex, address).await {
             tracing::debug!(%error, "cannot ask for a neighbour");
         }
     }
 
     async fn probe(&self, snapshot: &Snapshot, all: bool) {
-        let hops: HashSet<(u32, Ipv4Addr)> = {
+        let hops: HashSet<(u32, IpAddr)> = {
             let routes = self.routes.borrow();
             let hops = routes.values().filter(|route| !route.local);
             let hops = hops.map(|route| (route.ifindex, route.next_hop));

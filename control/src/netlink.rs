@@ -7,7 +7,7 @@ mod rules;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
 };
 
@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub links: Vec<Link>,
     pub addresses: Vec<Address>,
     /// Usable entries only.
-    pub neighbours: HashMap<(u32, Ipv4Addr), [u8; 6]>,
+    pub neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,11 +82,11 @@ pub struct Address {
 pub struct Route {
     pub ifindex: u32,
     /// The gateway, or the real server itself where it is on the link.
-    pub next_hop: Ipv4Addr,
+    pub next_hop: IpAddr,
     /// The real server is this node.
     pub local: bool,
     /// What the kernel would send from.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// Where the route or what was learned of the path says less than the interface.
     pub mtu: Option<u32>,
 }
@@ -160,8 +160,7 @@ impl Netlink {
             while let Some(message) = addresses.try_next().await? {
                 snapshot.addresses.extend(address(&message));
             }
-            let mut neighbours =
-                self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
+            let mut neighbours = self.handle.neighbours().get().execute();
             while let Some(message) = neighbours.try_next().await? {
                 snapshot.neighbours.extend(neighbour(&message));
             }
@@ -171,8 +170,11 @@ impl Netlink {
     }
 
     /// `None` where the kernel has no route.
-    pub async fn route(&self, to: Ipv4Addr) -> Result<Option<Route>, NetlinkError> {
-        let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build();
+    pub async fn route(&self, to: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        let question = match to {
+            IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32).build(),
+            IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(to, 128).build(),
+        };
         let mut answers = self.handle.route().get(question).execute();
         // Without a route the answer is an error (ENETUNREACH), which is an answer.
         let answer = async { Ok(answers.try_next().await.ok().flatten()) };
@@ -187,14 +189,14 @@ impl Netlink {
         for attribute in answer.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = ifindex,
-                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source),
+                RouteAttribute::PrefSource(source) => route.source = host(&source),
                 RouteAttribute::Metrics(metrics) => {
                     route.mtu = metrics.iter().find_map(|metric| match metric {
                         RouteMetric::Mtu(mtu) => Some(*mtu),
                         _ => None,
                     });
                 }
-                RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.next_hop = gateway,
+                RouteAttribute::Gateway(gateway) => route.next_hop = host(&gateway).unwrap_or(to),
                 _ => {}
             }
         }
@@ -203,8 +205,8 @@ impl Netlink {
 
     /// Has the kernel resolve a neighbour, or confirm the one it knows, as if a packet were waiting for it
     /// (NTF_USE, rtnetlink(7)).
-    pub async fn probe_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        let probe = self.handle.neighbours().add(ifindex, IpAddr::V4(address));
+    pub async fn probe_neighbour(&self, ifindex: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let probe = self.handle.neighbours().add(ifindex, address);
         let probe = probe.flags(NeighbourFlags::Use).state(NeighbourState::None).replace();
         ask(&format!("resolve {address}"), probe.execute()).await
     }
@@ -339,6 +341,7 @@ fn listen() -> Result<Messages, NetlinkError> {
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Ipv6Route,
         MulticastGroup::Neigh,
     ])?;
     tokio::spawn(connection);
@@ -430,7 +433,15 @@ fn address(message: &AddressMessage) -> Option<Address> {
     Some(Address { ifindex: message.header.index, address, prefix_len: message.header.prefix_len, ours })
 }
 
-fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), [u8; 6])> {
+fn host(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), [u8; 6])> {
     let usable = matches!(
         message.header.state,
         NeighbourState::Reachable
@@ -443,7 +454,8 @@ fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), [u8; 6])> {
     let (mut address, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(IpAddr::V4(*ip)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address = Some(IpAddr::V6(*ip)),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
             _ => {}
         }

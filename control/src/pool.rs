@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -51,7 +51,7 @@ pub struct Pool {
     pub told: Told,
     pub vrrp: watch::Receiver<Vrrp>,
     /// To the host task: what the kernel shall resolve.
-    pub wanted: watch::Sender<Vec<(u32, Ipv4Addr)>>,
+    pub wanted: watch::Sender<Vec<(u32, IpAddr)>>,
     /// Which of the addresses that checks depend on this host has.
     pub held: watch::Receiver<HashSet<IpAddr>>,
     pub drifts: Drifts,
@@ -110,7 +110,7 @@ impl Vrrp {
 pub struct Succession {
     pub config: Config,
     pub vips: Vec<(IpAddr, Vip)>,
-    pub next_hops: HashMap<Ipv4Addr, NextHop>,
+    pub next_hops: HashMap<IpAddr, NextHop>,
     pub interfaces: BTreeMap<u32, String>,
     pub mode: Mode,
     /// What is to be checked from now on; an error means that the old one stays.
@@ -122,7 +122,7 @@ impl Pool {
     pub async fn run(
         mut self,
         mut verdicts: mpsc::Receiver<Verdict>,
-        mut next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+        mut next_hops: watch::Receiver<HashMap<IpAddr, NextHop>>,
         mut requests: mpsc::Receiver<Request>,
         cancel: CancellationToken,
     ) -> Dataplane {
@@ -399,7 +399,7 @@ impl Pool {
     }
 
     /// How a real server gets its packets.
-    fn way(&self, real: Ipv4Addr, forwarding: Forwarding) -> String {
+    fn way(&self, real: IpAddr, forwarding: Forwarding) -> String {
         if self.director.is_local(real) { "local".to_owned() } else { forwarding.word().to_owned() }
     }
 

@@ -2,6 +2,7 @@
 //! values, the names and sizes of maps, the flow hash and the list of packet outcomes.
 #![no_std]
 
+pub mod address;
 pub mod claim;
 pub mod flow;
 pub mod flow_table;
@@ -11,6 +12,7 @@ pub mod nat;
 pub mod outcome;
 pub mod service;
 
+pub use address::Address;
 pub use claim::Claim;
 pub use lease::{Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
 pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};

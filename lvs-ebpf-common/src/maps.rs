@@ -26,6 +26,8 @@ pub const SERVICES: &str = "SERVICES";
 pub const RINGS: &str = "RINGS";
 /// Array of [`crate::Real`]: each service owns one contiguous range of it.
 pub const REALS: &str = "REALS";
+/// Array of [`crate::Address`], indexed by [`crate::Service::id`]: the addresses of the services of IPv6.
+pub const ADDRESSES: &str = "ADDRESSES";
 /// Per-CPU array of [`crate::Counter`], same index as [`REALS`].
 pub const REAL_COUNTERS: &str = "REAL_COUNTERS";
 /// Array of [`crate::flow_table::FlowSet`].

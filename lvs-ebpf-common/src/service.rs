@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    Address,
     flow::{self, Flow},
     maps,
 };
@@ -14,15 +15,20 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ServiceKey {
+    /// Of IPv6 its [`Address::fold`]; the whole address is in `ADDRESSES`.
     pub address: u32,
     /// 0 = all ports that no other service of the address has.
     pub port: u16,
     /// IP protocol number; 0 = the table slot is empty.
     pub protocol: u8,
-    pub _pad: u8,
+    /// [`ServiceKey::V4`] or [`ServiceKey::V6`].
+    pub family: u8,
 }
 
 impl ServiceKey {
+    pub const V4: u8 = 0;
+    pub const V6: u8 = 1;
+
     /// The two slots of a table of `maps::SERVICE_SLOTS` where the key may be.
     #[inline(always)]
     pub const fn homes(self, seed: u32) -> [u32; 2] {
@@ -48,7 +54,7 @@ pub struct Service {
     /// 0 = each connection is placed by itself. Else clients are: those that have so many leading bits of their address,
     /// less one, in common are one client.
     pub persistence: u16,
-    /// What the flow table knows the service by; also its element of `TURNS`.
+    /// What the flow table knows the service by; also its element of `TURNS` and of `ADDRESSES`.
     pub id: u16,
     /// One of [`Service::NO_TURNS`] and its kin. With all others but [`Service::EVERY_PACKET`] the flow table remembers every
     /// flow's real server.
@@ -86,6 +92,20 @@ impl Service {
             0 => packet,
             one_more => Flow {
                 source: packet.source & mask(one_more as u32 - 1),
+                source_port: 0,
+                destination_port: self.key.port,
+                ..packet
+            },
+        }
+    }
+
+    /// The same over IPv6, where addresses are folded. `packet` lacks its source.
+    #[inline(always)]
+    pub const fn flow6(&self, source: Address, packet: Flow) -> Flow {
+        match self.persistence {
+            0 => Flow { source: source.fold(), ..packet },
+            one_more => Flow {
+                source: source.first(one_more as u32 - 1).fold(),
                 source_port: 0,
                 destination_port: self.key.port,
                 ..packet
@@ -153,7 +173,7 @@ impl TableRef {
     }
 }
 
-/// A real server as the XDP program needs it, an element of `REALS`.
+/// A real server as the XDP program needs it, an element of `REALS`: a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Real {
@@ -162,20 +182,21 @@ pub struct Real {
     /// MAC of the interface that leads to it.
     pub source_mac: [u8; 6],
     pub ifindex: u32,
-    /// Network byte order; 0 = the element is free.
-    pub address: u32,
+    /// All zero = the element is free.
+    pub address: Address,
+    /// An address of this node on the way to it, which a tunnel's packets come from.
+    pub source: Address,
     /// Network byte order.
     pub port: u16,
     /// One of [`Real::DEAD`] and its kin.
     pub state: u8,
     /// One of [`Real::DIRECT`] and its kin.
     pub method: u8,
-    /// Network byte order: an address of this node on the way to it, which a tunnel's packets come from.
-    pub source: u32,
     /// The largest IP packet on the way to it, a tunnel's header included.
     pub mtu: u16,
     /// Network byte order: where GUE packets go to.
     pub tunnel_port: u16,
+    pub _pad: u64,
 }
 
 impl Real {
@@ -235,7 +256,7 @@ pub struct Counter {
 
 const _: () = assert!(size_of::<ServiceKey>() == 8);
 const _: () = assert!(size_of::<Service>() == 32);
-const _: () = assert!(size_of::<Real>() == 32);
+const _: () = assert!(size_of::<Real>() == 64);
 const _: () = assert!(size_of::<Counter>() == 16 && size_of::<Turn>() == 16);
 
 #[cfg(feature = "user")]

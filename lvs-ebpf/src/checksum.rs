@@ -22,6 +22,12 @@ pub fn of<const N: usize>(words: [u32; N]) -> u16 {
     !fold(words.iter().fold(0, |sum: u64, word| sum + u64::from(*word)))
 }
 
+/// Eight bytes as they stand in memory, for [`fold`].
+#[inline(always)]
+pub const fn sum_of(word: u64) -> u64 {
+    (word >> 32) + (word & 0xffff_ffff)
+}
+
 /// A sum of 32-bit words as one of 16 bits.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {

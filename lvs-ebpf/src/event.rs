@@ -2,6 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::XdpContext};
 use aya_log_ebpf::warn;
+use lvs_ebpf_common::Real;
 
 use crate::maps::LOGGED;
 
@@ -45,6 +46,15 @@ pub fn no_neighbour(ctx: &XdpContext, address: u32) {
     // SAFETY: a helper without arguments.
     if is_due(LOGGED.get_ptr_mut(NO_NEIGHBOUR), unsafe { bpf_ktime_get_ns() }) {
         warn!(ctx, "real server has no resolved neighbour real={:i}", u32::from_be(address));
+    }
+}
+
+/// As [`no_neighbour`].
+#[inline(never)]
+pub fn no_neighbour_v6(ctx: &XdpContext, real: &Real) {
+    // SAFETY: as above.
+    if is_due(LOGGED.get_ptr_mut(NO_NEIGHBOUR), unsafe { bpf_ktime_get_ns() }) {
+        warn!(ctx, "real server has no resolved neighbour real={:i}", real.address.octets());
     }
 }
 

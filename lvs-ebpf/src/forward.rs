@@ -1,36 +1,41 @@
 //! How a packet reaches its real server: as it is, but for the MACs (direct routing: the real server has the virtual
 //! address too), with another destination (NAT), or inside another packet. Or not at all, since it is here.
 
-mod local;
+pub mod local;
 pub mod nat;
 mod refusal;
-mod tunnel;
+pub mod tunnel;
 
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lvs_ebpf_common::{Outcome, Real};
 
 use crate::{
     event,
+    ip::Ip,
     maps::REAL_COUNTERS,
     packet::Packet,
     parse::{Ethernet, Mac},
     veth,
 };
 
+/// `has_checksum`: it may be one of TCP or UDP, with a checksum that is still to be computed.
 #[inline(always)]
-pub fn to_real(
+pub fn to_real<I: Ip>(
     ctx: &XdpContext,
     frame: Packet,
     ethernet: Ethernet,
-    index: u32,
-    real: &Real,
+    (index, real): (u32, &Real),
+    has_checksum: bool,
 ) -> Result<Outcome, Outcome> {
     if Mac::from(real.mac).is_zero() {
         if real.method == Real::LOCAL {
             count(index, frame.len() as u64);
             return Ok(Outcome::Local);
         }
-        event::no_neighbour(ctx, real.address);
+        match real.address.to_v4() {
+            Some(address) => event::no_neighbour(ctx, address),
+            None => event::no_neighbour_v6(ctx, real),
+        }
         return Err(Outcome::NoNeighbour);
     }
     let same_interface = real.ifindex == ctx.ingress_ifindex() as u32;
@@ -39,23 +44,21 @@ pub fn to_real(
     if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
         return Err(Outcome::OtherHost);
     }
-    veth::complete_checksum(ctx);
+    if has_checksum {
+        veth::complete_checksum::<I>(ctx);
+    }
     let bytes = frame.len() as u64;
     let frame = match real.method {
         Real::DIRECT => frame,
-        Real::NAT | Real::NAT_SHARED => {
-            nat::to_real(ctx, real)?;
-            Packet::new(ctx)
-        }
-        Real::DIRECT_BESIDE_LOCAL if local::is_meant(ctx, real) => return Ok(Outcome::Local),
+        Real::DIRECT_BESIDE_LOCAL if I::is_meant_for_here(ctx, real) => return Ok(Outcome::Local),
         Real::DIRECT_BESIDE_LOCAL => Packet::new(ctx),
         _ => {
-            tunnel::enter(ctx, real)?;
+            I::readdress(ctx, real)?;
             Packet::new(ctx)
         }
     };
     // The two MACs as they stand in a frame, in three words instead of twelve bytes.
-    let [destination, both, source, ..]: [u32; 8] = zerocopy::transmute!(*real);
+    let [destination, both, source, ..]: [u32; 16] = zerocopy::transmute!(*real);
     frame.write(0, [destination, both, source]).ok_or(Outcome::TruncatedHeader)?;
     count(index, bytes);
     if same_interface {

@@ -4,7 +4,8 @@ use aya_ebpf::programs::XdpContext;
 
 use crate::{
     flow_table,
-    maps::FRAGMENTS,
+    ipv6::{Address, Ipv6},
+    maps::{FRAGMENTS, FRAGMENTS6},
     packet::Packet,
     parse::{Ipv4, Ipv4Header},
 };
@@ -19,6 +20,15 @@ pub struct FragmentKey {
     protocol: u16,
 }
 
+/// The same over IPv6 (RFC 8200 4.5).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FragmentKey6 {
+    source: Address,
+    destination: Address,
+    id: u64,
+}
+
 /// Where the first one went, and when.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -28,7 +38,7 @@ pub struct FirstFragment {
     tick: u32,
 }
 
-/// Packets in pieces that are known at a time: 1.5 MiB.
+/// Packets in pieces that are known at a time, of each family: 1.5 and 2 MiB.
 pub const SLOTS: u32 = 1 << 14;
 
 /// In ticks of one to two seconds; RFC 1122 3.3.2 has receivers wait for 60 to 120 seconds, Linux waits for 30.
@@ -41,8 +51,14 @@ const NONE: u32 = u32::MAX;
 #[inline(never)]
 pub fn remember(ctx: &XdpContext, real: u32) -> bool {
     let Ok(ip) = Ipv4::parse(Packet::of_context(ctx)) else { return false };
-    let first = FirstFragment { real, tick: flow_table::now() as u32 };
-    FRAGMENTS.insert(key(&ip.header), first, 0).is_ok()
+    FRAGMENTS.insert(key(&ip.header), FirstFragment::now(real), 0).is_ok()
+}
+
+/// As [`remember`].
+#[inline(never)]
+pub fn remember6(ctx: &XdpContext, real: u32) -> bool {
+    let Some(key) = key6(ctx) else { return false };
+    FRAGMENTS6.insert(key, FirstFragment::now(real), 0).is_ok()
 }
 
 /// The real server that the first fragment went to, or [`NONE`].
@@ -51,13 +67,43 @@ pub fn destination(ctx: &XdpContext) -> u32 {
     find(ctx).unwrap_or(NONE)
 }
 
+/// As [`destination`].
+#[inline(never)]
+pub fn destination6(ctx: &XdpContext) -> u32 {
+    find6(ctx).unwrap_or(NONE)
+}
+
 #[inline(always)]
 fn find(ctx: &XdpContext) -> Option<u32> {
     let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
     // SAFETY: any integers make a FirstFragment, and the copy does not outlive the element's memory.
-    let first = unsafe { FRAGMENTS.get(key(&ip.header)) }.copied()?;
-    let age = (flow_table::now() as u32).wrapping_sub(first.tick);
-    (age <= LIFE).then_some(first.real)
+    unsafe { FRAGMENTS.get(key(&ip.header)) }.copied()?.still_leads_to()
+}
+
+#[inline(always)]
+fn find6(ctx: &XdpContext) -> Option<u32> {
+    // SAFETY: as in `find`.
+    unsafe { FRAGMENTS6.get(key6(ctx)?) }.copied()?.still_leads_to()
+}
+
+impl FirstFragment {
+    #[inline(always)]
+    fn now(real: u32) -> Self {
+        Self { real, tick: flow_table::now() as u32 }
+    }
+
+    #[inline(always)]
+    fn still_leads_to(self) -> Option<u32> {
+        let age = (flow_table::now() as u32).wrapping_sub(self.tick);
+        (age <= LIFE).then_some(self.real)
+    }
+}
+
+#[inline(always)]
+fn key6(ctx: &XdpContext) -> Option<FragmentKey6> {
+    let ip = Ipv6::parse(Packet::of_context(ctx)).ok()?;
+    let id = ip.fragment.id.into();
+    Some(FragmentKey6 { source: ip.header.source, destination: ip.header.destination, id })
 }
 
 #[inline(always)]

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     checksum,
+    ip::Ip as _,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ipv4Header, TTL},
     vip,

@@ -6,6 +6,8 @@ use network_types::ip::IpProto;
 
 use crate::{
     flow_table,
+    ip::Ip as _,
+    ipv6::{Header, Ipv6},
     packet::Packet,
     parse::{Ipv4, Ipv4Header, Ports},
     schedule, service,
@@ -44,10 +46,40 @@ impl About {
     }
 }
 
+/// The same over IPv6.
+pub struct About6 {
+    pub header: Header,
+    pub protocol: u8,
+    pub ports: Ports,
+}
+
+impl About6 {
+    /// RFC 4443 3: none unless the quote has the ports of TCP or UDP, behind whatever extension headers.
+    #[inline(always)]
+    pub fn parse(ip: &Ipv6) -> Option<Self> {
+        let header: Header = ip.payload.read(About::AT)?;
+        let quoted = ip.payload_len.checked_sub(About::AT + Header::LEN)?;
+        let about = Ipv6::behind(header, ip.payload.skip(About::AT + Header::LEN), quoted).ok()??;
+        if u32::from_be(header.version_class_flow) >> 28 != 6
+            || !about.is_first_fragment()
+            || !matches!(about.protocol, TCP | UDP)
+        {
+            return None;
+        }
+        Some(Self { header, protocol: about.protocol, ports: Ports::parse(&about)? })
+    }
+}
+
 /// Index of the real server in `REALS`, or [`NONE`]. A function of its own: a rare one.
 #[inline(never)]
 pub fn destination(ctx: &XdpContext) -> u32 {
     find(ctx).unwrap_or(NONE)
+}
+
+/// As [`destination`].
+#[inline(never)]
+pub fn destination6(ctx: &XdpContext) -> u32 {
+    find6(ctx).unwrap_or(NONE)
 }
 
 /// The error is not about a flow of a service.
@@ -69,6 +101,26 @@ fn find(ctx: &XdpContext) -> Option<u32> {
         source_port: about.ports.destination,
         destination_port: port,
     };
+    let (index, _) = schedule::pick(service, service.flow(flow), || flow_table::Packet::About).ok()?;
+    Some(index)
+}
+
+#[inline(always)]
+fn find6(ctx: &XdpContext) -> Option<u32> {
+    let ip = Ipv6::parse(Packet::of_context(ctx)).ok()?;
+    let about = About6::parse(&ip)?;
+    let (address, port) = (about.header.source, about.ports.source);
+    if !address.is(ip.header.destination) {
+        return None;
+    }
+    let service = service::find6(address, port, about.protocol)?;
+    let flow = Flow {
+        source: 0,
+        destination: address.fold(),
+        source_port: about.ports.destination,
+        destination_port: port,
+    };
+    let flow = service.flow6(about.header.destination, flow);
     let (index, _) = schedule::pick(service, flow, || flow_table::Packet::About).ok()?;
     Some(index)
 }

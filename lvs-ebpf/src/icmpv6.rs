@@ -1,10 +1,13 @@
-//! Who answers a ping to a virtual IPv6 address: this node under its lease, and otherwise nobody here.
+//! Who answers a ping to a virtual IPv6 address: this node under its lease, and otherwise nobody here. Neighbour
+//! discovery is ICMPv6 too.
 
 use aya_ebpf::programs::XdpContext;
 use lvs_ebpf_common::{Outcome, Vip};
+use network_types::ip::IpProto;
 
 use crate::{
     icmp::{ECHO_HEADER, Icmp},
+    ip::Ip as _,
     ipv6::{Header, Ipv6},
     ndp,
     packet::Packet,
@@ -15,8 +18,30 @@ use crate::{
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 
+/// An error about some packet, which it quotes (RFC 4443 2.1).
 #[inline(always)]
-pub fn answer(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, ip: &Ipv6) -> Result<Outcome, Outcome> {
+pub fn is_error(ip: &Ipv6) -> bool {
+    const UNREACHABLE: u8 = 1;
+    const PARAMETER_PROBLEM: u8 = 4;
+    matches!(ip.payload.read(0), Some(UNREACHABLE..=PARAMETER_PROBLEM))
+}
+
+/// A function of its own, so that what is balanced does not pay for it.
+#[inline(never)]
+pub fn answer(ctx: &XdpContext) -> Outcome {
+    let (Ok(outcome) | Err(outcome)) = try_answer(ctx);
+    outcome
+}
+
+#[inline(always)]
+fn try_answer(ctx: &XdpContext) -> Result<Outcome, Outcome> {
+    let frame = Packet::of_context(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let ip = &Ipv6::parse(frame)?;
+    // Discovery is never in pieces (RFC 6980).
+    if ip.protocol != IpProto::Ipv6Icmp as u8 || ip.is_fragment() {
+        return Err(Outcome::NotOurs);
+    }
     let icmp: Icmp = ip.payload.read(0).ok_or(Outcome::NotOurs)?;
     match icmp.kind {
         ndp::SOLICITATION | ndp::ADVERTISEMENT => {

@@ -1,56 +1,11 @@
-//! What happens to an IPv6 packet: neighbour solicitations and pings for virtual addresses are answered under the
-//! lease, all else is the kernel's.
+//! What an IPv6 packet looks like, and whether it is whole: its header, and the extension headers up to what it carries.
 
-use aya_ebpf::programs::XdpContext;
+pub use lvs_ebpf_common::Address;
 use lvs_ebpf_common::Outcome;
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{icmpv6, packet::Packet, parse::Ethernet, vip};
-
-/// An IPv6 address as on the wire.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-pub struct Address([u64; 2]);
-
-impl Address {
-    /// ff02::1
-    pub const ALL_NODES: Self = Self([0xff02_0000_0000_0000_u64.to_be(), 1_u64.to_be()]);
-    const LOOPBACK: Self = Self([0, 1_u64.to_be()]);
-
-    #[inline(always)]
-    pub fn octets(self) -> [u8; 16] {
-        zerocopy::transmute!(self)
-    }
-
-    #[inline(always)]
-    pub fn is_multicast(self) -> bool {
-        u64::from_be(self.0[0]) >> 56 == 0xff
-    }
-
-    #[inline(always)]
-    pub fn is_unspecified(self) -> bool {
-        self.0[0] | self.0[1] == 0
-    }
-
-    #[inline(always)]
-    pub fn is_loopback(self) -> bool {
-        self.is(Self::LOOPBACK)
-    }
-
-    /// Equality without a call of memcmp, which BPF has not.
-    #[inline(always)]
-    pub fn is(self, other: Self) -> bool {
-        (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) == 0
-    }
-
-    /// Where those send to who ask for this address: ff02::1:ff and its last three bytes (RFC 4291 2.7.1).
-    #[inline(always)]
-    pub fn solicited_node(self) -> Self {
-        let last = u64::from_be(self.0[1]) & 0xff_ffff;
-        Self([Self::ALL_NODES.0[0], (0x1_ff00_0000 | last).to_be()])
-    }
-}
+use crate::{packet::Packet, parse::Ethernet, vip};
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
@@ -88,6 +43,31 @@ pub struct Ipv6<'a> {
     pub protocol: u8,
     /// Nothing stands between the header and the payload.
     pub is_plain: bool,
+    /// What piece of a packet it is.
+    pub fragment: Fragment,
+}
+
+/// What a fragment header says (RFC 8200 4.5). Not an Option: the compiler would copy what is not there, which the verifier
+/// forbids.
+#[derive(Clone, Copy)]
+pub struct Fragment {
+    /// Offset and flag, in network byte order; 0 = the packet is whole.
+    place: u16,
+    pub id: u32,
+}
+
+impl Fragment {
+    const NONE: Self = Self { place: 0, id: 0 };
+
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        self.place != 0
+    }
+
+    #[inline(always)]
+    pub fn is_first(self) -> bool {
+        self.place & 0xfff8_u16.to_be() == 0
+    }
 }
 
 /// A packet to a virtual address with more of them is dropped, so that the kernel cannot find a question behind them.
@@ -97,9 +77,8 @@ const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
 const ROUTING: u8 = IpProto::Ipv6Route as u8;
 const FRAGMENT: u8 = IpProto::Ipv6Frag as u8;
 const DESTINATION: u8 = IpProto::Ipv6Opts as u8;
-const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 
-/// What extension headers begin with (RFC 8200 4).
+/// What extension headers begin with (RFC 8200 4): none is shorter.
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, Immutable)]
 struct Extension {
@@ -108,82 +87,78 @@ struct Extension {
     length: u8,
     /// Of a fragment: offset and flag. Of a routing header: type, and how many addresses are still to be visited.
     rest: u16,
-}
-
-/// A function of its own, so that IPv4 does not pay for it.
-#[inline(never)]
-pub fn run(ctx: &XdpContext) -> Outcome {
-    let (Ok(outcome) | Err(outcome)) = answer(ctx);
-    outcome
-}
-
-#[inline(always)]
-fn answer(ctx: &XdpContext) -> Result<Outcome, Outcome> {
-    let frame = Packet::new(ctx);
-    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
-    let ip = Ipv6::parse(frame)?;
-    match ip.protocol {
-        ICMPV6 => icmpv6::answer(ctx, frame, ethernet, &ip),
-        _ => Err(Outcome::NotOurs),
-    }
+    /// Of a fragment.
+    id: u32,
 }
 
 impl<'a> Ipv6<'a> {
-    /// A packet is not ours that has a payload of which only a part is here, or another address to visit.
+    /// A packet is not ours that has another address to visit.
     #[inline(always)]
     pub fn parse(frame: Packet<'a>) -> Result<Self, Outcome> {
         let header: Header = frame.read(Ethernet::LEN).ok_or(Outcome::TruncatedHeader)?;
-        let mut payload_len = usize::from(u16::from_be(header.payload_len));
+        let payload_len = usize::from(u16::from_be(header.payload_len));
         if u32::from_be(header.version_class_flow) >> 28 != 6
             || Ethernet::LEN + Header::LEN + payload_len > frame.len()
         {
             return Err(Outcome::BadIpHeader);
         }
-        let mut payload = frame.skip(Ethernet::LEN + Header::LEN);
+        let payload = frame.skip(Ethernet::LEN + Header::LEN);
+        match Self::behind(header, payload, payload_len)? {
+            Some(ip) => Ok(ip),
+            // A solicitation goes to a multicast address.
+            None if header.destination.is_multicast() || vip::find_v6(header.destination).is_some() => {
+                Err(Outcome::ExtensionHeaders)
+            }
+            None => Err(Outcome::NotOurs),
+        }
+    }
+
+    /// What stands behind `header`: its extension headers, and what they lead to. None if they are too many. Those of a
+    /// packet are all in its first fragment (RFC 7112), in others there is data.
+    #[inline(always)]
+    pub fn behind(
+        header: Header,
+        mut payload: Packet<'a>,
+        mut payload_len: usize,
+    ) -> Result<Option<Self>, Outcome> {
         let mut protocol = header.next_header;
+        let mut fragment = Fragment::NONE;
         for count in 0..=MAX_EXTENSIONS {
-            if protocol != HOP_BY_HOP
-                && protocol != ROUTING
-                && protocol != FRAGMENT
-                && protocol != DESTINATION
+            if !fragment.is_first()
+                || protocol != HOP_BY_HOP
+                    && protocol != ROUTING
+                    && protocol != FRAGMENT
+                    && protocol != DESTINATION
             {
-                return Ok(Self { header, payload, payload_len, protocol, is_plain: count == 0 });
+                let is_plain = count == 0;
+                return Ok(Some(Self { header, payload, payload_len, protocol, is_plain, fragment }));
             }
             let extension: Extension = payload.read(0).ok_or(Outcome::BadIpHeader)?;
             let length = match protocol {
-                FRAGMENT if extension.rest & 0xfff9_u16.to_be() != 0 => return Err(Outcome::NotOurs),
+                // RFC 8200 4.1: it comes first or not at all.
+                HOP_BY_HOP if count > 0 => return Err(Outcome::NotOurs),
                 ROUTING if extension.rest & 0xff_u16.to_be() != 0 => return Err(Outcome::NotOurs),
-                FRAGMENT => 8,
+                FRAGMENT => {
+                    // One that is the whole packet is none.
+                    let place = extension.rest & 0xfff9_u16.to_be();
+                    if place != 0 {
+                        fragment = Fragment { place, id: extension.id };
+                    }
+                    8
+                }
                 _ => 8 * (usize::from(extension.length) + 1),
             };
             payload_len = payload_len.checked_sub(length).ok_or(Outcome::BadIpHeader)?;
             payload = payload.skip(length);
             protocol = extension.next_header;
         }
-        // A solicitation goes to a multicast address.
-        if header.destination.is_multicast() || vip::find_v6(header.destination).is_some() {
-            return Err(Outcome::ExtensionHeaders);
-        }
-        Err(Outcome::NotOurs)
+        Ok(None)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn address(text: &str) -> Address {
-        let octets = text.parse::<core::net::Ipv6Addr>().unwrap().octets();
-        zerocopy::transmute!(octets)
-    }
-
-    #[test]
-    fn a_solicited_node_address_ends_as_the_address_does() {
-        assert_eq!(address("2001:db8::1:2:a03:405").solicited_node(), address("ff02::1:ff03:405"));
-        assert_eq!(Address::ALL_NODES, address("ff02::1"));
-        assert!(address("::").is_unspecified() && address("::1").is_loopback());
-        assert!(address("ff05::2").is_multicast() && !address("fe80::ff").is_multicast());
-    }
 
     /// Ethernet, an IPv6 header with this payload and its length, padding.
     fn parse(next_header: u8, payload: &[u8], length: usize) -> Result<(u8, usize, bool), Outcome> {
@@ -208,11 +183,31 @@ mod tests {
     }
 
     #[test]
-    fn fragments_and_packets_with_another_address_to_visit_are_not_ours() {
-        for fragment in [[58, 0, 0, 1, 0, 0, 0, 7], [58, 0, 0, 8, 0, 0, 0, 7]] {
-            assert_eq!(parse(44, &fragment, 32), Err(Outcome::NotOurs));
+    fn a_fragments_place_and_number_are_known_and_no_header_is_looked_for_behind_a_later_one() {
+        let mut frame = [0; 120];
+        frame[14] = 0x60;
+        (frame[19], frame[20], frame[62]) = (32, 44, 58);
+        for (place, is_first) in [([0, 1], Some(true)), ([0, 8], Some(false)), ([0, 0], None)] {
+            frame[54..62].copy_from_slice(&[&[60, 0][..], &place, &[1, 2, 3, 4]].concat());
+            let ip = Ipv6::parse(Packet::from(&mut frame[..])).unwrap();
+            assert_eq!(ip.fragment.is_some().then(|| ip.fragment.is_first()), is_first);
+            assert!(is_first.is_none() || ip.fragment.id == u32::from_ne_bytes([1, 2, 3, 4]));
+            // Destination options of eight bytes, or data.
+            let expected = if is_first == Some(false) { (60, 24) } else { (58, 16) };
+            assert_eq!((ip.protocol, ip.payload_len), expected);
         }
+    }
+
+    #[test]
+    fn packets_with_another_address_to_visit_are_not_ours() {
         assert_eq!(parse(43, &[58, 0, 3, 1, 0, 0, 0, 0], 32), Err(Outcome::NotOurs));
+    }
+
+    #[test]
+    fn hop_by_hop_options_come_first_or_the_packet_is_not_ours() {
+        let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+        assert_eq!(parse(0, &[options(60), options(58)].concat(), 32), Ok((58, 16, false)));
+        assert_eq!(parse(60, &[options(0), options(58)].concat(), 32), Err(Outcome::NotOurs));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, CpuMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
-    Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, Service, ServiceKey, Turn, Vip, Wanted,
+    Address, Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, Service, ServiceKey, Turn, Vip,
+    Wanted,
     flow_table::{FlowSet, SETS},
     maps::{
         CLIENT_SLOTS, LEASE_SLOTS, NAT_FLOW_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS,
@@ -14,7 +15,7 @@ use lvs_ebpf_common::{
     },
 };
 
-use crate::fragment::{self, FirstFragment, FragmentKey};
+use crate::fragment::{self, FirstFragment, FragmentKey, FragmentKey6};
 
 #[map]
 pub static TABLE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -24,6 +25,8 @@ pub static SERVICES: Array<Service> = Array::with_max_entries(2 * SERVICE_SLOTS,
 pub static RINGS: Array<RingChunk> = Array::with_max_entries(RING_CHUNKS, BPF_F_MMAPABLE);
 #[map]
 pub static REALS: Array<Real> = Array::with_max_entries(REAL_SLOTS, BPF_F_MMAPABLE);
+#[map]
+pub static ADDRESSES: Array<Address> = Array::with_max_entries(SERVICE_IDS, BPF_F_MMAPABLE);
 #[map]
 pub static REAL_COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REAL_SLOTS, 0);
 #[map]
@@ -62,6 +65,9 @@ pub static CLAIMED: Array<u64> = Array::with_max_entries(LEASE_SLOTS, 0);
 /// Of no use to userspace, and too short-lived to outlast the program.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FirstFragment> =
+    LruHashMap::with_max_entries(fragment::SLOTS, 0);
+#[map]
+pub static FRAGMENTS6: LruHashMap<FragmentKey6, FirstFragment> =
     LruHashMap::with_max_entries(fragment::SLOTS, 0);
 /// When each kind of event was last logged; of no use to userspace.
 #[map]

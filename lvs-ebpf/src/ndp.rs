@@ -7,7 +7,8 @@ use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
-    checksum, claim,
+    checksum::{self, sum_of},
+    claim,
     ipv6::{Address, Header, Ipv6},
     packet::Packet,
     parse::{Ethernet, Mac},
@@ -206,14 +207,7 @@ impl Answer {
 /// RFC 8200 8.1.
 #[inline(always)]
 fn sum_of_pseudo_header(source: Address, destination: Address, length: usize) -> u64 {
-    let [a, b]: [u64; 2] = zerocopy::transmute!(source);
-    let [c, d]: [u64; 2] = zerocopy::transmute!(destination);
+    let ([a, b], [c, d]) = (source.0, destination.0);
     let rest = (length as u32).to_be() as u64 + (IpProto::Ipv6Icmp as u32).to_be() as u64;
     sum_of(a) + sum_of(b) + sum_of(c) + sum_of(d) + rest
-}
-
-/// Eight bytes as they stand in memory, for [`checksum::fold`].
-#[inline(always)]
-fn sum_of(word: u64) -> u64 {
-    (word >> 32) + (word & 0xffff_ffff)
 }

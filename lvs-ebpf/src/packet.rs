@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use aya_ebpf::{
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -16,6 +16,9 @@ pub struct Packet<'a> {
     end: *mut u8,
     frame: PhantomData<&'a mut [u8]>,
 }
+
+/// Bytes that are summed up at a time.
+pub const BLOCK: usize = 128;
 
 impl<'a> Packet<'a> {
     #[inline(always)]
@@ -90,6 +93,16 @@ impl<'a> Packet<'a> {
         // SAFETY: `place` checked that a whole T lies inside the frame, which nobody holds a reference into.
         unsafe { store(place, value) };
         Some(())
+    }
+
+    /// Adds [`BLOCK`] bytes, in words as they stand there, to a sum for `checksum::fold`. None if they would end behind
+    /// the frame.
+    #[inline(always)]
+    pub fn sum_of_block(self, offset: usize, sum: u32) -> Option<u32> {
+        let place = self.place::<[u32; BLOCK / 4]>(offset)?;
+        // SAFETY: `place` checked that a whole block lies inside the frame; the helper reads it.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, place.cast(), BLOCK as u32, sum) };
+        u32::try_from(sum).ok()
     }
 
     /// Where a `T` at `offset` lies. Written as the comparison of two pointers into the packet, which is the

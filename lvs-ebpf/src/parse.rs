@@ -3,7 +3,7 @@
 use lvs_ebpf_common::Outcome;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{checksum, packet::Packet};
+use crate::{checksum, ip::Ip, packet::Packet};
 
 /// An Ethernet address. Two-byte words, because that is how far its place in a frame is aligned.
 #[repr(C)]
@@ -138,18 +138,6 @@ impl<'a> Ipv4<'a> {
     pub fn has_options(&self) -> bool {
         self.header.version_ihl & 0xf != 5
     }
-
-    /// More fragments follow, or some went before.
-    #[inline(always)]
-    pub fn is_fragment(&self) -> bool {
-        self.header.fragment & 0x3fff_u16.to_be() != 0
-    }
-
-    /// Has the header of the next protocol, unless shorter than that.
-    #[inline(always)]
-    pub fn is_first_fragment(&self) -> bool {
-        self.header.is_first_fragment()
-    }
 }
 
 /// What TCP and UDP begin with.
@@ -163,27 +151,27 @@ pub struct Ports {
 impl Ports {
     /// None if the packet ends before its ports.
     #[inline(always)]
-    pub fn parse(ip: &Ipv4) -> Option<Self> {
-        if ip.payload_len < size_of::<Self>() {
+    pub fn parse(ip: &impl Ip) -> Option<Self> {
+        if ip.payload_len() < size_of::<Self>() {
             return None;
         }
-        ip.payload.read(0)
+        ip.payload().read(0)
     }
 }
 
 /// RFC 9293 3.1: at least five words of header, all of them in the packet.
 #[inline(always)]
-pub fn check_tcp(ip: &Ipv4) -> Result<(), Outcome> {
+pub fn check_tcp(ip: &impl Ip) -> Result<(), Outcome> {
     const MIN: usize = 20;
-    if ip.payload_len < MIN {
+    if ip.payload_len() < MIN {
         return Err(Outcome::TruncatedTcp);
     }
-    let offset: u8 = ip.payload.read(12).ok_or(Outcome::TruncatedTcp)?;
+    let offset: u8 = ip.payload().read(12).ok_or(Outcome::TruncatedTcp)?;
     let header_len = usize::from(offset >> 4) * 4;
     if header_len < MIN {
         return Err(Outcome::BadTcpOffset);
     }
-    if header_len > ip.payload_len {
+    if header_len > ip.payload_len() {
         return Err(Outcome::TruncatedTcp);
     }
     Ok(())
@@ -191,8 +179,8 @@ pub fn check_tcp(ip: &Ipv4) -> Result<(), Outcome> {
 
 /// A TCP packet's place in its connection.
 #[inline(always)]
-pub fn tcp_flags(ip: &Ipv4) -> u8 {
-    ip.payload.read(13).unwrap_or_default()
+pub fn tcp_flags(ip: &impl Ip) -> u8 {
+    ip.payload().read(13).unwrap_or_default()
 }
 
 pub const FIN: u8 = 0x01;
@@ -202,15 +190,15 @@ pub const ACK: u8 = 0x10;
 
 /// RFC 768: a header of eight bytes, and a length that counts it and ends inside the packet.
 #[inline(always)]
-pub fn check_udp(ip: &Ipv4) -> Result<(), Outcome> {
+pub fn check_udp(ip: &impl Ip) -> Result<(), Outcome> {
     const HEADER: usize = 8;
-    if ip.payload_len < HEADER {
+    if ip.payload_len() < HEADER {
         return Err(Outcome::TruncatedUdp);
     }
-    let length: u16 = ip.payload.read(4).ok_or(Outcome::TruncatedUdp)?;
+    let length: u16 = ip.payload().read(4).ok_or(Outcome::TruncatedUdp)?;
     let length = usize::from(u16::from_be(length));
     // Of a first fragment it counts what the others have too.
-    if length < HEADER || length > ip.payload_len && !ip.is_fragment() {
+    if length < HEADER || length > ip.payload_len() && !ip.is_fragment() {
         return Err(Outcome::BadUdpLength);
     }
     Ok(())

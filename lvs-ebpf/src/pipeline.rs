@@ -1,21 +1,24 @@
 //! What happens to a packet, in order.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Outcome, Real, flow::Flow};
+use lvs_ebpf_common::{Outcome, Real};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
-    arp, flow_table, forward, fragment, icmp, icmp_error, ipv6,
+    arp, flow_table, forward, icmp, icmp_error, icmpv6,
+    ip::Ip,
+    ipv6::Ipv6,
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
-    reset, schedule, service, veth, vip, vlan,
+    schedule, service, veth, vlan,
 };
 
 pub const ARP: u16 = EtherType::Arp as u16;
 pub const IPV4: u16 = EtherType::Ipv4 as u16;
 pub const IPV6: u16 = EtherType::Ipv6 as u16;
 const ICMP: u8 = IpProto::Icmp as u8;
+const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
@@ -43,80 +46,138 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
         IPV4 if ethernet.destination.is_multicast() => Err(Outcome::NotOurs),
         IPV4 => {
             let ip = Ipv4::parse(frame)?;
-            let (index, real) = match ip.header.protocol {
-                TCP | UDP => balance::<TAGGED>(ctx, &ip)?,
+            let real = match ip.header.protocol {
+                TCP | UDP if TAGGED => balance(ctx, &ip, NO_NAT)?,
+                TCP | UDP => balance(ctx, &ip, Some(forward::nat::reply))?,
                 // The stack has no room for it below that of a tagged frame.
-                ICMP if !TAGGED && icmp::is_error(&ip) => follow(ctx)?,
+                ICMP if !TAGGED && icmp::is_error(&ip) => {
+                    follow(ctx, icmp_error::destination(ctx), forward::nat::error_from_real)?
+                }
                 ICMP => return icmp::answer(ctx, frame, ethernet, &ip),
                 _ => return Err(Outcome::NotOurs),
             };
             // By its tags a frame belongs to the network that it came from.
-            if TAGGED && !forward::stays(ctx, real) {
+            if TAGGED && !forward::stays(ctx, real.1) {
                 return Err(Outcome::NotOurs);
             }
-            forward::to_real(ctx, frame, ethernet, index, real)
+            forward::to_real::<Ipv4>(ctx, frame, ethernet, real, true)
         }
-        IPV6 if !TAGGED => Ok(ipv6::run(ctx)),
+        IPV6 if !TAGGED => {
+            Ok(balance_v6(ctx).or_else(|| follow_v6(ctx)).unwrap_or_else(|| icmpv6::answer(ctx)))
+        }
         // Not on veth devices, whose checksums would have to be computed here too: the verifier would walk that loop twice.
         vlan::CUSTOMER | vlan::SERVICE if !TAGGED && !veth::is_any() => Ok(vlan::run(ctx)),
         _ => Err(Outcome::NotOurs),
     }
 }
 
+// IPv6 has functions of its own, so that IPv4 does not pay for it; one for each kind of packet and none calling another,
+// since there is little room on the stack for functions that call each other.
+
+/// None of ICMPv6.
+#[inline(never)]
+fn balance_v6(ctx: &XdpContext) -> Option<Outcome> {
+    let balanced = open_v6(ctx, |frame, ethernet, ip| {
+        let real = match ip.protocol {
+            ICMPV6 => return Ok(None),
+            _ if ethernet.destination.is_multicast() => return Err(Outcome::NotOurs),
+            TCP | UDP => balance(ctx, ip, NO_NAT)?,
+            // It names the first header behind it, which may be one of options (RFC 8200 4.5).
+            _ if !ip.is_first_fragment() => balance(ctx, ip, NO_NAT)?,
+            _ => return Err(Outcome::NotOurs),
+        };
+        forward::to_real::<Ipv6>(ctx, frame, ethernet, real, true).map(Some)
+    });
+    balanced.unwrap_or_else(Some)
+}
+
+/// An error to the real server of the flow that it is about. None of other ICMPv6.
+#[inline(never)]
+fn follow_v6(ctx: &XdpContext) -> Option<Outcome> {
+    let followed = open_v6(ctx, |frame, ethernet, ip| {
+        // The kernel's, if anybody's: discovery is never in pieces (RFC 6980).
+        if ip.is_fragment() {
+            return Err(Outcome::NotOurs);
+        }
+        if !icmpv6::is_error(ip) {
+            return Ok(None);
+        }
+        let real = follow(ctx, icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
+        forward::to_real::<Ipv6>(ctx, frame, ethernet, real, false).map(Some)
+    });
+    followed.unwrap_or_else(Some)
+}
+
+#[inline(always)]
+fn open_v6<T>(
+    ctx: &XdpContext,
+    then: impl FnOnce(Packet, Ethernet, &Ipv6) -> Result<T, Outcome>,
+) -> Result<T, Outcome> {
+    let frame = Packet::of_context(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    then(frame, ethernet, &Ipv6::parse(frame)?)
+}
+
+/// There is none for IPv6, nor between VLANs.
+const NO_NAT: Option<fn(&XdpContext) -> Outcome> = None;
+
 /// A real server and its place in `REALS`.
 type Destination = (u32, &'static Real);
 
+/// `of_real`: what becomes of a packet for no service that may be from a real server by NAT.
 #[inline(always)]
-fn balance<const TAGGED: bool>(ctx: &XdpContext, ip: &Ipv4) -> Result<Destination, Outcome> {
+fn balance<I: Ip>(
+    ctx: &XdpContext,
+    ip: &I,
+    of_real: Option<impl FnOnce(&XdpContext) -> Outcome>,
+) -> Result<Destination, Outcome> {
     if !ip.is_first_fragment() {
         // What stands where the ports would is data.
-        let index = fragment::destination(ctx);
+        let index = I::destination_of_fragment(ctx);
         return match REALS.get(index) {
             Some(real) => Ok((index, real)),
-            None if vip::find(ip.header.destination).is_some() => Err(Outcome::StrayFragment),
+            None if ip.vip().is_some() => Err(Outcome::StrayFragment),
             None => Err(Outcome::NotOurs),
         };
     }
-    let found = Ports::parse(ip).and_then(|ports| {
-        Some((ports, service::find(ip.header.destination, ports.destination, ip.header.protocol)?))
-    });
+    let found = Ports::parse(ip).and_then(|ports| Some((ports, ip.service(ports.destination)?)));
     let Some((ports, service)) = found else {
         return Err(match without_service(ip) {
-            Outcome::NotOurs if !TAGGED && service::any_translates() => forward::nat::reply(ctx),
+            Outcome::NotOurs if service::any_translates() => {
+                of_real.map_or(Outcome::NotOurs, |of_real| of_real(ctx))
+            }
             outcome => outcome,
         });
     };
-    if ip.header.protocol == TCP {
+    if ip.protocol() == TCP {
         check_tcp(ip)?
     } else {
         check_udp(ip)?
     }
-    let flow = Flow {
-        source: ip.header.source,
-        destination: ip.header.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-    };
-    let packet = || match ip.header.protocol {
+    let packet = || match ip.protocol() {
         TCP => flow_table::Packet::tcp(tcp_flags(ip)),
         _ => flow_table::Packet::Udp,
     };
-    let (index, real) = match schedule::pick(service, flow, packet) {
-        Err(Outcome::ConnectionReset) => return Err(reset::answer(ctx)),
+    let (index, real) = match schedule::pick(service, ip.flow(service, ports), packet) {
+        Err(Outcome::ConnectionReset) => return Err(I::reset(ctx)),
         picked => picked?,
     };
     if ip.is_fragment() {
-        fragment::remember(ctx, index);
+        I::remember_fragment(ctx, index);
     }
     Ok((index, real))
 }
 
+/// Whom an ICMP error is for; `index` is where the flow goes that it is about.
 #[inline(always)]
-fn follow(ctx: &XdpContext) -> Result<Destination, Outcome> {
-    let index = icmp_error::destination(ctx);
+fn follow(
+    ctx: &XdpContext,
+    index: u32,
+    of_real: impl FnOnce(&XdpContext) -> Outcome,
+) -> Result<Destination, Outcome> {
     match REALS.get(index) {
         Some(real) => Ok((index, real)),
-        None if service::any_translates() => Err(forward::nat::error_from_real(ctx)),
+        None if service::any_translates() => Err(of_real(ctx)),
         None => Err(Outcome::NotOurs),
     }
 }
@@ -124,13 +185,13 @@ fn follow(ctx: &XdpContext) -> Result<Destination, Outcome> {
 /// A packet whose ports were not seen may still belong to a service: its address tells. A service on an
 /// address of no VRRP instance is not known by it; there the kernel gets such a packet and cannot use it either.
 #[inline(always)]
-fn without_service(ip: &Ipv4) -> Outcome {
-    let outcome = if ip.payload_len >= size_of::<Ports>() {
+fn without_service(ip: &impl Ip) -> Outcome {
+    let outcome = if ip.payload_len() >= size_of::<Ports>() {
         return Outcome::NotOurs;
-    } else if ip.header.protocol == TCP {
+    } else if ip.protocol() == TCP {
         Outcome::TruncatedTcp
     } else {
         Outcome::TruncatedUdp
     };
-    if vip::find(ip.header.destination).is_some() { outcome } else { Outcome::NotOurs }
+    if ip.vip().is_some() { outcome } else { Outcome::NotOurs }
 }

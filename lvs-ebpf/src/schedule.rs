@@ -15,7 +15,8 @@ use crate::{
 
 const NOBODY: u32 = maps::NOBODY as u32;
 
-/// The real server and its place in `REALS`. `Err(ConnectionReset)` asks the caller for a reset.
+/// The real server of one of the service's flows, and its place in `REALS`. `Err(ConnectionReset)` asks the caller for a
+/// reset.
 #[inline(always)]
 pub fn pick(
     service: &Service,
@@ -27,7 +28,6 @@ pub fn pick(
     if ring.length == 0 {
         return Err(Outcome::NoReal);
     }
-    let flow = service.flow(flow);
     let hash = flow.hash(service.hash);
     let slot = owner(ring.chunk, hash, ring.length).ok_or(Outcome::BadTable)?;
     let index: u32 = if slot & MOVED == 0 && service.takes_turns == Service::NO_TURNS {

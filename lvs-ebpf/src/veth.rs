@@ -3,7 +3,13 @@
 use aya_ebpf::{Global, bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use network_types::ip::IpProto;
 
-use crate::{checksum, packet::Packet, parse::Ipv4};
+use crate::{
+    checksum,
+    ip::Ip,
+    ipv6::Ipv6,
+    packet::{BLOCK, Packet},
+    parse::Ipv4,
+};
 
 /// `lvs_ebpf_common::maps::VETH`; a constant for the verifier, so that cards do not pay.
 #[unsafe(no_mangle)]
@@ -29,63 +35,79 @@ pub fn send_back(ctx: &XdpContext) -> u32 {
 /// leave that to a card, and the kernel's note about it is lost when a frame is sent on by XDP. Should a packet's real
 /// checksum be that very sum, it comes out the same.
 #[inline(always)]
-pub fn complete_checksum(ctx: &XdpContext) {
+pub fn complete_checksum<I: Ip>(ctx: &XdpContext) {
     if is_any() {
-        complete(ctx);
+        I::complete_checksum(ctx);
     }
 }
 
 /// True if it did. A function of its own, with a loop that the verifier walks once.
 #[inline(never)]
-fn complete(ctx: &XdpContext) -> bool {
-    try_complete(ctx).is_some()
+pub fn complete(ctx: &XdpContext) -> bool {
+    Ipv4::parse(Packet::of_context(ctx)).ok().and_then(|ip| try_complete(&ip)).is_some()
+}
+
+/// As [`complete`]. Not behind extension headers: the verifier would walk the loop for each way through those.
+#[inline(never)]
+pub fn complete6(ctx: &XdpContext) -> bool {
+    Ipv6::parse(Packet::of_context(ctx))
+        .ok()
+        .filter(|ip| ip.is_plain)
+        .and_then(|ip| try_complete(&ip))
+        .is_some()
 }
 
 #[inline(always)]
-fn try_complete(ctx: &XdpContext) -> Option<()> {
+fn try_complete(ip: &impl Ip) -> Option<()> {
     const TCP: u8 = IpProto::Tcp as u8;
     const UDP: u8 = IpProto::Udp as u8;
-    /// Of eight bytes: as much as a frame in one piece may hold.
-    const WORDS: usize = 512;
-    let ip = Ipv4::parse(Packet::of_context(ctx)).ok()?;
+    /// Bytes: more than a frame in one piece may hold.
+    const LIMIT: usize = 4096;
     // Whoever cuts a packet has computed its checksum before.
     if ip.is_fragment() {
         return None;
     }
-    let (header, length) = (ip.header, ip.payload_len);
-    let offset = match header.protocol {
+    let (payload, length) = (ip.payload(), ip.payload_len());
+    let offset = match ip.protocol() {
         UDP => 6,
         TCP => 16,
         _ => return None,
     };
-    let checksum: u16 = ip.payload.read(offset)?;
-    // RFC 9293 3.1: addresses, protocol and length.
-    let rest = u32::from(u16::from(header.protocol).to_be()) + u32::from((length as u16).to_be());
-    if checksum != !checksum::of([header.source, header.destination, rest]) || length > WORDS * 8 {
+    let checksum: u16 = payload.read(offset)?;
+    // RFC 9293 3.1, RFC 8200 8.1: addresses, protocol and length.
+    let rest = u64::from(u16::from(ip.protocol()).to_be()) + u64::from((length as u16).to_be());
+    if checksum != checksum::fold(ip.sum_of_addresses() + rest) || length > LIMIT {
         return None;
     }
-    // From before the loop: with what it knows behind it, the verifier would walk the rest once for each length.
-    let (mut done, rest) = core::hint::black_box((length & ((2 * WORDS - 1) * 8), length & 7));
-    let mut sum = 0;
-    for word in 0..WORDS {
-        if word * 8 + 8 > length {
+    let (mut sum, mut done) = (0, 0);
+    // Few steps, because the verifier walks them one by one.
+    for _ in 0..LIMIT / BLOCK {
+        if done + BLOCK > length {
             break;
         }
-        let word: u64 = ip.payload.read(word * 8)?;
-        sum += (word & 0xffff_ffff) + (word >> 32);
+        sum = payload.sum_of_block(done, sum)?;
+        done += BLOCK;
     }
-    if rest & 4 != 0 {
-        sum += u64::from(ip.payload.read::<u32>(done)?);
+    let mut sum = u64::from(sum);
+    for _ in 0..BLOCK / 8 {
+        if done + 8 > length {
+            break;
+        }
+        sum += checksum::sum_of(payload.read(done)?);
+        done += 8;
+    }
+    if length & 4 != 0 {
+        sum += u64::from(payload.read::<u32>(done)?);
         done += 4;
     }
-    if rest & 2 != 0 {
-        sum += u64::from(ip.payload.read::<u16>(done)?);
+    if length & 2 != 0 {
+        sum += u64::from(payload.read::<u16>(done)?);
         done += 2;
     }
-    if rest & 1 != 0 {
-        sum += u64::from(u16::from_ne_bytes([ip.payload.read(done)?, 0]));
+    if length & 1 != 0 {
+        sum += u64::from(u16::from_ne_bytes([payload.read(done)?, 0]));
     }
     let checksum = !checksum::fold(sum);
-    let none = header.protocol == UDP && checksum == 0;
-    ip.payload.write(offset, if none { !0 } else { checksum })
+    let none = ip.protocol() == UDP && checksum == 0;
+    payload.write(offset, if none { !0 } else { checksum })
 }

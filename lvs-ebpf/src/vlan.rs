@@ -6,13 +6,7 @@ use lvs_ebpf_common::{Outcome, Vip};
 use network_types::{eth::EtherType, ip::IpProto};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{
-    ipv6::{self, Address},
-    ndp,
-    packet::Packet,
-    parse::Ethernet,
-    pipeline, vip,
-};
+use crate::{icmpv6, ipv6::Address, ndp, packet::Packet, parse::Ethernet, pipeline, vip};
 
 pub const CUSTOMER: u16 = EtherType::Ieee8021q as u16;
 pub const SERVICE: u16 = EtherType::Ieee8021ad as u16;
@@ -41,7 +35,7 @@ pub fn run(ctx: &XdpContext) -> Outcome {
     }
     let ethernet: Option<Ethernet> = Packet::of_context(ctx).read(0);
     let outcome = match ethernet {
-        Some(Ethernet { ether_type: pipeline::IPV6, .. }) => ipv6::run(ctx),
+        Some(Ethernet { ether_type: pipeline::IPV6, .. }) => icmpv6::answer(ctx),
         _ => pipeline::run_tagged(ctx),
     };
     if put_back(ctx, tags) { outcome } else { Outcome::NoHeadroom }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -60,7 +60,7 @@ pub struct Tracker {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Service {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub suspended: bool,
     pub reals: Vec<Real>,
@@ -68,7 +68,7 @@ pub struct Service {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Real {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub forwarding: String,
     pub weight: u16,
     pub ordered_weight: Option<u16>,

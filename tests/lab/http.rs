@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
@@ -46,7 +46,8 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(client: &Node, target: SocketAddrV4, every: Duration) -> Result<Self> {
+    pub fn start(client: &Node, target: impl Into<SocketAddr>, every: Duration) -> Result<Self> {
+        let target = target.into();
         let done = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = thread::spawn({
@@ -124,8 +125,9 @@ pub fn spread<'a>(requests: impl IntoIterator<Item = &'a Request>) -> BTreeMap<S
 }
 
 /// One request from the calling thread's namespace, from `port` where given. Returns the real server's name.
-pub fn get(target: SocketAddrV4, port: Option<u16>) -> io::Result<String> {
-    let mut socket = tcp_socket(port)?;
+pub fn get(target: impl Into<SocketAddr>, port: Option<u16>) -> io::Result<String> {
+    let target = target.into();
+    let mut socket = tcp_socket(target, port)?;
     socket.connect_timeout(&target.into(), TIMEOUT)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
     socket.write_all(REQUEST)?;
@@ -139,8 +141,9 @@ pub struct Conversation(Socket);
 
 impl Conversation {
     /// From the calling thread's namespace.
-    pub fn begin(target: SocketAddrV4, port: u16) -> io::Result<Self> {
-        let mut socket = tcp_socket(Some(port))?;
+    pub fn begin(target: impl Into<SocketAddr>, port: u16) -> io::Result<Self> {
+        let target = target.into();
+        let mut socket = tcp_socket(target, Some(port))?;
         socket.connect_timeout(&target.into(), TIMEOUT)?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.write_all(b"GET / HTTP/1.0\r\n")?;
@@ -160,11 +163,15 @@ impl Conversation {
     }
 }
 
-fn tcp_socket(port: Option<u16>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+fn tcp_socket(target: SocketAddr, port: Option<u16>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(port) = port {
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+        let any: IpAddr = match target {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        socket.bind(&SocketAddr::from((any, port)).into())?;
     }
     Ok(socket)
 }
@@ -186,7 +193,7 @@ struct Attempt {
 }
 
 fn generate(
-    target: SocketAddrV4,
+    target: SocketAddr,
     every: Duration,
     done: &Mutex<Vec<Request>>,
     stop: &AtomicBool,
@@ -228,8 +235,8 @@ fn generate(
     }
 }
 
-fn start(target: SocketAddrV4) -> io::Result<Socket> {
-    let socket = tcp_socket(None)?;
+fn start(target: SocketAddr) -> io::Result<Socket> {
+    let socket = tcp_socket(target, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&target.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),

@@ -151,7 +151,7 @@ fn site(takes_turns: u16) -> Option<Director> {
         director.real(BASE + u32::from(number), Real { state: Real::ALIVE, ..real(number as u8, INGRESS) });
         let tunnel = Real {
             method: Real::IPIP,
-            source: be(tunnel::TUNNEL_SOURCE),
+            source: v4(tunnel::TUNNEL_SOURCE),
             mtu: 1500,
             ..real(number as u8, INGRESS)
         };

@@ -10,7 +10,8 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted,
+    Address, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
+    Wanted,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
@@ -107,6 +108,11 @@ impl Director {
 
     pub fn real(&mut self, index: u32, real: Real) {
         self.array(maps::REALS).set(index, real, 0).unwrap();
+    }
+
+    /// The whole address of a service.
+    pub fn address6(&mut self, id: u16, address: Ipv6Addr) {
+        self.array(maps::ADDRESSES).set(id.into(), Address::from(address.octets()), 0).unwrap();
     }
 
     pub fn turn(&mut self, id: u16, turn: Turn) {
@@ -258,6 +264,11 @@ pub fn be(address: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(address.octets())
 }
 
+/// The same as an element of `REALS` has it.
+pub fn v4(address: Ipv4Addr) -> Address {
+    std::net::IpAddr::from(address).into()
+}
+
 pub fn key(address: Ipv4Addr, port: u16, protocol: u8) -> ServiceKey {
-    ServiceKey { address: be(address), port: port.to_be(), protocol, _pad: 0 }
+    ServiceKey { address: be(address), port: port.to_be(), protocol, family: ServiceKey::V4 }
 }

@@ -8,7 +8,7 @@ use crate::{director::Action, frames::*, *};
 fn originals() -> Vec<Vec<u8>> {
     let options =
         |words: usize| ip(VIP, |header| header.options = vec![1; words * 4].as_slice().try_into().unwrap());
-    vec![
+    let mut frames = vec![
         tcp(VIP, WEB),
         udp(VIP, DNS),
         write_tcp(options(1), 40_000, WEB),
@@ -24,7 +24,9 @@ fn originals() -> Vec<Vec<u8>> {
         ipv6::who_has6(ipv6::VIP6),
         ipv6::ping6(ipv6::CLIENT6, ipv6::VIP6),
         icmp_error::about(7),
-    ]
+    ];
+    frames.extend(services6::originals());
+    frames
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn a_packet_that_ends_anywhere_before_its_headers_do_is_not_forwarded() {
 fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
     const FRAMES: u64 = 100_000;
     let Some(mut director) = director() else { return };
-    let (method, source) = (Real::IPIP, be(tunnel::TUNNEL_SOURCE));
+    let (method, source) = (Real::IPIP, v4(tunnel::TUNNEL_SOURCE));
     for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
         // Some of the frames are too large for it.
         director.real(index, Real { method, source, mtu: 90, ..real });
@@ -154,6 +156,9 @@ fn check_sent(frame: &[u8], out: &[u8]) {
             // Addresses swapped; type, TTL and their checksums apart, the rest stays.
             assert_eq!((&out[26..30], &out[30..34]), (&frame[30..34], &frame[26..30]));
             assert_eq!((out[34], &out[38..]), (0, &frame[38..]));
+        }
+        Some(TransportSlice::Icmpv6(error)) if error.type_u8() < 128 => {
+            assert_eq!(out[12..], frame[12..]);
         }
         Some(TransportSlice::Icmpv6(_)) => {
             assert_eq!((&out[22..38], &out[38..54]), (&frame[38..54], &frame[22..38]));

@@ -66,7 +66,7 @@ fn pong6() -> Vec<u8> {
 }
 
 /// With an extension header of eight bytes of each of these kinds before its payload.
-fn extended(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
+pub fn extended(frame: &[u8], kinds: &[u8]) -> Vec<u8> {
     const FRAGMENT: u8 = 44;
     let (headers, payload) = frame.split_at(14 + 40);
     let mut out = headers.to_vec();

@@ -42,7 +42,7 @@ pub fn lead(director: &mut Director) {
     director.table(TableRef { seed: SEED, translates: true, ..TableRef::default() });
     for (index, real, port) in [(10, real(1, INGRESS), PORT), (20, real(2, 77), DNS)] {
         let translated =
-            Real { method: Real::NAT, source: be(INSIDE), mtu: 1500, port: port.to_be(), ..real };
+            Real { method: Real::NAT, source: v4(INSIDE), mtu: 1500, port: port.to_be(), ..real };
         director.real(index, translated);
     }
     director.reply(key(REAL, PORT, TCP), Reply { face: face(WEB), real: 10 });
@@ -51,7 +51,7 @@ pub fn lead(director: &mut Director) {
 
 /// Another service has real server 1 as well.
 pub fn share(director: &mut Director) {
-    let shared = Real { method: Real::NAT_SHARED, source: be(INSIDE), mtu: 1500, ..real(1, INGRESS) };
+    let shared = Real { method: Real::NAT_SHARED, source: v4(INSIDE), mtu: 1500, ..real(1, INGRESS) };
     director.real(10, Real { port: PORT.to_be(), ..shared });
     director.reply(key(REAL, PORT, TCP), Reply { face: Face::default(), real: 10 });
 }
@@ -281,7 +281,7 @@ fn flows_of_services_that_share_a_real_server_are_told_apart() {
 fn by_a_service_of_all_ports_a_packet_keeps_its_port_both_ways() {
     let Some(mut director) = director_with_nat() else { return };
     director.table(TableRef { seed: SEED, translates: true, has_all_ports: true, ..TableRef::default() });
-    let all = Real { method: Real::NAT_SHARED, source: be(INSIDE), mtu: 1500, ..real(1, INGRESS) };
+    let all = Real { method: Real::NAT_SHARED, source: v4(INSIDE), mtu: 1500, ..real(1, INGRESS) };
     director.real(30, all);
     let ring = director.ring(0, &[0]);
     for protocol in [TCP, UDP] {
@@ -368,7 +368,7 @@ fn a_ttl_that_ends_here_is_told_both_ways() {
 fn what_does_not_fit_is_told_both_ways() {
     let Some(mut director) = director_with_nat() else { return };
     let narrow =
-        Real { method: Real::NAT, source: be(INSIDE), mtu: 1000, port: PORT.to_be(), ..real(1, INGRESS) };
+        Real { method: Real::NAT, source: v4(INSIDE), mtu: 1000, port: PORT.to_be(), ..real(1, INGRESS) };
     director.real(10, narrow);
     let route = "ip route add 10.0.5.0/24 dev outside mtu lock 900";
     assert!(Command::new("sh").args(["-c", route]).status().unwrap().success());

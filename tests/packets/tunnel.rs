@@ -12,7 +12,7 @@ const METHODS: [(u8, usize); 3] = [(Real::IPIP, 20), (Real::GUE, 32), (Real::GRE
 /// Makes both real servers of the master ends of tunnels.
 pub fn lead(director: &mut Director, method: u8) {
     for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
-        let source = be(TUNNEL_SOURCE);
+        let source = v4(TUNNEL_SOURCE);
         director.real(index, Real { method, source, mtu: MTU, tunnel_port: GUE_PORT.to_be(), ..real });
     }
 }

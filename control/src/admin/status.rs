@@ -151,6 +151,11 @@ pub struct Check {
     pub error: Option<String>,
 }
 
+/// As operators call it.
+fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
 /// Reads like `ipvsadm -Ln`, with the VRRP instances on top.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,7 +203,8 @@ impl fmt::Display for Status {
         writeln!(f, "  -> RemoteAddress:Port           Forward Weight State         Packets          Bytes")?;
         for service in &self.services {
             let protocol = service.protocol.to_uppercase();
-            write!(f, "{protocol:<4} {}:{} {}", service.address, service.port, service.scheduler)?;
+            let name = endpoint(&service.address, service.port);
+            write!(f, "{protocol:<4} {name} {}", service.scheduler)?;
             let Quorum { up, weight, required, .. } = &service.quorum;
             if !up {
                 write!(f, " no quorum: {weight} of {required}")?;
@@ -209,7 +215,7 @@ impl fmt::Display for Status {
                 if service.suspended { " checks suspended: the address is not here" } else { "" }
             )?;
             for real in &service.reals {
-                let name = format!("{}:{}", real.address, real.port);
+                let name = endpoint(&real.address, real.port);
                 let weight = if real.state == "up" { real.effective_weight } else { real.weight };
                 writeln!(
                     f,
@@ -225,7 +231,7 @@ impl fmt::Display for Status {
                 }
             }
             if let Some(sorry) = &service.sorry_server {
-                let name = format!("{}:{}", sorry.address, sorry.port);
+                let name = endpoint(&sorry.address, sorry.port);
                 writeln!(
                     f,
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -52,8 +52,8 @@ pub struct Runner {
 pub struct Here {
     /// While an address is among them its checks say nothing: it is this director that is cut off, and were its reals
     /// taken out for that, it would come back as a master without any.
-    pub isolated: watch::Receiver<HashSet<Ipv4Addr>>,
-    pub next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+    pub isolated: watch::Receiver<HashSet<IpAddr>>,
+    pub next_hops: watch::Receiver<HashMap<IpAddr, NextHop>>,
     /// Which of the addresses that checks depend on it has.
     pub held: watch::Receiver<HashSet<IpAddr>>,
 }
@@ -187,10 +187,7 @@ async fn watch(
         }
         let Some(slot) = slots.take().await else { return };
         let started = Instant::now();
-        let cut_off = match check.address {
-            IpAddr::V4(address) => isolated.borrow_and_update().contains(&address),
-            IpAddr::V6(_) => false,
-        };
+        let cut_off = isolated.borrow_and_update().contains(&check.address);
         let result = if cut_off { Ok(None) } else { prober.probe(machine.url()).await };
         drop(slot);
 

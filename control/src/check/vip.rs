@@ -14,7 +14,7 @@ mod packet;
 use std::{
     collections::{HashMap, hash_map::Entry},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddrV4},
     os::fd::AsRawFd as _,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -69,7 +69,7 @@ impl VipError {
 /// One socket for all questions: opening and closing such a one takes the kernel some milliseconds.
 pub struct Asker {
     socket: AsyncFd<Socket>,
-    next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>,
+    next_hops: watch::Receiver<HashMap<IpAddr, NextHop>>,
     asked: Asked,
 }
 
@@ -88,7 +88,7 @@ const LONGEST: usize = 1 << 16;
 const ANSWERS: usize = 8;
 
 impl Asker {
-    pub fn open(next_hops: watch::Receiver<HashMap<Ipv4Addr, NextHop>>) -> io::Result<Self> {
+    pub fn open(next_hops: watch::Receiver<HashMap<IpAddr, NextHop>>) -> io::Result<Self> {
         let socket = packet_socket::open(0, libc::ETH_P_IP, &filter(), QUEUE)?;
         // SAFETY: the socket owns its descriptor and closes it when it is dropped, inside the AsyncFd.
         let socket = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
@@ -121,7 +121,7 @@ impl Asker {
     /// spoken with the real server already, here the connection is all that is wanted.
     pub async fn ask(&self, check: &Check, on: OnVip) -> Result<(), VipError> {
         // A real server that is this host has the address while it is master, and gets no packets before.
-        if self.next_hops.borrow().get(&on.real).is_some_and(NextHop::is_local) {
+        if self.next_hops.borrow().get(&on.real.into()).is_some_and(NextHop::is_local) {
             return Ok(());
         }
         let mut question = self.question(check, on)?;
@@ -137,11 +137,14 @@ impl Asker {
         const TRIES: usize = 16;
         let vip = SocketAddrV4::new(on.address, check.port);
         let not_tried = |cause| VipError::NotTried { vip, cause };
-        let hop = self.next_hops.borrow().get(&on.real).copied();
+        let hop = self.next_hops.borrow().get(&on.real.into()).copied();
         let hop = hop.ok_or(not_tried("the next hop of the real server is not known"))?;
         let source = match check.source.address {
-            Some(IpAddr::V4(source)) => source,
-            _ => hop.source.ok_or(not_tried("this host has no address towards the real server"))?,
+            Some(source @ IpAddr::V4(_)) => Some(source),
+            _ => hop.source,
+        };
+        let Some(IpAddr::V4(source)) = source else {
+            return Err(not_tried("this host has no address towards the real server"));
         };
         let protocol = match check.kind {
             CheckKind::Dns(_) | CheckKind::Udp(_) => packet::UDP,

@@ -16,12 +16,7 @@ mod signing;
 mod track;
 mod value;
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -139,7 +134,7 @@ struct Reader<'a> {
     identity: Option<Arc<Identity>>,
     /// None: it has errors.
     server_groups: HashMap<String, (Option<server_group::Endpoints>, Span)>,
-    services: HashMap<(Ipv4Addr, u16, Protocol), Span>,
+    services: HashMap<(IpAddr, u16, Protocol), Span>,
     /// As whom scripts run that do not say it themselves.
     script_account: Account,
     alerts: Alerts,

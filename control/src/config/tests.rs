@@ -101,11 +101,18 @@ fn persistence_is_as_in_keepalived_for_half_a_day_at_most() {
     assert_eq!([82, 83, 84, 85].map(persistence), expected);
 }
 
+fn last_byte(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
+}
+
 #[test]
 fn without_a_port_a_service_has_all_of_them_and_persistent_clients() {
     let config = sound("all_ports");
     let found: Vec<_> =
-        config.services.iter().map(|service| (service.address.octets()[3], service.port)).collect();
+        config.services.iter().map(|service| (last_byte(service.address), service.port)).collect();
     assert_eq!(found, [(100, 0), (100, 80), (100, 0), (101, 0), (102, 0)]);
     let seconds = |service: &VirtualServer| service.persistence.map(|it| it.timeout.as_secs());
     let persistence: Vec<_> = config.services.iter().map(seconds).collect();
@@ -232,7 +239,7 @@ fn the_fragments_mean_what_they_say() {
     assert_eq!(
         config.services,
         [VirtualServer {
-            address: Ipv4Addr::new(192, 168, 1, 100),
+            address: [192, 168, 1, 100].into(),
             port: 80,
             protocol: Protocol::Tcp,
             scheduler: Scheduler::Mh,
@@ -478,7 +485,7 @@ fn a_diagnostic_as_json_has_its_place() {
 fn a_virtual_server_of_a_group_is_one_for_each_of_its_addresses() {
     let loaded = load(Path::new("tests/config/sound/server_group.conf"), "lb1").unwrap();
     let services: Vec<_> =
-        loaded.config.services.iter().map(|it| (it.address.octets()[3], it.port, it.reals[0].port)).collect();
+        loaded.config.services.iter().map(|it| (last_byte(it.address), it.port, it.reals[0].port)).collect();
     let expected = [(100, 80), (100, 443), (110, 80), (111, 80), (112, 80)];
     assert_eq!(services, expected.map(|(address, port)| (address, port, port)));
     assert_eq!(loaded.diagnostics.len(), 1, "the quorum is told once: {}", loaded.render_text());

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use lvs_ebpf_common::LeaseOwner;
@@ -23,10 +23,10 @@ use crate::{
 pub struct Site {
     pub config: Config,
     pub instances: Vec<LocalInstance>,
-    pub routes: HashMap<Ipv4Addr, Route>,
+    pub routes: HashMap<IpAddr, Route>,
     /// Where the XDP program belongs: name by index.
     pub interfaces: BTreeMap<u32, String>,
-    pub next_hops: HashMap<Ipv4Addr, NextHop>,
+    pub next_hops: HashMap<IpAddr, NextHop>,
     /// Names of the interfaces that are up and have a carrier.
     pub running: HashSet<String>,
     /// One of the interfaces is a veth device.
@@ -38,7 +38,7 @@ impl Site {
     pub async fn survey(
         config: Config,
         netlink: &Netlink,
-        known: &HashMap<Ipv4Addr, Route>,
+        known: &HashMap<IpAddr, Route>,
     ) -> Result<Self, HostError> {
         let snapshot = netlink.snapshot().await?;
         let located = config.instances.iter().zip(host::locate(&config, &snapshot)).enumerate();

@@ -3,6 +3,8 @@
 //! Weighted Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4). The ring depends only on the members'
 //! identities and weights, never on their order or history: every director and every restart computes the same.
 
+use std::net::IpAddr;
+
 use lvs_ebpf_common::flow;
 
 /// A real server on the ring.
@@ -13,6 +15,17 @@ pub struct Member {
     pub weight: u16,
     /// What both directors know it by.
     pub identity: u64,
+}
+
+/// Of an IPv4 address and port it is all of both.
+pub fn identity(address: IpAddr, port: u16) -> u64 {
+    match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()) << 16 | u64::from(port),
+        IpAddr::V6(address) => {
+            let (network, host) = ((address.to_bits() >> 64) as u64, address.to_bits() as u64);
+            flow::spread(flow::spread(network) ^ host) ^ u64::from(port)
+        }
+    }
 }
 
 /// Ring lengths: the largest prime below each power of two, so that every permutation step visits all slots.

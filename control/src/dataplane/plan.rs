@@ -9,12 +9,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use lvs_ebpf_common::{Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
+use lvs_ebpf_common::{Address, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
 pub use self::drift::Seen;
 pub use self::room::Room;
@@ -43,9 +43,19 @@ pub struct Desired {
     pub vips: Vec<(IpAddr, Vip)>,
 }
 
+/// What a service is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub address: IpAddr,
+    /// 0 = all ports that no other service of the address has.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredService {
-    pub key: ServiceKey,
+    pub key: Endpoint,
     /// One of `Service::HASH_*`.
     pub hash: u16,
     pub persistence: Option<Persistence>,
@@ -59,7 +69,7 @@ pub struct DesiredService {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredReal {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     /// 0 = takes no new flow.
     pub weight: u16,
@@ -78,7 +88,7 @@ pub struct NextHop {
     pub source_mac: [u8; 6],
     pub ifindex: u32,
     /// An address of this node, for a tunnel to come from.
-    pub source: Option<Ipv4Addr>,
+    pub source: Option<IpAddr>,
     /// The largest IP packet on the way.
     pub mtu: u16,
 }
@@ -102,6 +112,11 @@ pub enum Write {
     Ring {
         chunk: u32,
         slots: maps::RingChunk,
+    },
+    /// The address of the service of this number.
+    Address {
+        id: u16,
+        address: Address,
     },
     Service {
         slot: u32,
@@ -162,7 +177,7 @@ pub struct Tables {
     /// Both halves.
     slots: Vec<Service>,
     reals: Vec<Real>,
-    pools: HashMap<ServiceKey, Pool>,
+    pools: HashMap<Endpoint, Pool>,
     vips: HashMap<IpAddr, Vip>,
     replies: HashMap<ServiceKey, Reply>,
     translated: Translated,
@@ -177,6 +192,8 @@ pub struct Tables {
 /// What the maps hold beside services, reals and virtual addresses.
 pub trait Source {
     fn room(&self) -> Room;
+    /// The address of the service of this number.
+    fn address(&self, id: u16) -> Address;
     fn chunk(&self, chunk: u32) -> maps::RingChunk;
     /// The published sequence of turns.
     fn turns(&self, id: u16) -> RingRef;
@@ -217,6 +234,29 @@ struct PoolTurns {
     loads: Vec<Load>,
     /// Turns taken by then; `None`: they were made anew since.
     taken: Option<u64>,
+}
+
+impl Endpoint {
+    /// As packets lead to it.
+    pub fn packed(&self) -> ServiceKey {
+        let address = Address::from(self.address);
+        let (address, family) = match address.to_v4() {
+            Some(address) => (address, ServiceKey::V4),
+            None => (address.fold(), ServiceKey::V6),
+        };
+        ServiceKey { address, port: self.port.to_be(), protocol: self.protocol, family }
+    }
+
+    /// None of an empty slot, and of one that no such endpoint has.
+    fn of(service: &Service, source: &impl Source) -> Option<Self> {
+        let ServiceKey { port, protocol, .. } = service.key;
+        if protocol == 0 || u32::from(service.id) >= maps::SERVICE_IDS {
+            return None;
+        }
+        let address = source.address(service.id).into();
+        let endpoint = Self { address, port: u16::from_be(port), protocol };
+        (endpoint.packed() == service.key).then_some(endpoint)
+    }
 }
 
 impl Pool {
@@ -269,8 +309,8 @@ impl Tables {
             let Some(ring) = Ring::read(place, end, |chunk| source.chunk(chunk), now) else {
                 continue;
             };
-            if service.key.protocol == 0
-                || !tables.ids.take(service.id.into(), 1)
+            let Some(key) = Endpoint::of(&service, source) else { continue };
+            if !tables.ids.take(service.id.into(), 1)
                 || !tables.ranges.take(service.reals_base, service.reals_len)
                 || !tables.chunks.take(place.chunk, ring.chunks().len() as u32)
             {
@@ -283,7 +323,7 @@ impl Tables {
                 hash: service.hash,
                 persistence: service.persistence.checked_sub(1).map(|bits| Persistence {
                     timeout: Duration::ZERO,
-                    prefix_len: bits.try_into().unwrap_or(32),
+                    prefix_len: bits.try_into().unwrap_or(u8::MAX),
                 }),
                 made_of: None,
                 chunk: place.chunk,
@@ -298,9 +338,9 @@ impl Tables {
             }
             for index in pool.range() {
                 let real = tables.reals[index as usize];
-                tables.translated.replace(&service.key, index, &Real::default(), &real);
+                tables.translated.replace(&key, index, &Real::default(), &real);
             }
-            tables.pools.insert(service.key, pool);
+            tables.pools.insert(key, pool);
         }
         tables.translated.doubt(tables.replies.keys());
         tables
@@ -316,14 +356,14 @@ impl Tables {
     }
 
     /// Index in `REALS` of a service's real server.
-    pub fn real_index(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Option<u32> {
+    pub fn real_index(&self, key: &Endpoint, address: IpAddr, port: u16) -> Option<u32> {
         let pool = self.pools.get(key)?;
         let position = self.members(pool).iter().position(|real| is(real, address, port))?;
         Some(pool.base + position as u32)
     }
 
     /// [`Real::state`] of a service's real server.
-    pub fn state(&self, key: &ServiceKey, address: Ipv4Addr, port: u16) -> Option<u8> {
+    pub fn state(&self, key: &Endpoint, address: IpAddr, port: u16) -> Option<u8> {
         self.real_index(key, address, port).map(|index| self.reals[index as usize].state)
     }
 
@@ -339,7 +379,7 @@ impl Tables {
         source: &impl Source,
         now: Duration,
     ) -> Result<Vec<Write>, PlanError> {
-        let wanted: HashSet<ServiceKey> = desired.services.iter().map(|s| s.key).collect();
+        let wanted: HashSet<Endpoint> = desired.services.iter().map(|s| s.key).collect();
         let gone = self.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
         let mut steps = self.change(&desired.services, gone, source, now)?;
         self.plan_vips(desired, &mut steps);
@@ -360,7 +400,7 @@ impl Tables {
     fn change(
         &mut self,
         services: &[DesiredService],
-        gone: Vec<ServiceKey>,
+        gone: Vec<Endpoint>,
         source: &impl Source,
         now: Duration,
     ) -> Result<Steps, PlanError> {
@@ -400,7 +440,7 @@ impl Tables {
         // A new or moved range of reals is published with its ring by the flip of the whole table; the ring
         // alone must not be, since its indexes count from the new range.
         if before == pool.range() {
-            if let Some(slot) = self.live_slot(&key).filter(|_| flips) {
+            if let Some(slot) = self.live_slot(&key, pool.id).filter(|_| flips) {
                 let ring = pool.ring_ref();
                 self.slots[slot].ring = ring.pack();
                 steps.publish.push(Write::ServiceRing { slot: slot as u32, ring });
@@ -411,7 +451,7 @@ impl Tables {
         self.pools.insert(key, pool);
     }
 
-    fn drop_pool(&mut self, key: &ServiceKey, steps: &mut Steps) {
+    fn drop_pool(&mut self, key: &Endpoint, steps: &mut Steps) {
         let Some(pool) = self.pools.remove(key) else { return };
         steps.freed.chunks.push((pool.chunk, pool.ring_chunks()));
         if let Some(turns) = &pool.turns {
@@ -422,7 +462,7 @@ impl Tables {
         self.clear(key, pool.range(), steps);
     }
 
-    fn clear(&mut self, key: &ServiceKey, range: std::ops::Range<u32>, steps: &mut Steps) {
+    fn clear(&mut self, key: &Endpoint, range: std::ops::Range<u32>, steps: &mut Steps) {
         for index in range {
             if self.put(key, index, Real::default()) {
                 steps.retire.push(Write::Real { index, real: Real::default() });
@@ -431,7 +471,7 @@ impl Tables {
     }
 
     /// False: it is so already.
-    fn put(&mut self, service: &ServiceKey, index: u32, real: Real) -> bool {
+    fn put(&mut self, service: &Endpoint, index: u32, real: Real) -> bool {
         let before = std::mem::replace(&mut self.reals[index as usize], real);
         self.translated.replace(service, index, &before, &real);
         before != real
@@ -462,8 +502,8 @@ fn takes_flows(real: &Real) -> bool {
     matches!(real.state, Real::ALIVE | Real::OVERLOADED)
 }
 
-fn is(real: &Real, address: Ipv4Addr, port: u16) -> bool {
-    real.address == u32::from_ne_bytes(address.octets()) && real.port == port.to_be()
+fn is(real: &Real, address: IpAddr, port: u16) -> bool {
+    real.address == address.into() && real.port == port.to_be()
 }
 
 #[cfg(test)]

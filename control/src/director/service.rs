@@ -3,23 +3,27 @@
 //! A real server is up while all its checks succeed. While the living ones weigh too little for the quorum, the
 //! sorry server stands for all of them. Without one, quorum is only told, and the living stay.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Instant};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
-use lvs_ebpf_common::{Service, ServiceKey};
+use lvs_ebpf_common::Service;
 
 use super::{course::Course, orders::Orders};
 use crate::{
     check::Weight,
     config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
-        plan::{DesiredReal, DesiredService, NextHop},
+        plan::{DesiredReal, DesiredService, Endpoint, NextHop},
         turns::Turns,
     },
 };
 
 pub struct ServiceState {
     pub config: VirtualServer,
-    pub key: ServiceKey,
+    pub key: Endpoint,
     pub reals: Vec<RealState>,
     has_quorum: bool,
 }
@@ -58,7 +62,7 @@ impl ServiceState {
     pub fn new(
         config: VirtualServer,
         orders: &Orders,
-        was_up: impl Fn(&ServiceKey, &RealServer) -> Option<bool>,
+        was_up: impl Fn(&Endpoint, &RealServer) -> Option<bool>,
     ) -> Self {
         let key = key(&config);
         let name = name(&config);
@@ -114,7 +118,7 @@ impl ServiceState {
 
     /// The sorry server, while it stands for the real servers. It does not while nobody knows where its frames
     /// would go: then a few living real servers are better than none.
-    pub fn sorry(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> Option<&SorryServer> {
+    pub fn sorry(&self, next_hop: impl Fn(IpAddr) -> Option<NextHop>) -> Option<&SorryServer> {
         self.config
             .sorry
             .as_ref()
@@ -138,7 +142,7 @@ impl ServiceState {
         self.reals.iter().any(|real| real.course.is_moving(real.config.pace))
     }
 
-    pub fn desired(&self, next_hop: impl Fn(Ipv4Addr) -> Option<NextHop>) -> DesiredService {
+    pub fn desired(&self, next_hop: impl Fn(IpAddr) -> Option<NextHop>) -> DesiredService {
         let sorry = self.sorry(&next_hop).is_some();
         let reals = self.reals.iter().map(|real| DesiredReal {
             address: real.config.address,
@@ -184,7 +188,7 @@ impl RealState {
         real_name(&self.config)
     }
 
-    fn place(&self) -> (Ipv4Addr, u16) {
+    fn place(&self) -> (IpAddr, u16) {
         (self.config.address, self.config.port)
     }
 
@@ -228,24 +232,23 @@ fn way(forwarding: Forwarding, hop: Option<NextHop>) -> Option<NextHop> {
     hop.filter(|hop| forwarding == Forwarding::Direct || hop.source.is_some() || hop.is_local())
 }
 
-fn key(service: &VirtualServer) -> ServiceKey {
-    ServiceKey {
-        address: u32::from_ne_bytes(service.address.octets()),
-        port: service.port.to_be(),
+fn key(service: &VirtualServer) -> Endpoint {
+    Endpoint {
+        address: service.address,
+        port: service.port,
         protocol: match service.protocol {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
         },
-        _pad: 0,
     }
 }
 
 fn name(service: &VirtualServer) -> String {
-    format!("{}:{}:{}", protocol(service), service.address, service.port)
+    format!("{}:{}", protocol(service), SocketAddr::new(service.address, service.port))
 }
 
 fn real_name(real: &RealServer) -> String {
-    format!("{}:{}", real.address, real.port)
+    SocketAddr::new(real.address, real.port).to_string()
 }
 
 fn protocol(service: &VirtualServer) -> &'static str {

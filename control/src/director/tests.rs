@@ -8,7 +8,7 @@ use crate::config::model::{
 };
 
 const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3, source: None, mtu: 1500 };
-const SORRY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
+const SORRY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 77, 0, 99));
 
 fn real(last: u8, checks: usize) -> RealServer {
     let second = Duration::from_secs(1);
@@ -21,7 +21,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         rise: 1,
         fall: None,
     };
-    let address = Ipv4Addr::new(10, 77, 0, last);
+    let address = IpAddr::from([10, 77, 0, last]);
     let check = Check {
         kind: CheckKind::Tcp,
         address: address.into(),
@@ -53,7 +53,7 @@ fn alpha(last: u8) -> RealServer {
 
 fn service(reals: Vec<RealServer>) -> VirtualServer {
     VirtualServer {
-        address: Ipv4Addr::new(10, 77, 0, 100),
+        address: [10, 77, 0, 100].into(),
         port: 80,
         protocol: Protocol::Tcp,
         scheduler: Scheduler::Wlc,
@@ -117,8 +117,9 @@ fn a_real_is_in_the_pool_only_while_all_its_checks_succeed() {
 #[test]
 fn a_real_that_was_out_before_a_restart_stays_out_until_a_check_succeeds() {
     let config = Config { services: vec![service(vec![real(1, 1), real(2, 1)])], ..Config::default() };
-    let mut director =
-        Director::new(&config, Vec::new(), Orders::default(), |_, real| Some(real.address.octets()[3] != 2));
+    let mut director = Director::new(&config, Vec::new(), Orders::default(), |_, real| {
+        Some(real.address != IpAddr::from([10, 77, 0, 2]))
+    });
     assert_eq!(weights(&director), [3, 0]);
     assert_eq!(director.targets().iter().map(|target| target.up).collect::<Vec<_>>(), [true, false]);
     up(&mut director, 1);
@@ -143,7 +144,7 @@ fn a_restart_does_not_take_a_real_with_alpha_out() {
 #[test]
 fn a_next_hop_once_known_is_kept_when_the_kernel_forgets_it() {
     let mut director = direct(service(vec![real(1, 0)]));
-    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 1), HOP)].into());
+    director.on_next_hops([(IpAddr::from([10, 77, 0, 1]), HOP)].into());
     director.on_next_hops(HashMap::new());
     assert_eq!(director.desired().services[0].reals[0].next_hop, Some(HOP));
 }
@@ -370,13 +371,13 @@ fn a_tunnel_without_an_address_to_come_from_leads_nowhere() {
     let tunnelled = RealServer { forwarding: ipip, ..real(1, 0) };
     let sorry = Some(SorryServer { address: SORRY, port: 80, forwarding: ipip, inhibit: false });
     let mut director = direct(VirtualServer { sorry, ..service(vec![tunnelled, real(2, 1)]) });
-    let addresses = [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2), SORRY];
+    let addresses = [[10, 77, 0, 1].into(), [10, 77, 0, 2].into(), SORRY];
     let ways = |director: &Director| -> Vec<bool> {
         director.desired().services[0].reals.iter().map(|real| real.next_hop.is_some()).collect()
     };
     director.on_next_hops(addresses.map(|address| (address, HOP)).into());
     assert_eq!(ways(&director), [false, true, false]);
-    let hop = NextHop { source: Some(Ipv4Addr::new(10, 77, 0, 254)), ..HOP };
+    let hop = NextHop { source: Some([10, 77, 0, 254].into()), ..HOP };
     director.on_next_hops(addresses.map(|address| (address, hop)).into());
     assert_eq!(ways(&director), [true; 3]);
     director.on_next_hops([(addresses[0], NextHop::LOCAL)].into());
@@ -550,11 +551,11 @@ fn only_services_whose_packets_would_meet_something_else_are_touched() {
     let mut director = Director::new(&config, Vec::new(), Orders::default(), |_, _| None);
     let touched = |director: &mut Director| {
         director.advance(Instant::now());
-        director.take_touched().iter().map(|it| u16::from_be(it.key.port)).collect::<Vec<_>>()
+        director.take_touched().iter().map(|it| it.key.port).collect::<Vec<_>>()
     };
-    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 2), HOP)].into());
+    director.on_next_hops([(IpAddr::from([10, 77, 0, 2]), HOP)].into());
     assert_eq!(touched(&mut director), [81]);
-    director.on_next_hops([(Ipv4Addr::new(10, 77, 0, 2), HOP)].into());
+    director.on_next_hops([(IpAddr::from([10, 77, 0, 2]), HOP)].into());
     assert!(touched(&mut director).is_empty(), "it is known");
     director.on_next_hops([(SORRY, HOP)].into());
     assert_eq!(touched(&mut director), [80]);

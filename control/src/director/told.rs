@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lvs_ebpf_common::ServiceKey;
-
 use super::{Server, ServiceState, server};
+use crate::dataplane::plan::Endpoint;
 
 /// One real server, or a service's quorum, came or went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub struct News {
 pub struct Told {
     /// `None`: with alpha, and not tried yet.
     reals: HashMap<Server, Option<bool>>,
-    quorums: HashMap<ServiceKey, bool>,
+    quorums: HashMap<Endpoint, bool>,
 }
 
 impl Told {

@@ -2,10 +2,8 @@ use super::{ways::next_hops, *};
 use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Rules, Version, Vrid};
 use crate::netlink::Address;
 
-const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
-const OWN_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const VIP: IpAddr = IpAddr::V4(VIP_V4);
-const OWN: IpAddr = IpAddr::V4(OWN_V4);
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100));
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
 
 fn config(source: Option<IpAddr>) -> Config {
     let instance = VrrpInstance {
@@ -189,7 +187,7 @@ fn an_interface_that_came_back_as_another_is_noticed_and_a_link_that_went_down_i
 #[test]
 fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
     let instances = [located(&snapshot(&[OWN], true))];
-    let (near, far) = (Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 88, 0, 11));
+    let (near, far) = (IpAddr::from([10, 77, 0, 11]), IpAddr::from([10, 88, 0, 11]));
     let route = |ifindex, next_hop| Route { ifindex, next_hop, local: false, source: None, mtu: None };
     let routes = [(near, route(3, near)), (far, route(4, far))].into();
     assert_eq!(isolated(&instances, &[Some(Some(FaultCause::LinkDown))], &routes), [near].into());
@@ -198,7 +196,7 @@ fn reals_behind_a_faulty_instance_are_isolated_and_no_others() {
 
 #[test]
 fn a_next_hop_needs_a_neighbour() {
-    let real = Ipv4Addr::new(10, 77, 0, 11);
+    let real = IpAddr::from([10, 77, 0, 11]);
     let mut snapshot = snapshot(&[OWN], true);
     let route = Route { ifindex: 3, next_hop: real, local: false, source: None, mtu: None };
     assert!(next_hops(&config(None), &[(real, route)].into(), &snapshot).is_empty());
@@ -209,14 +207,25 @@ fn a_next_hop_needs_a_neighbour() {
 
 #[test]
 fn a_real_server_on_this_node_needs_no_neighbour() {
-    let route = Route { ifindex: 1, next_hop: OWN_V4, local: true, source: None, mtu: None };
-    let hops = next_hops(&config(None), &[(OWN_V4, route)].into(), &snapshot(&[OWN], true));
-    assert!(hops[&OWN_V4].is_local());
+    let route = Route { ifindex: 1, next_hop: OWN, local: true, source: None, mtu: None };
+    let hops = next_hops(&config(None), &[(OWN, route)].into(), &snapshot(&[OWN], true));
+    assert!(hops[&OWN].is_local());
+}
+
+#[test]
+fn the_way_to_a_real_server_of_ipv6_comes_from_an_address_of_ipv6_that_is_not_of_the_link() {
+    let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
+    let (real, own) = (v6("2001:db8::11"), v6("2001:db8::1"));
+    let mut snapshot = snapshot(&[OWN, v6("fe80::1"), own], true);
+    snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+    let route = Route { ifindex: 3, next_hop: real, local: false, source: None, mtu: None };
+    let hop = next_hops(&config(None), &[(real, route)].into(), &snapshot)[&real];
+    assert_eq!((hop.mac, hop.source), ([2, 0, 0, 0, 0, 9], Some(own)));
 }
 
 #[test]
 fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
-    let real = Ipv4Addr::new(10, 77, 0, 11);
+    let real = IpAddr::from([10, 77, 0, 11]);
     let mut snapshot = snapshot(&[VIP, OWN], true);
     snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
     let hop = |source, mtu, snapshot: &Snapshot| {
@@ -224,13 +233,13 @@ fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
         let hop = next_hops(&config(None), &[(real, route)].into(), snapshot)[&real];
         (hop.source, hop.mtu)
     };
-    let elsewhere = Ipv4Addr::new(10, 88, 0, 1);
+    let elsewhere = IpAddr::from([10, 88, 0, 1]);
     assert_eq!(hop(Some(elsewhere), None, &snapshot), (Some(elsewhere), 1500));
-    assert_eq!(hop(Some(VIP_V4), Some(1400), &snapshot), (Some(OWN_V4), 1400));
+    assert_eq!(hop(Some(VIP), Some(1400), &snapshot), (Some(OWN), 1400));
     snapshot.links[0].mtu = 65_536;
-    assert_eq!(hop(None, None, &snapshot), (Some(OWN_V4), u16::MAX));
+    assert_eq!(hop(None, None, &snapshot), (Some(OWN), u16::MAX));
     snapshot.addresses.pop();
-    assert_eq!(hop(Some(VIP_V4), Some(9000), &snapshot), (None, 9000));
+    assert_eq!(hop(Some(VIP), Some(9000), &snapshot), (None, 9000));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use futures_util::{StreamExt as _, stream};
@@ -19,10 +19,10 @@ const AT_ONCE: usize = 64;
 
 /// The kernel's routes to real servers.
 pub async fn routes(
-    reals: impl IntoIterator<Item = Ipv4Addr>,
+    reals: impl IntoIterator<Item = IpAddr>,
     netlink: &Netlink,
-) -> Result<HashMap<Ipv4Addr, Route>, HostError> {
-    let reals: HashSet<Ipv4Addr> = reals.into_iter().collect();
+) -> Result<HashMap<IpAddr, Route>, HostError> {
+    let reals: HashSet<IpAddr> = reals.into_iter().collect();
     let mut routes = HashMap::with_capacity(reals.len());
     let ask = |real| async move { (real, netlink.route(real).await) };
     let mut answers = stream::iter(reals).map(ask).buffer_unordered(AT_ONCE);
@@ -38,33 +38,35 @@ pub async fn routes(
 }
 
 /// All that packets of the services may be sent to.
-pub fn destinations(config: &Config) -> impl Iterator<Item = Ipv4Addr> {
+pub fn destinations(config: &Config) -> impl Iterator<Item = IpAddr> {
     config.services.iter().flat_map(VirtualServer::destinations)
 }
 
 /// Next hops of the real servers whose neighbour is known.
 pub fn next_hops(
     config: &Config,
-    routes: &HashMap<Ipv4Addr, Route>,
+    routes: &HashMap<IpAddr, Route>,
     snapshot: &Snapshot,
-) -> HashMap<Ipv4Addr, NextHop> {
+) -> HashMap<IpAddr, NextHop> {
     let virtual_addresses = virtual_addresses(config);
-    let resolve = |(real, route): (&Ipv4Addr, &Route)| {
+    let resolve = |(real, route): (&IpAddr, &Route)| {
         if route.local {
             return Some((*real, NextHop::LOCAL));
         }
         let link = snapshot.link_at(route.ifindex)?;
         let mac = *snapshot.neighbours.get(&(route.ifindex, route.next_hop))?;
         // A real server has the virtual addresses as its own, and takes nothing that comes from there.
-        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex);
-        let on_link = on_link.filter_map(|a| match a.address {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
+        let on_link = snapshot.addresses.iter().filter(|a| a.ifindex == route.ifindex).map(|a| a.address);
         let mut sources = route.source.into_iter().chain(on_link);
-        let source = sources.find(|a| !virtual_addresses.contains(&IpAddr::V4(*a)));
+        let source =
+            sources.find(|a| a.is_ipv4() == real.is_ipv4() && is_wide(*a) && !virtual_addresses.contains(a));
         let mtu = route.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu)).try_into().unwrap_or(u16::MAX);
         Some((*real, NextHop { mac, source_mac: link.mac, ifindex: route.ifindex, source, mtu }))
     };
     routes.iter().filter_map(resolve).collect()
+}
+
+/// Of use beyond its link.
+fn is_wide(address: IpAddr) -> bool {
+    !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

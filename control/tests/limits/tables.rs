@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     env, fs,
-    net::Ipv4Addr,
+    net::IpAddr,
     process, thread,
     time::{Duration, Instant},
 };
@@ -58,7 +58,7 @@ fn measure(services: u32, reals: u32) -> Result<Value> {
     let room = Room::of(&config.services);
     let mut dataplane = Dataplane::open(&folder, false, room)?;
     let before = used();
-    let hops: HashMap<Ipv4Addr, NextHop> =
+    let hops: HashMap<IpAddr, NextHop> =
         config.services.iter().flat_map(|service| service.destinations()).map(|it| (it, HOP)).collect();
     let mut director = Director::new(&config, Vec::new(), Orders::default(), |_, _| None);
     director.on_next_hops(hops);

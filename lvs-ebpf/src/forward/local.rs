@@ -4,9 +4,11 @@
 //! them and send them on, perhaps back, and again: nothing counts down in such a packet.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::Real;
+use lvs_ebpf_common::{Real, Vip};
 
 use crate::{
+    ip::Ip as _,
+    ipv6::Ipv6,
     packet::Packet,
     parse::{Ethernet, Ipv4, Mac},
     vip,
@@ -16,18 +18,28 @@ use crate::{
 /// is who sent it.
 #[inline(never)]
 pub fn is_meant(ctx: &XdpContext, real: &Real) -> bool {
-    decide(ctx, real).unwrap_or(true)
+    decide(ctx, real, |frame| Some(Ipv4::parse(frame).ok()?.vip())).unwrap_or(true)
+}
+
+/// As [`is_meant`].
+#[inline(never)]
+pub fn is_meant6(ctx: &XdpContext, real: &Real) -> bool {
+    decide(ctx, real, |frame| Some(Ipv6::parse(frame).ok()?.vip())).unwrap_or(true)
 }
 
 #[inline(always)]
-fn decide(ctx: &XdpContext, real: &Real) -> Option<bool> {
+fn decide(
+    ctx: &XdpContext,
+    real: &Real,
+    vip: impl FnOnce(Packet) -> Option<Option<&'static Vip>>,
+) -> Option<bool> {
     let frame = Packet::of_context(ctx);
     let ethernet: Ethernet = frame.read(0)?;
     if ethernet.source.is(Mac::from(real.mac)) {
         return Some(true);
     }
     // Nobody is master of an address that no VRRP instance has.
-    let Some(vip) = vip::find(Ipv4::parse(frame).ok()?.header.destination) else { return Some(false) };
+    let Some(vip) = vip(frame)? else { return Some(false) };
     let (until, now) = vip::lease(vip)?;
     Some(until <= now)
 }

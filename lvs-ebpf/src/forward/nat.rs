@@ -32,6 +32,7 @@ use super::refusal;
 use crate::{
     checksum,
     icmp_error::About,
+    ip::Ip as _,
     maps::{CLIENTS, NAT_FLOWS, REALS, REPLIES, WANTED},
     packet::Packet,
     parse::{ACK, Ethernet, Ipv4, Ipv4Header, Mac, Ports, SYN, check_tcp, check_udp, tcp_flags},
@@ -59,14 +60,15 @@ pub fn to_real(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
     if ip.total_len() > real.mtu {
         return Err(refusal::too_big(ctx, ethernet, &ip, real.mtu, ip.header.destination));
     }
+    let address = real.address.to_v4().ok_or(Outcome::BadTable)?;
     if !ip.is_first_fragment() {
         // Its packet's ports and checksum are in the first one.
-        let header = Ipv4Header { destination: real.address, ..ip.header };
+        let header = Ipv4Header { destination: address, ..ip.header };
         let header = one_hop_further(&ip.header, header);
         return frame.write(Ethernet::LEN, header).ok_or(Outcome::TruncatedHeader);
     }
     let ports = Ports::parse(&ip).ok_or(Outcome::TruncatedHeader)?;
-    let to = Face { address: real.address, port: port_of(real, ports.destination), _pad: 0 };
+    let to = Face { address, port: port_of(real, ports.destination), _pad: 0 };
     let flow = NatFlow {
         client: ip.header.source,
         real: to.address,
@@ -95,8 +97,9 @@ fn error_to_real(frame: Packet, ip: &Ipv4, real: &Real) -> Result<(), Outcome> {
     if ip.header.ttl <= 1 {
         return Err(Outcome::TtlEnded);
     }
-    let header = Ipv4Header { destination: real.address, ..ip.header };
-    let inner = Ipv4Header { source: real.address, ..about.header };
+    let address = real.address.to_v4().ok_or(Outcome::BadTable)?;
+    let header = Ipv4Header { destination: address, ..ip.header };
+    let inner = Ipv4Header { source: address, ..about.header };
     let ports = Ports { source: port_of(real, about.ports.source), ..about.ports };
     translate_error(frame, ip, header, &about, inner, ports).ok_or(Outcome::TruncatedHeader)
 }
@@ -216,14 +219,15 @@ fn try_reply(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     if face.is_none() {
         return Err(Outcome::UnknownNatFlow);
     }
+    let own = real.source.to_v4().ok_or(Outcome::BadTable)?;
     if ip.header.ttl <= 1 {
-        return Err(refusal::time_exceeded(ctx, ethernet, &ip, real.source));
+        return Err(refusal::time_exceeded(ctx, ethernet, &ip, own));
     }
     let hop = match way {
         Way::Open(hop) => hop,
-        Way::Narrow(mtu) => return Err(refusal::too_big(ctx, ethernet, &ip, mtu, real.source)),
+        Way::Narrow(mtu) => return Err(refusal::too_big(ctx, ethernet, &ip, mtu, own)),
     };
-    veth::complete_checksum(ctx);
+    veth::complete_checksum::<Ipv4>(ctx);
     let header = Ipv4Header { source: from.address, ..ip.header };
     translate(frame, &ip, header, ports, Ports { source: from.port, ..ports })
         .ok_or(Outcome::TruncatedHeader)?;
@@ -252,7 +256,7 @@ fn send(ctx: &XdpContext, frame: Packet, ethernet: Ethernet, hop: LastHop) -> Re
 
 #[inline(always)]
 fn of_real(address: u32, port: u16, protocol: u8) -> Option<Reply> {
-    let key = ServiceKey { address, port, protocol, _pad: 0 };
+    let key = ServiceKey { address, port, protocol, family: ServiceKey::V4 };
     // SAFETY: any integers make a Reply, and the copy does not outlive the element's memory.
     match unsafe { REPLIES.get(key) } {
         // SAFETY: as above.

@@ -102,7 +102,7 @@ fn wrap<T: IntoBytes + Immutable>(
     header: T,
 ) -> Result<(), Outcome> {
     let room = OUTER + size_of::<T>();
-    let outer = outer(&ip.header, ip.total_len().wrapping_add(room as u16), real, protocol);
+    let outer = outer(&ip.header, ip.total_len().wrapping_add(room as u16), real, protocol)?;
     let frame = Packet::grown(ctx, room).ok_or(Outcome::NoHeadroom)?;
     frame.write(Ethernet::LEN - size_of::<u16>(), IPV4).ok_or(Outcome::TruncatedHeader)?;
     frame.write(Ethernet::LEN, outer).ok_or(Outcome::TruncatedHeader)?;
@@ -110,8 +110,11 @@ fn wrap<T: IntoBytes + Immutable>(
 }
 
 #[inline(always)]
-fn outer(inner: &Ipv4Header, total_len: u16, real: &Real, protocol: u8) -> Ipv4Header {
-    Ipv4Header {
+fn outer(inner: &Ipv4Header, total_len: u16, real: &Real, protocol: u8) -> Result<Ipv4Header, Outcome> {
+    let (Some(source), Some(destination)) = (real.source.to_v4(), real.address.to_v4()) else {
+        return Err(Outcome::BadTable);
+    };
+    let header = Ipv4Header {
         version_ihl: Ipv4Header::VERSION_IHL,
         // RFC 2003 3.1 for DSCP, RFC 6040 4.1 (normal mode) for ECN.
         tos: inner.tos,
@@ -122,10 +125,10 @@ fn outer(inner: &Ipv4Header, total_len: u16, real: &Real, protocol: u8) -> Ipv4H
         ttl: TTL,
         protocol,
         checksum: 0,
-        source: real.source,
-        destination: real.address,
-    }
-    .with_checksum()
+        source,
+        destination,
+    };
+    Ok(header.with_checksum())
 }
 
 /// RFC 6864 4: of no meaning with DF, else not to be met again soon between the same two hosts. The client's own number

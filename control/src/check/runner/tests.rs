@@ -21,7 +21,7 @@ use crate::{
 const LONG: Duration = Duration::from_secs(30);
 
 struct Bench {
-    isolated: watch::Sender<HashSet<Ipv4Addr>>,
+    isolated: watch::Sender<HashSet<IpAddr>>,
     held: watch::Sender<HashSet<IpAddr>>,
     here: Here,
     runner: Runner,
@@ -47,7 +47,7 @@ impl Bench {
 }
 
 /// One that is not cut off and has no address that a check depends on.
-fn host() -> (watch::Sender<HashSet<Ipv4Addr>>, watch::Sender<HashSet<IpAddr>>, Here) {
+fn host() -> (watch::Sender<HashSet<IpAddr>>, watch::Sender<HashSet<IpAddr>>, Here) {
     let (cut, isolated) = channel(HashSet::new());
     let (have, held) = channel(HashSet::new());
     (cut, have, Here { isolated, held, next_hops: channel(HashMap::new()).1 })
@@ -66,7 +66,7 @@ fn http_check_of(address: SocketAddr) -> Check {
         digest: None,
         search: None,
         host: "www".into(),
-        server_name: IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
+        server_name: IpAddr::from([127, 0, 0, 1]).into(),
     };
     let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls: None };
     Check { kind: CheckKind::Http(http), ..check_of(address) }
@@ -99,7 +99,7 @@ async fn a_director_that_is_cut_off_blames_no_real_server() {
     let mut bench = Bench::start([check_of(address)], 8);
     assert!(bench.verdict().await.up);
 
-    bench.isolated.send_replace([Ipv4Addr::LOCALHOST].into());
+    bench.isolated.send_replace([[127, 0, 0, 1].into()].into());
     drop(server);
     sleep(Duration::from_millis(500)).await;
     assert!(bench.verdicts.is_empty(), "cut off, no verdict");

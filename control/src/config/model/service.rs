@@ -82,7 +82,7 @@ impl Forwarding {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct VirtualServer {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub protocol: Protocol,
     pub scheduler: Scheduler,
@@ -107,12 +107,12 @@ pub struct VirtualServer {
 
 impl VirtualServer {
     /// All that its packets may be sent to.
-    pub fn destinations(&self) -> impl Iterator<Item = Ipv4Addr> {
+    pub fn destinations(&self) -> impl Iterator<Item = IpAddr> {
         self.ways().map(|(address, _)| address)
     }
 
     /// The same, and how they get there.
-    pub fn ways(&self) -> impl Iterator<Item = (Ipv4Addr, Forwarding)> {
+    pub fn ways(&self) -> impl Iterator<Item = (IpAddr, Forwarding)> {
         let sorry = self.sorry.iter().map(|sorry| (sorry.address, sorry.forwarding));
         self.reals.iter().map(|real| (real.address, real.forwarding)).chain(sorry)
     }
@@ -123,7 +123,7 @@ impl VirtualServer {
 pub struct Persistence {
     /// After so long a silence it is a new client.
     pub timeout: Duration,
-    /// Clients whose addresses begin with the same bits are one: 1 to 32.
+    /// Clients whose addresses begin with the same bits are one: 1 to 32, or to 128 over IPv6.
     pub prefix_len: u8,
 }
 
@@ -143,7 +143,7 @@ impl Default for Quorum {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct SorryServer {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub forwarding: Forwarding,
     /// `sorry_server_inhibit`: the connections it has may end there.
@@ -161,7 +161,7 @@ pub struct Pace {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct RealServer {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
     pub forwarding: Forwarding,
     /// 0 = quiesced: no new flows.

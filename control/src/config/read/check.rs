@@ -5,7 +5,7 @@ mod http;
 mod misc;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -23,9 +23,9 @@ const HELO: &str = "lvsd.localdomain";
 
 /// Whose checkers they are.
 pub(super) struct Checked {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub port: u16,
-    pub vip: Option<Ipv4Addr>,
+    pub vip: Option<IpAddr>,
     pub forwarding: Option<Forwarding>,
     pub ha_suspend: bool,
 }
@@ -44,7 +44,7 @@ impl Reader<'_> {
         let block = item.keyword.opens?;
         let items = self.items(block, item.body());
         self.extra(item, &item.statement.arguments);
-        let address = self.one(&items, "connect_ip", value::host).unwrap_or(IpAddr::V4(real.address));
+        let address = self.one(&items, "connect_ip", value::host).unwrap_or(real.address);
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port);
         let asks_a_port = !matches!(block, Block::PingCheck | Block::MiscCheck | Block::FileCheck);
         if port == 0 && asks_a_port && !real.address.is_unspecified() && items.lacks("connect_port") {
@@ -74,7 +74,7 @@ impl Reader<'_> {
             _ => None,
         };
         let on_vip = self.on_vip(&items, kind.as_ref(), real, outer);
-        let only_with = real.vip.filter(|_| real.ha_suspend).map(IpAddr::V4);
+        let only_with = real.vip.filter(|_| real.ha_suspend);
         let timing = self.timing(&items, block, &inherited);
         let source = self.source_of_check(&items, address);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
@@ -91,6 +91,7 @@ impl Reader<'_> {
     ) -> Option<OnVip> {
         let wanted = self.switch(items, "check_vip").or(outer.check_vip).unwrap_or(false);
         if let Some(span) = items.span("check_vip").filter(|_| wanted) {
+            self.check_vip_with(real.vip, span);
             if real.forwarding == Some(Forwarding::Nat) {
                 self.check_vip_with_nat(span);
             }
@@ -108,8 +109,15 @@ impl Reader<'_> {
             | CheckKind::Dns(_)
             | CheckKind::Udp(_) => {
                 let forwarding = real.forwarding.filter(|forwarding| *forwarding != Forwarding::Nat)?;
-                Some(OnVip { address: real.vip?, real: real.address, forwarding })
+                let (IpAddr::V4(address), IpAddr::V4(real)) = (real.vip?, real.address) else { return None };
+                Some(OnVip { address, real, forwarding })
             }
+        }
+    }
+
+    pub(super) fn check_vip_with(&mut self, vip: Option<IpAddr>, span: Span) {
+        if vip.is_some_and(|vip| vip.is_ipv6()) {
+            self.error(Class::Unsupported, span, "check_vip is not supported for IPv6 yet");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a virtual_server_group says: the addresses that one virtual_server stands for.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::{Item, Reader, service::server, value, value::Wrong};
 use crate::config::{
@@ -12,7 +12,7 @@ use crate::config::{
 /// Each address is a service of its own, with its own checks.
 const MOST: usize = 256;
 
-pub(super) type Endpoints = Vec<(Ipv4Addr, u16)>;
+pub(super) type Endpoints = Vec<(IpAddr, u16)>;
 
 impl Reader<'_> {
     pub fn server_group(&mut self, item: Item<'_>) {
@@ -44,7 +44,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `ADDRESS [PORT]` or `A.B.C.D-E [PORT]`.
+    /// `ADDRESS [PORT]`, `A.B.C.D-E [PORT]` or, by hexadecimal digits, `A:B::C-D [PORT]`.
     fn group_entry(&mut self, item: Item<'_>, entry: &Statement<'_>) -> Option<Endpoints> {
         if entry.word.text == "fwmark" {
             let message = "fwmark: XDP sees packets before any firewall could have marked them";
@@ -62,8 +62,7 @@ impl Reader<'_> {
                 self.word("virtual_server_group", port, value::service_port)?
             }
         };
-        let (first, last) = range?;
-        Some((u32::from(first)..=u32::from(last)).map(|address| (address.into(), port)).collect())
+        Some(range?.into_iter().map(|address| (address, port)).collect())
     }
 
     /// What `virtual_server group NAME` stands for.
@@ -81,19 +80,27 @@ impl Reader<'_> {
     }
 }
 
-/// An address, or several that differ in their last byte.
-fn range(word: &str) -> value::Value<(Ipv4Addr, Ipv4Addr)> {
+/// An address, or several that differ in their last byte; over IPv6 in their last two.
+fn range(word: &str) -> value::Value<Vec<IpAddr>> {
     let Some((first, last)) = word.split_once('-') else {
         if word.contains('/') {
             return Err(Wrong::unsupported("a subnet is not supported yet").help("write A.B.C.D-E"));
         }
-        let address = server(word)?;
-        return Ok((address, address));
+        return Ok(vec![server(word)?]);
     };
-    let first = server(first)?;
-    let [a, b, c, d] = first.octets();
-    match last.parse::<u8>() {
-        Ok(last) if last >= d => Ok((first, [a, b, c, last].into())),
-        _ => Err(Wrong::new(format!("{} is no last byte in {d} to 255", quote(last)))),
+    let wrong = |what: String| Wrong::new(format!("{} is no {what}", quote(last)));
+    match server(first)? {
+        IpAddr::V4(first) => {
+            let [a, b, c, d] = first.octets();
+            let last = last.parse::<u8>().ok().filter(|last| *last >= d);
+            let last = last.ok_or_else(|| wrong(format!("last byte in {d} to 255")))?;
+            Ok((d..=last).map(|d| IpAddr::from([a, b, c, d])).collect())
+        }
+        IpAddr::V6(first) => {
+            let [a, b, c, d, e, f, g, h] = first.segments();
+            let last = u16::from_str_radix(last, 16).ok().filter(|last| *last >= h);
+            let last = last.ok_or_else(|| wrong(format!("hexadecimal number in {h:x} to ffff")))?;
+            Ok((h..=last).map(|h| IpAddr::from([a, b, c, d, e, f, g, h])).collect())
+        }
     }
 }

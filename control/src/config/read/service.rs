@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -16,8 +16,8 @@ use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
     model::{
-        Forwarding, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer, Timeouts,
-        VirtualServer,
+        Family, Forwarding, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer,
+        Timeouts, VirtualServer,
     },
     source::Span,
 };
@@ -45,9 +45,8 @@ pub(super) struct Inherited {
 
 /// What a virtual_server hands to its real servers.
 struct Outer {
-    address: Option<Ipv4Addr>,
+    endpoint: Option<(IpAddr, u16)>,
     ha_suspend: bool,
-    port: Option<u16>,
     forwarding: Option<Forwarding>,
     weight: u16,
     inhibit_on_failure: bool,
@@ -84,7 +83,7 @@ impl Reader<'_> {
         read.into_iter().map(|service| (span, service)).collect()
     }
 
-    fn service(&mut self, item: Item<'_>, endpoint: Option<(Ipv4Addr, u16)>) -> Option<VirtualServer> {
+    fn service(&mut self, item: Item<'_>, endpoint: Option<(IpAddr, u16)>) -> Option<VirtualServer> {
         let items = self.items(Block::VirtualServer, item.body());
         let protocol = self.protocol(&items, item);
         let scheduler = self.scheduler(&items);
@@ -93,9 +92,8 @@ impl Reader<'_> {
         let forwarding = self.forwarding(&items, item);
         let resets_dead = self.resets_dead(&items, protocol);
         let outer = Outer {
-            address: endpoint.map(|(address, _)| address),
+            endpoint,
             ha_suspend: self.flag(&items, "ha_suspend"),
-            port: endpoint.map(|(_, port)| port),
             forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
             inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
@@ -107,6 +105,9 @@ impl Reader<'_> {
             },
         };
         let reals = self.reals(&items, item, &outer);
+        if let (Some(span), Some(true)) = (items.span("check_vip"), outer.inherited.check_vip) {
+            self.check_vip_with(endpoint.map(|(address, _)| address), span);
+        }
         if let Some(span) = items.span("check_vip")
             && !reals.is_empty()
             && reals.iter().all(|real| real.forwarding == Forwarding::Nat)
@@ -114,9 +115,10 @@ impl Reader<'_> {
             self.check_vip_with_nat(span);
         }
         let sorry = self.sorry(&items, &outer, &reals);
-        let persistence = self.persistence(&items).or_else(|| {
-            let is_needed = outer.port == Some(0);
-            is_needed.then(|| self.forced_persistence(item))
+        let family = endpoint.map(|(address, _)| Family::of(address));
+        let persistence = self.persistence(&items, family).or_else(|| {
+            let is_needed = endpoint.is_some_and(|(_, port)| port == 0);
+            is_needed.then(|| self.forced_persistence(item, family))
         });
         let quorum = self.quorum(&items, &reals);
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
@@ -140,7 +142,7 @@ impl Reader<'_> {
         })
     }
 
-    fn service_endpoint(&mut self, item: Item<'_>) -> Option<(Ipv4Addr, u16)> {
+    fn service_endpoint(&mut self, item: Item<'_>) -> Option<(IpAddr, u16)> {
         let span = item.statement.span();
         match item.statement.arguments.as_slice() {
             [] => {
@@ -248,14 +250,14 @@ impl Reader<'_> {
     }
 
     /// What a service of all ports has at least: whoever uses several of them, as FTP does, is to stay together.
-    fn forced_persistence(&mut self, item: Item<'_>) -> Persistence {
+    fn forced_persistence(&mut self, item: Item<'_>, family: Option<Family>) -> Persistence {
         let seconds = DEFAULT_PERSISTENCE.as_secs();
         let message = format!(
             "virtual_server without a port: its clients are persistent for {seconds} s, as in keepalived"
         );
         let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
         self.reports.push(report.help(format!("write `persistence_timeout {seconds}` if that is meant")));
-        Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: 32 }
+        Persistence { timeout: DEFAULT_PERSISTENCE, prefix_len: family.unwrap_or(Family::V6).bits() }
     }
 
     fn one_packet(&mut self, items: &Items<'_>, protocol: Option<Protocol>) -> bool {
@@ -287,9 +289,11 @@ impl Reader<'_> {
         resets
     }
 
-    fn persistence(&mut self, items: &Items<'_>) -> Option<Persistence> {
+    /// `family`: where it is known.
+    fn persistence(&mut self, items: &Items<'_>, family: Option<Family>) -> Option<Persistence> {
         const MONTH: u32 = 31 * 86_400;
-        let prefix_len = self.one(items, "persistence_granularity", granularity);
+        let bits = family.unwrap_or(Family::V6).bits();
+        let prefix_len = self.one(items, "persistence_granularity", granularity(bits));
         let seconds = |word: &str| value::number(1..=MONTH)(word);
         let timeout = match items.last("persistence_timeout") {
             None => prefix_len.map(|_| DEFAULT_PERSISTENCE),
@@ -304,7 +308,7 @@ impl Reader<'_> {
             let message = "more than 43200 seconds (12 hours): lvsd remembers a silent client no longer";
             self.warn(Class::Unsupported, span, message);
         }
-        Some(Persistence { timeout: timeout.min(LONGEST_TIMEOUT), prefix_len: prefix_len.unwrap_or(32) })
+        Some(Persistence { timeout: timeout.min(LONGEST_TIMEOUT), prefix_len: prefix_len.unwrap_or(bits) })
     }
 
     fn forwarding(&mut self, items: &Items<'_>, item: Item<'_>) -> Option<Forwarding> {
@@ -367,7 +371,7 @@ impl Reader<'_> {
             return None;
         };
         let forwarding = forwarding?;
-        let (address, port) = self.destination(item, outer.port, forwarding)?;
+        let (address, port) = self.destination(item, outer.endpoint, Some(forwarding))?;
         let span = item.statement.span();
         if reals.iter().any(|real| (real.address, real.port) == (address, port)) {
             let message = format!("sorry_server {address} is a real_server of the same service");
@@ -419,7 +423,7 @@ impl Reader<'_> {
         for real in items.all("real_server") {
             let span = real.statement.span();
             let Some(read) = self.real(real, outer) else { continue };
-            let address = SocketAddrV4::new(read.address, read.port);
+            let address = SocketAddr::new(read.address, read.port);
             if let Some(first) = seen.insert(address, span) {
                 let message = format!("a second real_server {} {}", read.address, read.port);
                 self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
@@ -439,8 +443,7 @@ impl Reader<'_> {
     fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
         let items = self.items(Block::RealServer, item.body());
         let forwarding = self.method(&items, "lvs_method").or(outer.forwarding);
-        // A method that cannot be read is an error already: its ports need not be another.
-        let endpoint = self.destination(item, outer.port, forwarding.unwrap_or(Forwarding::Nat));
+        let endpoint = self.destination(item, outer.endpoint, forwarding);
         let weight = self.one(&items, "weight", value::weight).unwrap_or(outer.weight);
         let inhibit_on_failure =
             self.switch(&items, "inhibit_on_failure").unwrap_or(outer.inhibit_on_failure);
@@ -456,12 +459,15 @@ impl Reader<'_> {
             ..self.inherited(&items, &outer.inherited, 1)
         };
         // The checks are read even without an address, for their own mistakes.
-        let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED, 0));
+        let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
         // Where all ports are served, the written one is for checks alone.
         let written = || item.statement.arguments.get(1).and_then(|port| port.text.parse().ok());
         let asked = if port == 0 { written().unwrap_or(0) } else { port };
-        let checked =
-            Checked { address, port: asked, vip: outer.address, forwarding, ha_suspend: outer.ha_suspend };
+        let vip = outer.endpoint.map(|(address, _)| address);
+        if let (Some(span), Some(true)) = (items.span("check_vip"), inherited.check_vip) {
+            self.check_vip_with(vip, span);
+        }
+        let checked = Checked { address, port: asked, vip, forwarding, ha_suspend: outer.ha_suspend };
         let checks = self.checks(&items, &checked, &inherited);
         if let (Some(span), Some(Forwarding::Nat)) = (items.span("check_vip"), forwarding) {
             self.check_vip_with_nat(span);
@@ -489,13 +495,14 @@ impl Reader<'_> {
         }
     }
 
-    /// DR and TUN leave the packet as it is: its port is the service's. With NAT it is where nothing is said.
+    /// DR and TUN leave the packet as it is: its port is the service's. With NAT it is where nothing is said. `forwarding`:
+    /// None where it could not be read, which is an error already: port and family need not be another.
     fn destination(
         &mut self,
         item: Item<'_>,
-        service_port: Option<u16>,
-        forwarding: Forwarding,
-    ) -> Option<(Ipv4Addr, u16)> {
+        service: Option<(IpAddr, u16)>,
+        forwarding: Option<Forwarding>,
+    ) -> Option<(IpAddr, u16)> {
         let name = item.keyword.word;
         let (address, port) = match item.statement.arguments.as_slice() {
             [] => {
@@ -508,7 +515,12 @@ impl Reader<'_> {
                 (address, Some(port))
             }
         };
+        let place = address.span;
         let address = self.word(name, address, server);
+        if let (Some(address), Some((service, _)), Some(forwarding)) = (address, service, forwarding) {
+            self.families_fit(name, (address, place), service, forwarding)?;
+        }
+        let service_port = service.map(|(_, port)| port);
         let any = |word: &str| value::number(0..=65535)(word);
         let written = port.and_then(|port| Some((self.word(name, port, any)?, port.span)));
         // As in IPVS, by NAT too.
@@ -518,7 +530,7 @@ impl Reader<'_> {
         let is_this_node = address.is_some_and(|address| address.is_loopback());
         if let Some((written, _)) = written
             && written != 0
-            && forwarding == Forwarding::Nat
+            && forwarding.is_none_or(|forwarding| forwarding == Forwarding::Nat)
             && !is_this_node
         {
             return Some((address?, u16::try_from(written).ok()?));
@@ -535,6 +547,27 @@ impl Reader<'_> {
         Some((address?, service_port?))
     }
 
+    fn families_fit(
+        &mut self,
+        name: &str,
+        (address, span): (IpAddr, Span),
+        service: IpAddr,
+        forwarding: Forwarding,
+    ) -> Option<()> {
+        let method = forwarding.word();
+        let [own, wanted] = [address, service].map(Family::of);
+        if own != wanted && !matches!(forwarding, Forwarding::Tunnel(_)) {
+            let message =
+                format!("{name}: {address} behind a service of {wanted}: {method} keeps the family");
+            self.error(Class::MixedFamilies, span, message);
+        } else if (own, wanted) != (Family::V4, Family::V4) && forwarding != Forwarding::Direct {
+            self.error(Class::Unsupported, span, format!("{name}: {method} is not supported for IPv6 yet"));
+        } else {
+            return Some(());
+        }
+        None
+    }
+
     /// Without any vrrp_instance something else answers for the addresses.
     pub fn every_service_has_an_instance(&mut self, services: &[(Span, VirtualServer)]) {
         if self.vips.is_empty() {
@@ -543,7 +576,7 @@ impl Reader<'_> {
         // Those of a group are one statement.
         for services in services.chunk_by(|(one, _), (next, _)| one == next) {
             let addresses = services.iter().map(|(_, service)| service.address);
-            let absent: BTreeSet<_> = addresses.filter(|it| !self.vips.contains_key(&(*it).into())).collect();
+            let absent: BTreeSet<_> = addresses.filter(|it| !self.vips.contains_key(it)).collect();
             let Some((span, _)) = services.first().filter(|_| !absent.is_empty()) else { continue };
             const NAMED: usize = 3;
             let mut names = absent.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -563,23 +596,33 @@ fn timeout(word: &str) -> Value<Duration> {
 }
 
 /// A netmask, or how many bits it has.
-fn granularity(word: &str) -> Value<u8> {
-    let Ok(mask) = word.parse::<Ipv4Addr>() else {
-        return value::number(1..=32)(word).and_then(|bits| Ok(u8::try_from(bits)?));
-    };
-    let mask = u32::from(mask);
-    if mask == 0 || mask.leading_ones() + mask.trailing_zeros() != 32 {
-        return Err(Wrong::new(format!("{word} is no netmask")).help("write one like 255.255.255.0, or 24"));
+fn granularity(most: u8) -> impl Fn(&str) -> Value<u8> {
+    move |word| {
+        let Ok(mask) = word.parse::<Ipv4Addr>() else {
+            return value::number(1..=most.into())(word).and_then(|bits| Ok(u8::try_from(bits)?));
+        };
+        let mask = u32::from(mask);
+        if mask == 0 || mask.leading_ones() + mask.trailing_zeros() != 32 {
+            let wrong = Wrong::new(format!("{word} is no netmask"));
+            return Err(wrong.help("write one like 255.255.255.0, or 24"));
+        }
+        Ok(mask.leading_ones() as u8)
     }
-    Ok(mask.leading_ones() as u8)
 }
 
 /// A port that is glued to the address is the usual mistake.
-pub(super) fn server(word: &str) -> Value<Ipv4Addr> {
-    value::address(word).map_err(|wrong| match word.split_once(':') {
-        Some((address, port)) if value::address(address).is_ok() => {
-            wrong.help(format!("write {address} {port}"))
+pub(super) fn server(word: &str) -> Value<IpAddr> {
+    match value::host(word) {
+        Ok(IpAddr::V6(address)) if address.is_unicast_link_local() => {
+            Err(Wrong::unsupported(format!("{address} is on every interface: not supported yet")))
         }
-        _ => wrong,
-    })
+        Ok(address) => Ok(address),
+        Err(wrong) => Err(match word.rsplit_once(':') {
+            Some((address, port)) => match value::host(address.trim_matches(['[', ']'])) {
+                Ok(address) => wrong.help(format!("write {address} {port}")),
+                Err(_) => wrong,
+            },
+            None => wrong,
+        }),
+    }
 }

@@ -1,11 +1,6 @@
 //! What a single word means as a number, a time, an address.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use super::super::{
     diagnostic::{Class, quote},
@@ -112,14 +107,13 @@ fn decimal(word: &str) -> Value<Duration> {
 
 /// An address of one host, of either family.
 pub fn host(word: &str) -> Value<IpAddr> {
-    let Ok(host) = word.parse::<Ipv6Addr>() else {
-        return address(word).map(IpAddr::V4);
-    };
+    let Ok(host) = word.parse::<IpAddr>() else { return Err(no_address(word)) };
     let what = match host {
         _ if host.is_unspecified() => "no address",
         _ if host.is_multicast() => "a multicast address",
-        _ if host.to_ipv4_mapped().is_some() => "an IPv4 address in disguise",
-        _ => return Ok(host.into()),
+        IpAddr::V4(host) if host.is_broadcast() => "the broadcast address",
+        IpAddr::V6(host) if host.to_ipv4_mapped().is_some() => "an IPv4 address in disguise",
+        _ => return Ok(host),
     };
     Err(Wrong::new(format!("{host} is {what}, not that of a host")))
 }
@@ -145,31 +139,15 @@ fn other_family(address: IpAddr, family: Family) -> Wrong {
     Wrong { class: Class::MixedFamilies, ..Wrong::new(format!("{address} in an instance of {family}")) }
 }
 
-/// An IPv4 address of one host.
-pub fn address(word: &str) -> Value<Ipv4Addr> {
-    let address = match word.parse::<Ipv4Addr>() {
-        Ok(address) => address,
-        Err(_) => return Err(no_address(word)),
-    };
-    let what = match address {
-        _ if address.is_unspecified() => "no address",
-        _ if address.is_multicast() => "a multicast address",
-        _ if address.is_broadcast() => "the broadcast address",
-        _ => return Ok(address),
-    };
-    Err(Wrong::new(format!("{address} is {what}, not that of a host")))
-}
-
 fn no_address(word: &str) -> Wrong {
-    let bare = word.split(['/', '%']).next().unwrap_or(word);
-    if bare.parse::<Ipv6Addr>().is_ok() {
-        return Wrong::unsupported(format!("IPv6 is not supported yet: {}", quote(word)));
-    }
-    let wrong = Wrong::new(format!("{} is not an IPv4 address", quote(word)));
-    let host = |text: &str| text.parse::<Ipv4Addr>().is_ok();
-    match (word.split_once('/'), word.split_once('-')) {
-        (Some((address, _)), _) if host(address) => wrong.help(format!("without a prefix length: {address}")),
-        (_, Some((address, _))) if host(address) => wrong.help("ranges are not supported yet"),
+    let wrong = Wrong::new(format!("{} is not an IP address", quote(word)));
+    let host = |text: &str| text.parse::<IpAddr>().is_ok();
+    match (word.split_once('/'), word.split_once('-'), word.split_once('%')) {
+        (Some((address, _)), ..) if host(address) => {
+            wrong.help(format!("without a prefix length: {address}"))
+        }
+        (_, Some((address, _)), _) if host(address) => wrong.help("ranges stand in a virtual_server_group"),
+        (.., Some((address, _))) if host(address) => wrong.help(format!("without an interface: {address}")),
         _ => wrong,
     }
 }
@@ -294,11 +272,11 @@ mod tests {
 
     #[test]
     fn an_address_that_is_none_is_answered_with_the_reason() {
-        let said = |word| address(word).map_err(|wrong| wrong.message).unwrap_err();
-        assert!(said("fe80::1").starts_with("IPv6 is not supported yet"));
-        assert!(said("2001:db8::1/64").starts_with("IPv6 is not supported yet"));
+        let said = |word| host(word).map_err(|wrong| wrong.message).unwrap_err();
+        assert!(said("ff02::12").contains("multicast"));
+        assert!(said("2001:db8::1/64").contains("not an IP address"));
         assert!(said("224.0.0.18").contains("multicast"));
-        assert!(said("10.0.0.256").contains("not an IPv4 address"));
+        assert!(said("10.0.0.256").contains("not an IP address"));
     }
 
     #[test]

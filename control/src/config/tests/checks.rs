@@ -11,7 +11,7 @@ fn the_pool_rules_are_read_and_what_cannot_be_reached_is_lowered() {
     assert_eq!(alpha, [vec![false, true], vec![true]]);
     assert_eq!(web.quorum, Quorum { weight: 4, hysteresis: 1 });
     let sorry = SorryServer {
-        address: Ipv4Addr::new(10, 0, 0, 99),
+        address: [10, 0, 0, 99].into(),
         port: 80,
         forwarding: Forwarding::Direct,
         inhibit: true,
@@ -55,7 +55,8 @@ fn check_vip_goes_down_to_the_checkers_that_can_ask_and_not_through_nat() {
     let service = config.services.first().unwrap();
     let on_vip: Vec<Vec<_>> =
         service.reals.iter().map(|real| real.checks.iter().map(|check| check.on_vip).collect()).collect();
-    let on = |real, forwarding| Some(OnVip { address: service.address, real, forwarding });
+    let IpAddr::V4(address) = service.address else { panic!("{service:?}") };
+    let on = |real, forwarding| Some(OnVip { address, real, forwarding });
     let direct = on([10, 0, 0, 11].into(), Forwarding::Direct);
     let tunnel = on([10, 0, 0, 12].into(), Forwarding::Tunnel(Tunnel::Gre));
     assert_eq!(on_vip, [vec![direct, None, None], vec![tunnel], vec![None], vec![None]]);

@@ -69,6 +69,22 @@ fn an_advert_over_ipv6_holds_as_many_addresses_as_a_packet_of_1500_bytes() {
 }
 
 #[test]
+fn services_and_groups_are_of_ipv6_too() {
+    let config = sound("services6");
+    let found: Vec<_> = config.services.iter().map(|service| (service.address, service.port)).collect();
+    let wanted = [("100", 80), ("ff", 443), ("100", 443), ("101", 443), ("102", 0)];
+    assert_eq!(found, wanted.map(|(last, port)| (v6(&format!("2001:db8::{last}")), port)));
+    let web = &config.services[0];
+    assert_eq!(web.persistence.map(|it| it.prefix_len), Some(64));
+    assert_eq!(config.services[1].persistence.map(|it| it.prefix_len), Some(128));
+    assert_eq!(
+        web.destinations().collect::<Vec<_>>(),
+        ["11", "12", "99"].map(|it| v6(&format!("2001:db8::{it}")))
+    );
+    assert_eq!((web.reals[1].checks[0].address, web.reals[0].checks[0].port), (v6("2001:db8::12"), 80));
+}
+
+#[test]
 fn a_check_may_go_over_ipv6() {
     let config = sound("ipv6");
     let checks = &config.services[0].reals[0].checks;

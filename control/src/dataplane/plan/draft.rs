@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lvs_ebpf_common::{Real, RingRef, Service, ServiceKey, maps};
+use lvs_ebpf_common::{Real, RingRef, Service, maps};
 
-use super::{DesiredService, PlanError, Pool, Source, Steps, Tables, Write, chunks};
+use super::{DesiredService, Endpoint, PlanError, Pool, Source, Steps, Tables, Write, chunks};
 use crate::{
     config::model::Persistence,
     dataplane::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// A service before any packet meets it so.
 pub(super) struct Draft {
-    pub key: ServiceKey,
+    pub key: Endpoint,
     pub pool: Pool,
     /// Its elements of `REALS`.
     pub reals: Vec<Real>,
@@ -93,6 +93,7 @@ impl Tables {
         let id =
             self.ids.find(1).ok_or(PlanError::TooManyServices { services: self.pools.len() + 1 })? as u16;
         steps.taken.ids.push(id);
+        steps.prepare.push(Write::Address { id, address: desired.key.address.into() });
         steps.rebuild = true;
         Ok(Pool {
             id,

@@ -25,7 +25,11 @@ impl Tables {
                 writes.push(Write::Ring { chunk, slots });
             }
         };
-        for pool in self.pools.values() {
+        for (key, pool) in &self.pools {
+            let address = key.address.into();
+            if seen.address(pool.id) != address {
+                writes.push(Write::Address { id: pool.id, address });
+            }
             for index in pool.range() {
                 match self.reals.get(index as usize) {
                     Some(real) if *real != seen.real(index) => {

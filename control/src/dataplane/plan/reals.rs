@@ -2,12 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lvs_ebpf_common::{Real, maps};
+use lvs_ebpf_common::{Address, Real, maps};
 
 use super::{DesiredReal, DesiredService, Draft, PlanError, Source, Steps, Tables, takes_flows};
 use crate::{
     config::model::{Forwarding, Tunnel},
-    dataplane::{maglev::Member, turns::Turns},
+    dataplane::{
+        maglev::{self, Member},
+        turns::Turns,
+    },
 };
 
 impl Tables {
@@ -20,8 +23,8 @@ impl Tables {
         source: &impl Source,
         steps: &mut Steps,
     ) -> Result<(), PlanError> {
-        let used = draft.reals.iter().filter(|real| real.address != 0);
-        let mut all: HashSet<(u32, u16)> = used.map(|real| (real.address, real.port)).collect();
+        let used = draft.reals.iter().filter(|real| real.address != Address::default());
+        let mut all: HashSet<(Address, u16)> = used.map(|real| (real.address, real.port)).collect();
         all.extend(desired.reals.iter().map(identity));
         let reals = all.len();
         if reals > maps::REALS_PER_SERVICE as usize {
@@ -49,11 +52,12 @@ impl Tables {
 impl Draft {
     /// New and changed reals; removed ones drain. Who is to be on the ring.
     pub(super) fn place_reals(&mut self, desired: &DesiredService) -> Vec<Member> {
-        let used = self.reals.iter().enumerate().filter(|(_, real)| real.address != 0);
-        let mut known: HashMap<(u32, u16), usize> =
+        let used = self.reals.iter().enumerate().filter(|(_, real)| real.address != Address::default());
+        let mut known: HashMap<(Address, u16), usize> =
             used.map(|(index, real)| ((real.address, real.port), index)).collect();
-        let mut free =
-            (0..self.reals.len()).filter(|index| self.reals[*index].address == 0).collect::<Vec<_>>();
+        let mut free = (0..self.reals.len())
+            .filter(|index| self.reals[*index].address == Address::default())
+            .collect::<Vec<_>>();
         free.reverse();
         let marks = desired.turns.is_some_and(Turns::follow_load);
         let beside_local = desired.reals.iter().any(|real| is_local(real, &Real::default()));
@@ -82,7 +86,7 @@ pub(super) fn range(reals: usize) -> u32 {
 
 /// `marks`: who is overloaded stays so, until the next look at the flows. `beside_local`: one of the service's is this node.
 fn change(real: &mut Real, desired: &DesiredReal, marks: bool, beside_local: bool) {
-    real.address = u32::from_ne_bytes(desired.address.octets());
+    real.address = desired.address.into();
     real.port = desired.port.to_be();
     (real.method, real.tunnel_port) = match desired.forwarding {
         _ if is_local(desired, real) => (Real::LOCAL, 0),
@@ -108,14 +112,14 @@ fn change(real: &mut Real, desired: &DesiredReal, marks: bool, beside_local: boo
         real.mac = hop.mac;
         real.source_mac = hop.source_mac;
         real.ifindex = hop.ifindex;
-        real.source = hop.source.map_or(0, |source| u32::from_ne_bytes(source.octets()));
+        real.source = hop.source.map_or_else(Address::default, Address::from);
         real.mtu = hop.mtu;
     }
 }
 
 /// As [`Real`] has it.
-fn identity(real: &DesiredReal) -> (u32, u16) {
-    (u32::from_ne_bytes(real.address.octets()), real.port.to_be())
+fn identity(real: &DesiredReal) -> (Address, u16) {
+    (real.address.into(), real.port.to_be())
 }
 
 /// Where its next hop is not known, it is what it was `before`.
@@ -127,6 +131,6 @@ fn member(index: usize, real: &DesiredReal) -> Member {
     Member {
         index: index as u16,
         weight: if real.alive && real.next_hop.is_some() { real.weight } else { 0 },
-        identity: u64::from(u32::from(real.address)) << 16 | u64::from(real.port),
+        identity: maglev::identity(real.address, real.port),
     }
 }

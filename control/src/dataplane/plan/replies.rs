@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use lvs_ebpf_common::{Face, Real, Reply, ServiceKey};
 
-use super::{Tables, Write};
+use super::{Endpoint, Tables, Write};
 
 /// Who is reached by address translation, by address and port: the services that have it, and its elements of `REALS`.
 #[derive(Default)]
@@ -16,9 +16,13 @@ pub(super) struct Translated {
 
 impl Translated {
     /// Follows `REALS`: a real server that left its service answers on until its last flow has ended.
-    pub(super) fn replace(&mut self, service: &ServiceKey, index: u32, before: &Real, now: &Real) {
-        let name = |real: &Real| ServiceKey { address: real.address, port: real.port, ..*service };
-        let [before, now] = [before, now].map(|real| translates(real).then(|| name(real)));
+    pub(super) fn replace(&mut self, service: &Endpoint, index: u32, before: &Real, now: &Real) {
+        let service = service.packed();
+        let name = |real: &Real| {
+            let address = real.address.to_v4().filter(|_| translates(real))?;
+            Some(ServiceKey { address, port: real.port, ..service })
+        };
+        let [before, now] = [name(before), name(now)];
         if before == now {
             return;
         }
@@ -74,5 +78,5 @@ impl Tables {
 }
 
 fn translates(real: &Real) -> bool {
-    real.address != 0 && matches!(real.method, Real::NAT | Real::NAT_SHARED)
+    matches!(real.method, Real::NAT | Real::NAT_SHARED)
 }

@@ -27,7 +27,7 @@ use crate::{
 /// A pass over the flow table.
 pub struct Survey<'a> {
     timeouts: Timeouts,
-    pools: Vec<Option<(&'a ServiceKey, &'a Pool)>>,
+    pools: Vec<Option<(ServiceKey, &'a Pool)>>,
     found: Surveyed,
 }
 
@@ -103,7 +103,7 @@ impl Tables {
         let mut pools = vec![None; maps::SERVICE_IDS as usize];
         let mut found = Surveyed::default();
         for (key, pool) in &self.pools {
-            pools[usize::from(pool.id)] = Some((key, pool));
+            pools[usize::from(pool.id)] = Some((key.packed(), pool));
             if pool.follows_load() || !pool.leaving.is_empty() {
                 found.loads.insert(pool.id, vec![Load::default(); pool.len as usize]);
             }

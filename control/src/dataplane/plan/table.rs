@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use lvs_ebpf_common::{Service, ServiceKey, TableRef, maps};
 
-use super::{Draft, PlanError, Pool, Steps, Tables, Write};
+use super::{Draft, Endpoint, PlanError, Pool, Steps, Tables, Write};
 
 /// A filled half of the service table, and the seed by which services are found in it.
 pub(super) struct Placed {
@@ -13,21 +13,23 @@ pub(super) struct Placed {
 }
 
 impl Tables {
-    pub(super) fn live_slot(&self, key: &ServiceKey) -> Option<usize> {
+    pub(super) fn live_slot(&self, key: &Endpoint, id: u16) -> Option<usize> {
+        let key = key.packed();
         let live = half(self.table.half).start;
         let mut slots = key.homes(self.table.seed).into_iter().map(|slot| live + slot as usize);
-        slots.find(|slot| self.slots[*slot].key == *key)
+        slots.find(|slot| (self.slots[*slot].key, self.slots[*slot].id) == (key, id))
     }
 
-    pub(super) fn place(&self, drafts: &[Draft], gone: &[ServiceKey]) -> Result<Placed, PlanError> {
+    pub(super) fn place(&self, drafts: &[Draft], gone: &[Endpoint]) -> Result<Placed, PlanError> {
         let others: HashSet<_> = drafts.iter().map(|draft| &draft.key).chain(gone).collect();
         let stay = self.pools.iter().filter(|(key, _)| !others.contains(key));
+        let all = stay.chain(drafts.iter().map(|draft| (&draft.key, &draft.pool)));
         let (keys, pools): (Vec<ServiceKey>, Vec<&Pool>) =
-            stay.chain(drafts.iter().map(|draft| (&draft.key, &draft.pool))).unzip();
+            all.map(|(key, pool)| (key.packed(), pool)).unzip();
         let (seed, places) = place(&keys).ok_or(PlanError::TooManyServices { services: keys.len() })?;
         let mut slots = vec![Service::default(); maps::SERVICE_SLOTS as usize];
         for ((key, pool), slot) in keys.iter().zip(pools).zip(places) {
-            slots[slot as usize] = pool.service(key);
+            slots[slot as usize] = pool.service(*key);
         }
         Ok(Placed { seed, slots })
     }
@@ -58,9 +60,9 @@ impl Tables {
 }
 
 impl Pool {
-    fn service(&self, key: &ServiceKey) -> Service {
+    fn service(&self, key: ServiceKey) -> Service {
         Service {
-            key: *key,
+            key,
             ring: self.ring_ref().pack(),
             reals_base: self.base,
             reals_len: self.len,
@@ -122,7 +124,7 @@ mod tests {
             address: (0x0a00_0000 + number).to_be(),
             port: 443_u16.to_be(),
             protocol: 6,
-            _pad: 0,
+            family: ServiceKey::V4,
         };
         (0..count).map(key).collect()
     }

@@ -5,6 +5,8 @@ use lvs_ebpf_common::{
     flow_table::{FlowKey, Phase},
 };
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::{config::model::Tunnel, dataplane::flows::LiveFlow};
 
@@ -12,13 +14,13 @@ mod flows;
 
 const HOP: NextHop =
     NextHop { mac: [2, 0, 0, 0, 0, 9], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 3, source: None, mtu: 1500 };
-const WEB: ServiceKey = ServiceKey { address: 0x6400_4d0a, port: 0x5000, protocol: 6, _pad: 0 };
+const WEB: Endpoint = Endpoint { address: IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100)), port: 80, protocol: 6 };
 
 const NOW: Duration = Duration::from_secs(1000);
 
 fn real(last: u8, weight: u16) -> DesiredReal {
     DesiredReal {
-        address: Ipv4Addr::new(10, 77, 0, last),
+        address: Ipv4Addr::new(10, 77, 0, last).into(),
         port: 80,
         weight,
         forwarding: Forwarding::Direct,
@@ -53,6 +55,7 @@ struct Maps {
     room: Room,
     table: TableRef,
     slots: Vec<Service>,
+    addresses: HashMap<u16, Address>,
     reals: Vec<Real>,
     rings: HashMap<u32, maps::RingChunk>,
     turns: HashMap<u16, Turn>,
@@ -64,6 +67,10 @@ struct Maps {
 impl Source for Maps {
     fn room(&self) -> Room {
         self.room
+    }
+
+    fn address(&self, id: u16) -> Address {
+        self.addresses.get(&id).copied().unwrap_or_default()
     }
 
     fn chunk(&self, chunk: u32) -> maps::RingChunk {
@@ -115,6 +122,7 @@ impl Maps {
             room,
             table: TableRef::default(),
             slots: vec![Service::default(); 2 * maps::SERVICE_SLOTS as usize],
+            addresses: HashMap::new(),
             reals: vec![Real::default(); room.reals as usize],
             rings: HashMap::new(),
             turns: HashMap::new(),
@@ -142,6 +150,9 @@ impl Maps {
             Write::Ring { chunk, slots } => {
                 self.rings.insert(*chunk, *slots);
             }
+            Write::Address { id, address } => {
+                self.addresses.insert(*id, *address);
+            }
             Write::Service { slot, service } => self.slots[*slot as usize] = *service,
             Write::ServiceRing { slot, ring } => self.slots[*slot as usize].ring = ring.pack(),
             Write::Turns { id, sequence } => self.turns.entry(*id).or_default().sequence = sequence.pack(),
@@ -162,12 +173,13 @@ impl Maps {
         }
     }
 
-    fn service(&self, key: &ServiceKey) -> Option<Service> {
+    fn service(&self, endpoint: &Endpoint) -> Option<Service> {
+        let key = endpoint.packed();
         let live = table::half(self.table.half);
         key.homes(self.table.seed)
             .map(|slot| self.slots[live.start + slot as usize])
             .into_iter()
-            .find(|service| service.key == *key)
+            .find(|service| service.key == key && self.address(service.id) == endpoint.address.into())
     }
 
     /// The entry for a hash in the ring of `length` slots at `chunk`.
@@ -177,7 +189,7 @@ impl Maps {
     }
 
     /// What a packet that opens a flow with `hash` meets.
-    fn forward(&self, key: &ServiceKey, hash: u32) -> Option<Real> {
+    fn forward(&self, key: &Endpoint, hash: u32) -> Option<Real> {
         let service = self.service(key)?;
         let ring = RingRef::unpack(service.ring);
         let index = u32::from(self.slot(ring.chunk, hash, ring.length) & !maps::MOVED);
@@ -189,7 +201,7 @@ impl Maps {
     fn assert_no_hole(&self) {
         for hash in (0..=u32::MAX).step_by(40_000_003) {
             let real = self.forward(&WEB, hash).expect("an alive pool is never empty");
-            assert_ne!(real.address, 0, "a ring led to a removed real server");
+            assert_ne!(real.address, Address::default(), "a ring led to a removed real server");
             assert_ne!(real.mac, [0; 6], "a ring led to a real server without next hop");
         }
     }
@@ -233,7 +245,7 @@ fn what_something_else_changes_in_the_maps_is_put_back_and_nothing_else_is_writt
     desired.services[0].turns = Some(Turns::RoundRobin);
     let nat = DesiredReal { forwarding: Forwarding::Nat, ..real(3, 1) };
     desired.services.push(DesiredService {
-        key: ServiceKey { port: 0x1600, ..WEB },
+        key: Endpoint { port: 22, ..WEB },
         turns: None,
         reals: vec![nat],
         ..desired.services[0].clone()
@@ -287,7 +299,7 @@ fn the_sorry_server_comes_in_and_goes_by_one_store() {
             maps.assert_no_hole();
         }
         for hash in (0..=u32::MAX).step_by(40_000_003) {
-            let to_sorry = is(&maps.forward(&WEB, hash).unwrap(), Ipv4Addr::new(10, 77, 0, 9), 80);
+            let to_sorry = is(&maps.forward(&WEB, hash).unwrap(), [10, 77, 0, 9].into(), 80);
             assert_eq!(to_sorry, only_sorry);
         }
     }
@@ -307,7 +319,7 @@ fn a_change_of_one_service_writes_nothing_of_another_and_as_a_whole_it_is_the_sa
     let mut maps = Maps::new();
     let mut tables = maps.tables();
     let mut both = web(&[real(1, 1), real(2, 3)]);
-    let other = ServiceKey { port: 0x1f90, ..WEB };
+    let other = Endpoint { port: 8080, ..WEB };
     both.services.push(DesiredService { key: other, ..both.services[0].clone() });
     maps.reach(&mut tables, &both);
     let before = (maps.service(&other), tables.pools[&other].range());
@@ -331,7 +343,7 @@ fn a_restarted_daemon_finds_nothing_to_write_in_the_tables_it_left() {
     maps.reach(&mut tables, &desired);
     let mut adopted = maps.tables();
     assert_eq!(adopted.plan(&desired, &maps, NOW).unwrap(), []);
-    let state = |last| adopted.state(&WEB, Ipv4Addr::new(10, 77, 0, last), 80);
+    let state = |last| adopted.state(&WEB, [10, 77, 0, last].into(), 80);
     assert_eq!(state(3), Some(Real::ALIVE));
     assert_eq!(state(2), Some(Real::DRAINING));
 }
@@ -350,8 +362,8 @@ fn a_check_that_fails_moves_only_the_flows_of_its_real() {
     let (mut kept, mut unaffected) = (0, 0);
     for (hash, old) in hashes.iter().zip(&before) {
         let new = maps.forward(&WEB, *hash).unwrap();
-        assert!(!is(&new, Ipv4Addr::new(10, 77, 0, 2), 80), "the dead real still gets flows");
-        if !is(old, Ipv4Addr::new(10, 77, 0, 2), 80) {
+        assert!(!is(&new, [10, 77, 0, 2].into(), 80), "the dead real still gets flows");
+        if !is(old, [10, 77, 0, 2].into(), 80) {
             unaffected += 1;
             kept += u32::from(new == *old);
         }
@@ -388,8 +400,8 @@ fn a_removed_service_leaves_nothing_behind() {
 fn ten_thousand_services_are_all_found() {
     let mut maps = Maps::of(Room { reals: 10_000 * 8, chunks: 10_000 * 32 });
     let mut tables = maps.tables();
-    let keys: Vec<ServiceKey> = (0..10_000u32)
-        .map(|i| ServiceKey { address: 0x0a00_0000 + i, port: 80, protocol: 6, _pad: 0 })
+    let keys: Vec<Endpoint> = (0..10_000u32)
+        .map(|i| Endpoint { address: Ipv4Addr::from_bits(0x0a00_0000 + i).into(), port: 80, protocol: 6 })
         .collect();
     let services = keys
         .iter()
@@ -406,13 +418,60 @@ fn ten_thousand_services_are_all_found() {
     assert!(keys.iter().all(|key| maps.forward(key, 1).is_some()));
 }
 
+/// Of two IPv6 addresses for which the same 32 bits stand.
+fn alike() -> [IpAddr; 2] {
+    let mut known = HashMap::new();
+    for number in 0..=u128::from(u32::MAX) {
+        let address = IpAddr::from(std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | number));
+        if let Some(other) = known.insert(Address::from(address).fold(), address) {
+            return [other, address];
+        }
+    }
+    panic!("all differ");
+}
+
+#[test]
+fn services_of_ipv6_are_told_apart_by_their_whole_address_and_survive_a_restart() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let keys = alike().map(|address| Endpoint { address, ..WEB });
+    assert_eq!(keys[0].packed(), keys[1].packed());
+    let six = |last: u8| {
+        let address = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 1, last.into()]);
+        DesiredReal { address, ..real(last, 1) }
+    };
+    let service = |key, real| DesiredService { key, ..web(&[real]).services[0].clone() };
+    let both = vec![service(keys[0], six(1)), service(keys[1], six(2))];
+    let desired = Desired { services: both, vips: Vec::new() };
+    maps.reach(&mut tables, &desired);
+    for (key, last) in keys.iter().zip([1, 2]) {
+        assert!(is(&maps.forward(key, 7).unwrap(), six(last).address, 80), "{last}");
+    }
+    let mut adopted = maps.tables();
+    assert_eq!(adopted.plan(&desired, &maps, NOW).unwrap(), []);
+    assert_eq!(adopted.state(&keys[1], six(2).address, 80), Some(Real::ALIVE));
+    // The ring of one flips, and of no other.
+    let mut changed = desired.clone();
+    changed.services[1].reals[0] = six(3);
+    maps.reach(&mut adopted, &changed);
+    assert!(is(&maps.forward(&keys[1], 7).unwrap(), six(3).address, 80));
+    assert!(is(&maps.forward(&keys[0], 7).unwrap(), six(1).address, 80));
+    // The number of one that went is another's.
+    let other = Endpoint { address: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]), ..WEB };
+    let desired = Desired { services: vec![service(other, six(1)), desired.services[1].clone()], ..desired };
+    maps.reach(&mut adopted, &desired);
+    assert_eq!(maps.forward(&keys[0], 7), None);
+    assert!(is(&maps.forward(&other, 7).unwrap(), six(1).address, 80));
+    assert!(is(&maps.forward(&keys[1], 7).unwrap(), six(2).address, 80));
+}
+
 #[test]
 fn where_all_new_rings_find_no_room_beside_the_old_ones_each_in_turn_does() {
     // Rings of 32 chunks; one that has moved has its old owners behind it, 65 in all.
     let mut maps = Maps::of(Room { chunks: 170, ..Room::LEAST });
     let mut tables = maps.tables();
     let mut both = web(&[real(1, 1), real(2, 1)]);
-    let other = ServiceKey { port: 0x1f90, ..WEB };
+    let other = Endpoint { port: 8080, ..WEB };
     both.services.push(DesiredService { key: other, ..both.services[0].clone() });
     maps.reach(&mut tables, &both);
     both.services.iter_mut().for_each(|service| service.reals[0].weight = 5);
@@ -429,7 +488,8 @@ fn where_all_new_rings_find_no_room_beside_the_old_ones_each_in_turn_does() {
 fn thirty_thousand_reals_in_one_service_all_take_flows() {
     let mut maps = Maps::of(Room { reals: 1 << 16, chunks: 1 << 18 });
     let mut tables = maps.tables();
-    let reals = (0..30_000).map(|i| DesiredReal { address: Ipv4Addr::from(0x0b00_0000 + i), ..real(1, 1) });
+    let reals =
+        (0..30_000).map(|i| DesiredReal { address: Ipv4Addr::from(0x0b00_0000 + i).into(), ..real(1, 1) });
     maps.reach(&mut tables, &web(&reals.collect::<Vec<_>>()));
     let ring = RingRef::unpack(maps.service(&WEB).unwrap().ring);
     let chunks = ring.chunk..ring.chunk + chunks(ring.length);
@@ -442,9 +502,14 @@ fn thirty_thousand_reals_in_one_service_all_take_flows() {
 #[test]
 fn tables_that_make_no_sense_are_written_anew() {
     let mut maps = Maps::new();
-    let slot = WEB.homes(0)[0] as usize;
-    maps.slots[slot] =
-        Service { key: WEB, ring: u64::MAX, reals_base: u32::MAX, reals_len: 9, ..Default::default() };
+    let slot = WEB.packed().homes(0)[0] as usize;
+    maps.slots[slot] = Service {
+        key: WEB.packed(),
+        ring: u64::MAX,
+        reals_base: u32::MAX,
+        reals_len: 9,
+        ..Default::default()
+    };
     let mut tables = maps.tables();
     maps.reach(&mut tables, &web(&[real(1, 1)]));
     maps.assert_no_hole();
@@ -458,7 +523,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     tables.plan(&desired, &maps, NOW).unwrap();
     let many: Vec<DesiredReal> = (0..=maps::REALS_PER_SERVICE)
         .map(|i| DesiredReal {
-            address: Ipv4Addr::from(0x0b00_0000 + i),
+            address: Ipv4Addr::from(0x0b00_0000 + i).into(),
             port: 80,
             weight: 1,
             forwarding: Forwarding::Direct,
@@ -470,7 +535,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     // The one that is there drains.
     let reals = many.len() + 1;
     // What comes before it finds room, and gives it back.
-    let other = DesiredService { key: ServiceKey { port: 0x1f90, ..WEB }, ..desired.services[0].clone() };
+    let other = DesiredService { key: Endpoint { port: 8080, ..WEB }, ..desired.services[0].clone() };
     let too_many = Desired { services: [vec![other], web(&many).services].concat(), vips: Vec::new() };
     for plan in WAYS {
         let error = plan(&mut tables, &too_many, &maps, NOW).unwrap_err();
@@ -481,7 +546,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
     assert!(tables.chunks.is_empty() && tables.ranges.is_empty() && tables.ids.is_empty());
 }
 
-fn translated(key: ServiceKey, port: u16) -> DesiredService {
+fn translated(key: Endpoint, port: u16) -> DesiredService {
     let real = DesiredReal { port, forwarding: Forwarding::Nat, ..real(1, 1) };
     DesiredService {
         key,
@@ -497,8 +562,8 @@ fn translated(key: ServiceKey, port: u16) -> DesiredService {
 fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_nobodys() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    let other = ServiceKey { port: 0x1f90, ..WEB };
-    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB };
+    let other = Endpoint { port: 8080, ..WEB };
+    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB.packed() };
     let method = |maps: &Maps, key| maps.forward(key, 7).unwrap().method;
     let mut reach = |maps: &mut Maps, services| {
         let desired = Desired { services, vips: Vec::new() };
@@ -507,7 +572,10 @@ fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_no
         assert_eq!(maps.tables().plan(&desired, maps, NOW).unwrap(), [], "by a restarted daemon");
     };
     reach(&mut maps, vec![translated(WEB, 8080)]);
-    assert_eq!(maps.replies[&answer(8080)].face, Face { address: WEB.address, port: WEB.port, _pad: 0 });
+    assert_eq!(
+        maps.replies[&answer(8080)].face,
+        Face { address: WEB.packed().address, port: WEB.packed().port, _pad: 0 }
+    );
     assert!(maps.table.translates);
 
     reach(&mut maps, vec![translated(WEB, 8080), translated(other, 8080)]);
@@ -528,7 +596,7 @@ fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_no
 fn that_some_service_has_all_ports_is_published_with_it() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    let all = ServiceKey { port: 0, ..WEB };
+    let all = Endpoint { port: 0, ..WEB };
     let mut reach = |maps: &mut Maps, services| {
         let desired = Desired { services, vips: Vec::new() };
         maps.reach(&mut tables, &desired);
@@ -539,10 +607,10 @@ fn that_some_service_has_all_ports_is_published_with_it() {
     reach(&mut maps, vec![translated(WEB, 8080), translated(all, 0)]);
     assert!(maps.table.has_all_ports);
     // What a real server sends from whatever port may be its own.
-    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB };
+    let answer = |port: u16| ServiceKey { address: 0x0100_4d0a, port: port.to_be(), ..WEB.packed() };
     assert_eq!(maps.replies[&answer(0)].face, Face::default());
     assert_eq!(maps.forward(&all, 7).unwrap().method, Real::NAT_SHARED);
-    assert_eq!(maps.replies[&answer(8080)].face.port, WEB.port);
+    assert_eq!(maps.replies[&answer(8080)].face.port, WEB.packed().port);
     reach(&mut maps, vec![translated(WEB, 8080)]);
     assert!(!maps.table.has_all_ports);
 }
@@ -639,7 +707,7 @@ fn a_real_server_on_this_node_is_local_and_those_beside_it_know() {
         web(&[nat, real(2, 1)])
     };
     let methods = |maps: &Maps, tables: &Tables| -> Vec<u8> {
-        let index = |last| tables.real_index(&WEB, Ipv4Addr::new(10, 77, 0, last), 80).unwrap() as usize;
+        let index = |last| tables.real_index(&WEB, [10, 77, 0, last].into(), 80).unwrap() as usize;
         [1, 2].map(|last| maps.reals[index(last)].method).to_vec()
     };
     maps.reach(&mut tables, &with(Some(NextHop::LOCAL)));
@@ -654,8 +722,8 @@ fn a_real_server_on_this_node_is_local_and_those_beside_it_know() {
     let mut one_is_dead = with(Some(NextHop::LOCAL));
     one_is_dead.services[0].reals[1] = DesiredReal { alive: false, resets: true, ..real(2, 1) };
     maps.reach(&mut tables, &one_is_dead);
-    assert_eq!(tables.state(&WEB, Ipv4Addr::new(10, 77, 0, 2), 80), Some(Real::DEAD_BESIDE_LOCAL));
-    maps.reach(&mut tables, &with(Some(NextHop { source: Some(Ipv4Addr::LOCALHOST), ..HOP })));
+    assert_eq!(tables.state(&WEB, [10, 77, 0, 2].into(), 80), Some(Real::DEAD_BESIDE_LOCAL));
+    maps.reach(&mut tables, &with(Some(NextHop { source: Some(Ipv4Addr::LOCALHOST.into()), ..HOP })));
     assert_eq!(methods(&maps, &tables), [Real::NAT, Real::DIRECT]);
 }
 
@@ -663,9 +731,9 @@ fn a_real_server_on_this_node_is_local_and_those_beside_it_know() {
 fn a_real_server_is_told_apart_by_how_its_packets_travel() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
-    const OWN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+    let own = IpAddr::from([10, 77, 0, 1]);
     let by = |forwarding| {
-        let hop = NextHop { source: Some(OWN), mtu: 1400, ..HOP };
+        let hop = NextHop { source: Some(own), mtu: 1400, ..HOP };
         DesiredReal { forwarding, next_hop: Some(hop), ..real(1, 1) }
     };
     let gue = Forwarding::Tunnel(Tunnel::Gue { port: 6080 });
@@ -679,9 +747,8 @@ fn a_real_server_is_told_apart_by_how_its_packets_travel() {
         for write in tables.plan(&web(&[by(forwarding)]), &maps, NOW).unwrap() {
             maps.apply(&write);
         }
-        let index = tables.real_index(&WEB, Ipv4Addr::new(10, 77, 0, 1), 80).unwrap();
+        let index = tables.real_index(&WEB, [10, 77, 0, 1].into(), 80).unwrap();
         let Real { method: got, source, mtu, tunnel_port, .. } = maps.reals[index as usize];
-        let address = u32::from_ne_bytes(OWN.octets());
-        assert_eq!((got, source, mtu, tunnel_port), (method, address, 1400, port.to_be()));
+        assert_eq!((got, source, mtu, tunnel_port), (method, own.into(), 1400, port.to_be()));
     }
 }

@@ -1,0 +1,217 @@
+//! What balancing asks of an IP packet, of whatever family.
+
+use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::{Outcome, Real, Service, Vip, flow::Flow};
+
+use crate::{
+    checksum, forward, fragment,
+    ipv6::Ipv6,
+    packet::Packet,
+    parse::{Ipv4, Ports},
+    reset, service, veth, vip,
+};
+
+pub trait Ip {
+    /// What the payload is.
+    fn protocol(&self) -> u8;
+    /// From behind the headers of IP to the end of the frame.
+    fn payload(&self) -> Packet<'_>;
+    /// Bytes of the payload: what follows is padding of the frame.
+    fn payload_len(&self) -> usize;
+    /// More fragments follow, or some went before.
+    fn is_fragment(&self) -> bool;
+    /// Has the header of the next protocol, unless shorter than that.
+    fn is_first_fragment(&self) -> bool;
+    /// Of the two addresses, for [`checksum::fold`].
+    fn sum_of_addresses(&self) -> u64;
+
+    fn service(&self, port: u16) -> Option<&'static Service>;
+    /// The flow of the service that the packet belongs to.
+    fn flow(&self, service: &Service, ports: Ports) -> Flow;
+    /// What is known of the address that it is for, if that is a virtual one.
+    fn vip(&self) -> Option<&'static Vip>;
+
+    /// As in [`fragment`].
+    fn remember_fragment(ctx: &XdpContext, real: u32) -> bool;
+    fn destination_of_fragment(ctx: &XdpContext) -> u32;
+    /// As in [`forward::local`].
+    fn is_meant_for_here(ctx: &XdpContext, real: &Real) -> bool;
+    /// As in [`reset`].
+    fn reset(ctx: &XdpContext) -> Outcome;
+    /// Computes what a veth device has left to be computed.
+    fn complete_checksum(ctx: &XdpContext) -> bool;
+    /// Makes the packet one that reaches a real server which is not on the link with the virtual address on it. The MACs
+    /// are still to be written.
+    fn readdress(ctx: &XdpContext, real: &Real) -> Result<(), Outcome>;
+}
+
+impl Ip for Ipv4<'_> {
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.header.protocol
+    }
+
+    #[inline(always)]
+    fn payload(&self) -> Packet<'_> {
+        self.payload
+    }
+
+    #[inline(always)]
+    fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
+    #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        self.header.fragment & 0x3fff_u16.to_be() != 0
+    }
+
+    #[inline(always)]
+    fn is_first_fragment(&self) -> bool {
+        self.header.is_first_fragment()
+    }
+
+    #[inline(always)]
+    fn sum_of_addresses(&self) -> u64 {
+        u64::from(self.header.source) + u64::from(self.header.destination)
+    }
+
+    #[inline(always)]
+    fn service(&self, port: u16) -> Option<&'static Service> {
+        service::find(self.header.destination, port, self.header.protocol)
+    }
+
+    #[inline(always)]
+    fn flow(&self, service: &Service, ports: Ports) -> Flow {
+        service.flow(Flow {
+            source: self.header.source,
+            destination: self.header.destination,
+            source_port: ports.source,
+            destination_port: ports.destination,
+        })
+    }
+
+    #[inline(always)]
+    fn vip(&self) -> Option<&'static Vip> {
+        vip::find(self.header.destination)
+    }
+
+    #[inline(always)]
+    fn remember_fragment(ctx: &XdpContext, real: u32) -> bool {
+        fragment::remember(ctx, real)
+    }
+
+    #[inline(always)]
+    fn destination_of_fragment(ctx: &XdpContext) -> u32 {
+        fragment::destination(ctx)
+    }
+
+    #[inline(always)]
+    fn is_meant_for_here(ctx: &XdpContext, real: &Real) -> bool {
+        forward::local::is_meant(ctx, real)
+    }
+
+    #[inline(always)]
+    fn reset(ctx: &XdpContext) -> Outcome {
+        reset::answer(ctx)
+    }
+
+    #[inline(always)]
+    fn complete_checksum(ctx: &XdpContext) -> bool {
+        veth::complete(ctx)
+    }
+
+    #[inline(always)]
+    fn readdress(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
+        match real.method {
+            Real::NAT | Real::NAT_SHARED => forward::nat::to_real(ctx, real),
+            _ => forward::tunnel::enter(ctx, real),
+        }
+    }
+}
+
+impl Ip for Ipv6<'_> {
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    #[inline(always)]
+    fn payload(&self) -> Packet<'_> {
+        self.payload
+    }
+
+    #[inline(always)]
+    fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
+    #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        self.fragment.is_some()
+    }
+
+    #[inline(always)]
+    fn is_first_fragment(&self) -> bool {
+        self.fragment.is_first()
+    }
+
+    #[inline(always)]
+    fn sum_of_addresses(&self) -> u64 {
+        let [a, b] = self.header.source.0;
+        let [c, d] = self.header.destination.0;
+        [a, b, c, d].map(checksum::sum_of).iter().sum()
+    }
+
+    #[inline(always)]
+    fn service(&self, port: u16) -> Option<&'static Service> {
+        service::find6(self.header.destination, port, self.protocol)
+    }
+
+    #[inline(always)]
+    fn flow(&self, service: &Service, ports: Ports) -> Flow {
+        let packet = Flow {
+            source: 0,
+            destination: self.header.destination.fold(),
+            source_port: ports.source,
+            destination_port: ports.destination,
+        };
+        service.flow6(self.header.source, packet)
+    }
+
+    #[inline(always)]
+    fn vip(&self) -> Option<&'static Vip> {
+        vip::find_v6(self.header.destination)
+    }
+
+    #[inline(always)]
+    fn remember_fragment(ctx: &XdpContext, real: u32) -> bool {
+        fragment::remember6(ctx, real)
+    }
+
+    #[inline(always)]
+    fn destination_of_fragment(ctx: &XdpContext) -> u32 {
+        fragment::destination6(ctx)
+    }
+
+    #[inline(always)]
+    fn is_meant_for_here(ctx: &XdpContext, real: &Real) -> bool {
+        forward::local::is_meant6(ctx, real)
+    }
+
+    #[inline(always)]
+    fn reset(ctx: &XdpContext) -> Outcome {
+        reset::answer6(ctx)
+    }
+
+    #[inline(always)]
+    fn complete_checksum(ctx: &XdpContext) -> bool {
+        veth::complete6(ctx)
+    }
+
+    #[inline(always)]
+    fn readdress(_: &XdpContext, _: &Real) -> Result<(), Outcome> {
+        // lvsd has no other way of forwarding for IPv6.
+        Err(Outcome::BadTable)
+    }
+}
