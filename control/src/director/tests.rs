@@ -24,7 +24,7 @@ fn real(last: u8, checks: usize) -> RealServer {
     let address = IpAddr::from([10, 77, 0, last]);
     let check = Check {
         kind: CheckKind::Tcp,
-        address: address.into(),
+        address,
         port: 80,
         source: CheckSource::default(),
         timing,
