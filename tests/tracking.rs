@@ -332,8 +332,7 @@ fn routes_move_with_the_role_and_are_put_back_unless_nobody_shall_care() -> Resu
     scene.lb1.run("ip route delete 10.99.0.0/24")?;
     scene.lb1.run("ip route delete 10.97.0.0/24")?;
     are(&all[..3])?;
-    let log = fs::read_to_string(lb1.process().log())?;
-    assert!(log.contains("a virtual route or rule was gone, it is put back"), "{log}");
+    wait_for_log(&lb1, "a virtual route or rule was gone, it is put back")?;
     fs::write(&file, "-254")?;
     are(&all[..1])?;
     lb1.reload(&text.replace("unreachable 10.96.0.0/24", "prohibit 10.95.0.0/24"))?;
