@@ -79,8 +79,22 @@ fn try_complete(ip: &impl Ip) -> Option<()> {
     if checksum != checksum::fold(ip.sum_of_addresses() + rest) || length > LIMIT {
         return None;
     }
+    // What is behind the last whole word comes first: the verifier would walk all ways through that for each round of a loop
+    // before it.
+    let (mut rest, mut at) = (0, length & (2 * LIMIT - 8));
+    if length & 4 != 0 {
+        rest += u64::from(payload.read::<u32>(at)?);
+        at += 4;
+    }
+    if length & 2 != 0 {
+        rest += u64::from(payload.read::<u16>(at)?);
+        at += 2;
+    }
+    if length & 1 != 0 {
+        rest += u64::from(u16::from_ne_bytes([payload.read(at)?, 0]));
+    }
     let (mut sum, mut done) = (0, 0);
-    // Few steps, because the verifier walks them one by one.
+    // Few steps, because it walks them one by one.
     for _ in 0..LIMIT / BLOCK {
         if done + BLOCK > length {
             break;
@@ -88,24 +102,13 @@ fn try_complete(ip: &impl Ip) -> Option<()> {
         sum = payload.sum_of_block(done, sum)?;
         done += BLOCK;
     }
-    let mut sum = u64::from(sum);
+    let mut sum = rest + u64::from(sum);
     for _ in 0..BLOCK / 8 {
         if done + 8 > length {
             break;
         }
         sum += checksum::sum_of(payload.read(done)?);
         done += 8;
-    }
-    if length & 4 != 0 {
-        sum += u64::from(payload.read::<u32>(done)?);
-        done += 4;
-    }
-    if length & 2 != 0 {
-        sum += u64::from(payload.read::<u16>(done)?);
-        done += 2;
-    }
-    if length & 1 != 0 {
-        sum += u64::from(u16::from_ne_bytes([payload.read(done)?, 0]));
     }
     let checksum = !checksum::fold(sum);
     let none = ip.protocol() == UDP && checksum == 0;
