@@ -4,6 +4,7 @@ mod checks;
 mod failover;
 mod figures;
 mod instances;
+mod ipvs;
 mod packets;
 mod update;
 mod wire;
@@ -45,6 +46,8 @@ enum What {
     },
     /// What changes of large tables cost, and whether a reload of 100,000 real servers loses packets
     Update(update::Arguments),
+    /// How many instructions a packet costs, beside kernel IPVS, counted in a virtual machine
+    Ipvs(ipvs::Arguments),
     /// Ten minutes of random faults on three directors; seed and length by CHAOS_SEED and CHAOS_SECONDS
     Chaos,
 }
@@ -84,6 +87,7 @@ pub fn bench(arguments: &Arguments) -> Result<()> {
         Some(What::Update(arguments)) => {
             in_lab(arguments.built, OPTIMISED, || update::bench(arguments, OPTIMISED))
         }
+        Some(What::Ipvs(arguments)) => ipvs::bench(arguments),
         Some(What::Chaos) => chaos(),
     }
 }
