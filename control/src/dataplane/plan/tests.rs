@@ -468,20 +468,21 @@ fn services_of_ipv6_are_told_apart_by_their_whole_address_and_survive_a_restart(
 #[test]
 fn where_all_new_rings_find_no_room_beside_the_old_ones_each_in_turn_does() {
     // Rings of 32 chunks; one that has moved has its old owners behind it, 65 in all.
-    let mut maps = Maps::of(Room { chunks: 170, ..Room::LEAST });
+    let mut maps = Maps::of(Room { chunks: 4 * 32 + 3 * 65, ..Room::LEAST });
     let mut tables = maps.tables();
-    let mut both = web(&[real(1, 1), real(2, 1)]);
-    let other = Endpoint { port: 8080, ..WEB };
-    both.services.push(DesiredService { key: other, ..both.services[0].clone() });
-    maps.reach(&mut tables, &both);
-    both.services.iter_mut().for_each(|service| service.reals[0].weight = 5);
+    let one = web(&[real(1, 1), real(2, 1)]).services.remove(0);
+    let key = |port: u16| Endpoint { port, ..WEB };
+    let services = (80..84).map(|port| DesiredService { key: key(port), ..one.clone() });
+    let mut all = Desired { services: services.collect(), vips: Vec::new() };
+    maps.reach(&mut tables, &all);
+    all.services.iter_mut().for_each(|service| service.reals[0].weight = 5);
     for plan in WAYS {
-        assert_eq!(plan(&mut tables, &both, &maps, NOW), Err(PlanError::NoRoomForRing { length: 1021 }));
+        assert_eq!(plan(&mut tables, &all, &maps, NOW), Err(PlanError::NoRoomForRing { length: 1021 }));
     }
-    for service in both.services.chunks(1) {
+    for service in all.services.chunks(1) {
         tables.plan_services(service, &maps, NOW).unwrap().iter().for_each(|write| maps.apply(write));
     }
-    assert_eq!(tables.plan(&both, &maps, NOW).unwrap(), []);
+    assert_eq!(tables.plan(&all, &maps, NOW).unwrap(), []);
 }
 
 #[test]
