@@ -136,7 +136,7 @@ impl<'a> Ipv6<'a> {
             let extension: Extension = payload.read(0).ok_or(Outcome::BadIpHeader)?;
             let length = match protocol {
                 // RFC 8200 4.1: it comes first or not at all.
-                HOP_BY_HOP if count > 0 => return Err(Outcome::NotOurs),
+                _ if extension.next_header == HOP_BY_HOP => return Err(Outcome::NotOurs),
                 ROUTING if extension.rest & 0xff_u16.to_be() != 0 => return Err(Outcome::NotOurs),
                 FRAGMENT => {
                     // One that is the whole packet is none.
@@ -208,6 +208,8 @@ mod tests {
         let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
         assert_eq!(parse(0, &[options(60), options(58)].concat(), 32), Ok((58, 16, false)));
         assert_eq!(parse(60, &[options(0), options(58)].concat(), 32), Err(Outcome::NotOurs));
+        let later_fragment = [0, 0, 1, 0, 0, 0, 0, 7];
+        assert_eq!(parse(44, &later_fragment, 32), Err(Outcome::NotOurs));
     }
 
     #[test]
