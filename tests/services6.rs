@@ -100,7 +100,7 @@ impl Stage {
 /// A deprecated address is no source of checks, which real servers would answer to themselves.
 fn text(priority: u8) -> String {
     let four = Vrrp::v3(priority, Duration::from_millis(100)).text();
-    four.replace(&format!("{}/24", VIP.ip()), &format!("{VIP6}/128 preferred_lft 0"))
+    four.replace(&format!("{}/24", VIP.ip()), &format!("{VIP6}/128"))
 }
 
 /// At all addresses of `node`.

@@ -184,6 +184,10 @@ impl Reader<'_> {
             prefix_len: length.and_then(|length| u8::try_from(length).ok()).unwrap_or(bits),
             ..VirtualAddress::of(address)
         };
+        // As in keepalived: deprecated, so that the kernel takes it for no connection's source of its own accord.
+        if address.is_ipv6() && read.prefix_len == bits {
+            read.preferred = Some(0);
+        }
         self.address_options(entry, &mut read);
         Some(Entry { address: read, span, has_length: length.is_some() })
     }

@@ -53,6 +53,21 @@ fn an_address_carries_its_flags() {
 }
 
 #[test]
+fn a_whole_address_of_ipv6_is_no_source_unless_it_is_said_to_be() {
+    let preferred = |address: &str| {
+        let file = format!(
+            "vrrp_instance V {{\ninterface a\nvirtual_router_id 1\nvirtual_ipaddress {{\n{address}\n}}\n}}\n"
+        );
+        text(&file).config.instances[0].addresses[0].preferred
+    };
+    assert_eq!(preferred("2001:db8::1"), Some(0));
+    assert_eq!(preferred("2001:db8::1/128"), Some(0));
+    assert_eq!(preferred("2001:db8::1/128 preferred_lft forever"), None);
+    assert_eq!(preferred("2001:db8::1/64"), None);
+    assert_eq!(preferred("10.0.0.1/32"), None);
+}
+
+#[test]
 fn an_advert_over_ipv6_holds_as_many_addresses_as_a_packet_of_1500_bytes() {
     let errors = |count: u32, block: &str| {
         let addresses: String = (1..=count).map(|n| format!("2001:db8::{n:x}/64\n")).collect();
