@@ -26,9 +26,10 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 17] = [
     maps::TABLE,
     maps::SERVICES,
+    maps::ADDRESSES,
     maps::RINGS,
     maps::REALS,
     maps::REAL_COUNTERS,
