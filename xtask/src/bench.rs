@@ -69,6 +69,10 @@ const OPTIMISED: &[&str] = &[
     "profile.dev.package.netlink-packet-core.opt-level=3",
     "--config",
     "profile.dev.package.netlink-sys.opt-level=3",
+    "--config",
+    "profile.dev.package.aya.opt-level=3",
+    "--config",
+    "profile.dev.package.serde_json.opt-level=3",
 ];
 const TEN_MINUTES: &str = "600";
 

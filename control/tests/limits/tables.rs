@@ -17,7 +17,10 @@ use control::{
     },
     director::{CheckState, Director, Orders},
 };
-use nix::libc;
+use nix::{
+    libc,
+    time::{ClockId, clock_gettime},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -70,16 +73,18 @@ fn measure(services: u32, reals: u32) -> Result<Value> {
     filled?;
 
     let targets: Vec<_> = director.targets().iter().map(|target| target.id).collect();
-    let mut changes = Vec::new();
+    let (mut changes, mut works) = (Vec::new(), Vec::new());
     for number in 0..CHANGES {
         let id = targets[targets.len() * number / CHANGES];
         for up in [false, true] {
+            let before = worked();
             let (changed, time) = timed(|| {
                 director.on_verdict(id, CheckState { up, weight: None, error: None, ran: true });
                 director.advance(now());
                 dataplane.apply_services(&director.take_touched())
             });
             changed?;
+            works.push(worked() - before);
             changes.push(time);
         }
     }
@@ -93,6 +98,7 @@ fn measure(services: u32, reals: u32) -> Result<Value> {
         "fill_ms": milliseconds(fill),
         "again_ms": milliseconds(again),
         "change_ms": spread(changes),
+        "work_ms": spread(works),
         "heap_bytes": heap,
         // An element of RINGS, REALS and REAL_COUNTERS.
         "ring_bytes": u64::from(room.chunks) * 64,
@@ -109,6 +115,11 @@ fn grace() {
 #[expect(clippy::disallowed_methods, reason = "a measurement")]
 fn now() -> Instant {
     Instant::now()
+}
+
+/// By this thread, which does not work while it waits for a grace period.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
