@@ -7,7 +7,7 @@ use control::config::{self, outline::Outline};
 use crate::peak::{TURN, peak};
 
 /// `services` virtual servers of `reals` real servers each, as a generator would write them.
-pub fn site(services: u32, reals: u32) -> String {
+fn site(services: u32, reals: u32) -> String {
     let mut text = String::from("global_defs {\n    router_id lb1\n}\n\n");
     for service in 0..services {
         let address = Ipv4Addr::from_bits(0x0a00_0001 + service);

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     env, fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     process, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use control::{
     config,
     dataplane::{
@@ -23,10 +23,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    peak::{TURN, used},
-    speed::site,
-};
+use crate::peak::{TURN, used};
 
 /// Services, and real servers of each.
 const SITES: [(u32, u32); 5] = [(1, 1000), (1, 30_000), (1000, 100), (10_000, 10), (5000, 100)];
@@ -52,11 +49,11 @@ fn measure(services: u32, reals: u32) -> Result<Value> {
     let folder = env::temp_dir().join(format!("lvsd-tables-{}", process::id()));
     fs::create_dir_all(&folder)?;
     let path = folder.join("site.conf");
-    // Half a million real servers find place in the largest file that is read, if it is not indented.
-    let text = site(services, reals).lines().flat_map(|line| [line.trim_start(), "\n"]).collect::<String>();
-    fs::write(&path, text)?;
+    fs::write(&path, site(services, reals))?;
     let (loaded, parse) = timed(|| config::load(&path, ""));
-    let config = loaded?.config;
+    let loaded = loaded?;
+    ensure!(!loaded.has_errors(), "{}", loaded.render_text());
+    let config = loaded.config;
 
     let room = Room::of(&config.services);
     let mut dataplane = Dataplane::open(&folder, false, room)?;
@@ -104,6 +101,23 @@ fn measure(services: u32, reals: u32) -> Result<Value> {
         "ring_bytes": u64::from(room.chunks) * 64,
         "real_bytes": u64::from(room.reals) * (32 + 16 * cpus),
     }))
+}
+
+/// Short enough for half a million real servers to find place in the largest file that is read.
+fn site(services: u32, reals: u32) -> String {
+    let mut text = String::new();
+    for service in 0..services {
+        let address = Ipv4Addr::from_bits(0x0a00_0001 + service);
+        text += &format!("virtual_server {address} 80 {{\n    lvs_method DR\n    protocol TCP\n");
+        for real in 0..reals {
+            let address = Ipv4Addr::from_bits(0x0b00_0001 + service * reals + real);
+            text += &format!(
+                "    real_server {address} 80 {{\n        TCP_CHECK {{\n            connect_timeout 3\n        }}\n    }}\n"
+            );
+        }
+        text += "}\n";
+    }
+    text
 }
 
 fn grace() {
