@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Conversation, Director, Lab, Need, Node, PATIENCE, Process, VIP, Vrrp, get, require, serve, wait_for,
+    Conversation, Director, Lab, Need, Node, PATIENCE, Process, Sum, VIP, Vrrp, get, require, serve, wait_for,
 };
 
 /// The real servers' gateway: an address of the VRRP instance, like the VIP.
@@ -315,24 +315,6 @@ fn block(number: usize) -> Vec<u8> {
         words.extend((state >> 32).to_ne_bytes());
     }
     words
-}
-
-/// FNV-1a over bytes, as they come.
-#[derive(Debug, PartialEq)]
-struct Sum(u64);
-
-impl Default for Sum {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
 }
 
 fn outcome(director: &Director, name: &str) -> Result<u64> {

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use lvs_tests::{
-    Conversation, Director, Need, Node, PATIENCE, Process, Scene, VIP, Vrrp, get, require, wait_for,
+    Conversation, Director, Need, Node, PATIENCE, Process, Scene, Sum, VIP, Vrrp, get, require, wait_for,
 };
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
@@ -195,14 +195,14 @@ fn what_is_large_or_in_pieces_arrives_whole() -> Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut reader = stream.try_clone()?;
         // Both ways at once: what goes to the service is all in full-sized segments.
-        let writer = thread::spawn(move || -> Result<u64> {
+        let writer = thread::spawn(move || -> Result<Sum> {
             let mut sum = Sum::default();
             for number in 0..AMOUNT as u64 / 8192 {
                 let block: Vec<u8> = (0..1024).flat_map(|at| (number << 10 | at).to_be_bytes()).collect();
                 sum.add(&block);
                 stream.write_all(&block)?;
             }
-            Ok(sum.0)
+            Ok(sum)
         });
         let (mut sum, mut left, mut buffer) = (Sum::default(), AMOUNT, vec![0; 1 << 16]);
         while left > 0 {
@@ -212,7 +212,7 @@ fn what_is_large_or_in_pieces_arrives_whole() -> Result<()> {
             left -= length;
         }
         let sent = writer.join().map_err(|_| anyhow!("the writer panicked"))??;
-        ensure!(sent == sum.0, "what came back is not what was sent");
+        ensure!(sent == sum, "what came back is not what was sent");
 
         for port in FIRST_PORT..FIRST_PORT + FLOWS {
             let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
@@ -238,23 +238,6 @@ fn give_back(mut stream: TcpStream) {
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
         if writer.write_all(&buffer[..length]).is_err() {
             return;
-        }
-    }
-}
-
-/// FNV-1a.
-struct Sum(u64);
-
-impl Default for Sum {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }
     }
 }

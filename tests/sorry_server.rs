@@ -1,10 +1,10 @@
 //! Is there a real server for every packet while the last one dies, the sorry server stands in, and all return?
 
-use std::{collections::BTreeSet, net::SocketAddrV4, thread, time::Duration};
+use std::{net::SocketAddrV4, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lvs_tests::{
-    Datagrams, Director, Need, PATIENCE, Scene, Tally, VIP, Vrrp, get, require, wait_for, web_service,
+    Datagrams, Director, Need, PATIENCE, Scene, Tally, VIP, Vrrp, require, wait_for, web_service,
 };
 
 const UDP: SocketAddrV4 = SocketAddrV4::new(*VIP.ip(), 5001);
@@ -23,14 +23,7 @@ fn at_5000_packets_a_second_none_is_without_a_real_server_and_none_is_lost() -> 
     let mut scene = Scene::new()?;
     let lb1 = Director::start(&scene.lb1, &config(&scene)?)?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
-    // Until the director knows the neighbours there is nobody.
-    scene.client.in_ns(|| {
-        let mut known = BTreeSet::new();
-        wait_for("an answer of each", PATIENCE, || {
-            known.extend(get(VIP, None).ok());
-            Ok((known.len() == scene.reals.len()).then_some(()))
-        })
-    })?;
+    scene.wait_for_all(PATIENCE)?;
     let before = without_real(&lb1)?;
     let load = Datagrams::start(&scene.client, &scene.reals, UDP, RATE)?;
 

@@ -1,7 +1,6 @@
 //! What does a reload of a large site cost, and whom?
 
 use std::{
-    collections::BTreeSet,
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddrV4},
     thread,
@@ -10,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Datagrams, Director, PATIENCE, Scene, Stamp, Tally, VIP, Vrrp, get, wait_for, web_service};
+use crate::{Datagrams, Director, PATIENCE, Scene, Stamp, Tally, VIP, Vrrp, web_service};
 
 const UDP: SocketAddrV4 = SocketAddrV4::new(*VIP.ip(), 5001);
 /// Packets a second.
@@ -39,14 +38,7 @@ pub fn reload_under_load(services: u32, reloads: u16) -> Result<Reloaded> {
     let text = |weight| Ok::<_, anyhow::Error>(config(&scene, weight)? + &others);
     let lb1 = Director::start(&scene.lb1, &text(1)?)?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
-    // Until the director knows the neighbours there is nobody.
-    scene.client.in_ns(|| {
-        let mut known = BTreeSet::new();
-        wait_for("an answer of each", PATIENCE, || {
-            known.extend(get(VIP, None).ok());
-            Ok((known.len() == scene.reals.len()).then_some(()))
-        })
-    })?;
+    scene.wait_for_all(PATIENCE)?;
     let without_real = || Ok::<_, anyhow::Error>(lb1.status()?.outcomes.get("no_real").copied().unwrap_or(0));
     let before = without_real()?;
     let load = Datagrams::start(&scene.client, &scene.reals, UDP, RATE)?;

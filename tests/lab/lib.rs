@@ -24,6 +24,7 @@ mod process;
 mod realtime;
 mod scene;
 mod signals;
+mod sum;
 mod wire;
 
 pub use arp_probe::ArpProbe;
@@ -45,4 +46,5 @@ pub use pair::{PACE, PATIENCE, Pair};
 pub use process::Process;
 pub use realtime::enter as at_real_time;
 pub use scene::{GUE_PORT, RealServer, Scene, VIP, serve, serve_at};
+pub use sum::Sum;
 pub use wire::{Advert, Advertisement, Arp, masters, turns};

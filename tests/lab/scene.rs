@@ -1,6 +1,7 @@
 //! The usual line-up: a client, a watcher, two directors and three real servers on one switch.
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
@@ -50,6 +51,17 @@ impl Scene {
     /// Asks the VIP once a few milliseconds until it answers.
     pub fn wait_for_service(&self, limit: Duration) -> Result<()> {
         self.client.in_ns(|| wait_for("an answer from the VIP", limit, || Ok(get(VIP, None).ok().map(drop))))
+    }
+
+    /// The same until each real server has answered: before, the director need not know where they all are.
+    pub fn wait_for_all(&self, limit: Duration) -> Result<()> {
+        self.client.in_ns(|| {
+            let mut known = BTreeSet::new();
+            wait_for("an answer of each real server", limit, || {
+                known.extend(get(VIP, None).ok());
+                Ok((known.len() == self.reals.len()).then_some(()))
+            })
+        })
     }
 }
 

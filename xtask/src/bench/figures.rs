@@ -1,6 +1,12 @@
 //! The figures of `cargo xtask bench failover` as a table, as JSON and as a plot.
 
-use std::{fmt::Write as _, fs, path::Path, process::Command, time::Duration};
+use std::{
+    fmt::{Display, Write as _},
+    fs,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::Result;
 
@@ -155,6 +161,27 @@ pub fn opening((width, height): (f64, f64), left: f64, title: &str) -> String {
     )
 }
 
+/// A bar that begins at `left`, with its name before and its value behind it.
+pub fn bar(svg: &mut String, (left, y): (f64, f64), width: f64, colour: &str, [name, value]: [&str; 2]) {
+    let (before, behind, base) = (left - 8.0, left + width + 6.0, y + 11.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{before}\" y=\"{base:.0}\" text-anchor=\"end\">{name}</text><rect x=\"{left}\" y=\"{y:.0}\" \
+         width=\"{width:.1}\" height=\"14\" fill=\"{colour}\"/><text x=\"{behind:.1}\" y=\"{base:.0}\">{value}</text>"
+    );
+}
+
+/// A line across a plot at one value of its scale.
+pub fn scale_line(svg: &mut String, [left, right]: [f64; 2], y: f64, value: impl Display) {
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" \
+         text-anchor=\"end\">{value}</text>",
+        left - 8.0,
+        y + 4.0
+    );
+}
+
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 60.0;
@@ -174,15 +201,7 @@ fn plot(all: &Runs) -> String {
     );
     let height = |ms: f64| HEIGHT - BOTTOM - ms.clamp(0.0, LATEST) / LATEST * (HEIGHT - TOP - BOTTOM);
     for ms in 0..=LATEST as u32 {
-        let y = height(ms.into());
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" \
-             text-anchor=\"end\">{ms}</text>",
-            WIDTH - 20.0,
-            LEFT - 8.0,
-            y + 4.0
-        );
+        scale_line(&mut svg, [LEFT, WIDTH - 20.0], height(ms.into()), ms);
     }
     let mut intervals: Vec<_> = all.keys().map(|(_, _, interval)| *interval).collect();
     intervals.sort();

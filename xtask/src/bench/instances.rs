@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{Advert, Capture, Director, Lab, Need, Stamp, require, wait_for};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::figures::{conditions, opening};
+use super::figures::{conditions, opening, scale_line};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -222,15 +222,8 @@ fn plot(all: &[Figures]) -> String {
         HEIGHT - BOTTOM - micros.max(1.0).log10().min(DECADES) / DECADES * (HEIGHT - TOP - BOTTOM)
     };
     for decade in 0..=DECADES as i32 {
-        let (micros, y) = (10_f64.powi(decade), height(10_f64.powi(decade)));
-        let _ = writeln!(
-            svg,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/><text x=\"{}\" y=\"{:.1}\" \
-             text-anchor=\"end\">{micros}</text>",
-            WIDTH - 20.0,
-            LEFT - 8.0,
-            y + 4.0
-        );
+        let micros = 10_f64.powi(decade);
+        scale_line(&mut svg, [LEFT, WIDTH - 20.0], height(micros), micros);
     }
     let step = (WIDTH - LEFT - 20.0) / all.len().max(1) as f64;
     for (column, figures) in all.iter().enumerate() {

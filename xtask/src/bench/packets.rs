@@ -7,7 +7,7 @@ use lvs_tests::find_program;
 use nix::unistd::geteuid;
 use serde_json::Value;
 
-use super::figures::{conditions, opening};
+use super::figures::{bar, conditions, opening};
 use crate::{cargo, root, run_visibly, setup::setup};
 
 const ROUNDS: u32 = 100;
@@ -226,15 +226,7 @@ impl Costs {
         for (place, (label, time)) in bars.iter().enumerate() {
             let y = TOP + STEP * place as f64;
             let width = time.max(0.0) / longest * (WIDTH - LEFT - RIGHT);
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{label}</text><rect x=\"{LEFT}\" y=\"{y:.0}\" \
-                 width=\"{width:.1}\" height=\"14\" fill=\"#1a6faf\"/><text x=\"{:.1}\" y=\"{:.0}\">{time:.1}</text>",
-                LEFT - 8.0,
-                y + 11.0,
-                LEFT + width + 6.0,
-                y + 11.0
-            );
+            bar(&mut svg, (LEFT, y), width, "#1a6faf", [label, &format!("{time:.1}")]);
         }
         Ok(svg + "</svg>\n")
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{Need, Reloaded, reload_under_load, require};
 use serde_json::{Value, json};
 
-use super::figures::{conditions, opening};
+use super::figures::{bar, conditions, opening};
 use crate::{cargo, run_visibly};
 
 #[derive(clap::Args)]
@@ -142,15 +142,7 @@ fn plot(figures: &Value) -> Result<String> {
         let y = TOP + STEP * place as f64;
         let time = time.as_f64().unwrap_or_default();
         let width = (time * 100.0).max(1.0).log10() * DECADE;
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{label}</text><rect x=\"{LEFT}\" y=\"{y:.0}\" \
-             width=\"{width:.1}\" height=\"14\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{:.0}\">{time:.2}</text>",
-            LEFT - 6.0,
-            y + 11.0,
-            LEFT + width + 6.0,
-            y + 11.0
-        );
+        bar(&mut svg, (LEFT, y), width, colour, [label, &format!("{time:.2}")]);
     }
     svg += "</svg>\n";
     Ok(svg)

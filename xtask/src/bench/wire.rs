@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use serde_json::Value;
 
 use super::{
-    figures::{conditions, opening},
+    figures::{bar, conditions, opening},
     packets,
 };
 use crate::{
@@ -150,17 +150,8 @@ impl Rates {
             let y = TOP + STEP * place as f64;
             let width = rate.median / longest * (WIDTH - LEFT - RIGHT);
             let colour = if rate.way == "lvsd" { "#1a6faf" } else { "#999" };
-            let _ = writeln!(
-                svg,
-                "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\">{label}, flows: {}</text><rect x=\"{LEFT}\" y=\"{y:.0}\" \
-                 width=\"{width:.1}\" height=\"15\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{:.0}\">{:.2}</text>",
-                LEFT - 8.0,
-                y + 12.0,
-                rate.flows,
-                LEFT + width + 6.0,
-                y + 12.0,
-                rate.median / 1e6
-            );
+            let label = format!("{label}, flows: {}", rate.flows);
+            bar(&mut svg, (LEFT, y), width, colour, [&label, &format!("{:.2}", rate.median / 1e6)]);
         }
         Ok(svg + "</svg>\n")
     }
