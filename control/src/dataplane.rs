@@ -44,6 +44,8 @@ pub mod plan;
 mod ring;
 pub mod turns;
 
+pub use pins::PINNED;
+
 /// The compiled XDP program.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/director"));
 

@@ -1,5 +1,5 @@
 //! Whether kernels take the program: the running one, and older ones by two of their rules that the compiler does not know.
-//! `cargo xtask test --kernel` asks those themselves.
+//! `cargo xtask test --kernel` asks those themselves. And what of it outlasts a daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +51,20 @@ fn no_loop_is_entered_again_by_falling_into_its_head() {
             );
         }
     }
+}
+
+#[test]
+fn whatever_packets_depend_on_outlasts_the_daemon() {
+    // When something was last told, events for whoever reads them, pieces of packets on their way, one frame's mark, and
+    // the kernel's end of a detour.
+    const PASSING: [&str; 8] =
+        ["AYA_LOGS", "CLAIMED", "CLAIMS", "FRAGMENTS", "FRAGMENTS6", "LOGGED", "TAKEN_UP", "TO_KERNEL"];
+    let object = Object::parse(control::dataplane::OBJECT).unwrap();
+    // Constants have a dot in front.
+    let maps = object.maps.keys().map(String::as_str).filter(|name| !name.starts_with('.'));
+    let forgotten: Vec<_> =
+        maps.filter(|name| !PASSING.contains(name) && !control::dataplane::PINNED.contains(name)).collect();
+    assert_eq!(forgotten, [] as [&str; 0], "neither pinned nor of passing use");
 }
 
 fn thread_time() -> Duration {

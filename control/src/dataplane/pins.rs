@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 17] = [
     maps::TABLE,
     maps::SERVICES,
     maps::ADDRESSES,
