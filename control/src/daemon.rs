@@ -84,7 +84,10 @@ pub fn run(file: &File, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     precondition::raise_limits();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(async {
-        run_once("startup_script", config.global.startup.as_ref()).await;
+        // Who goes on where another daemon was killed or made room may have a lease to keep.
+        if dataplane::left_vips(run_dir).is_empty() {
+            run_once("startup_script", config.global.startup.as_ref()).await;
+        }
         let mut daemon = Daemon::start(config, run_dir, mode).await?;
         notify_systemd(sd_notify::NotifyState::Ready);
         let end = daemon.serve(file).await?;

@@ -351,9 +351,13 @@ impl Host {
         let mut down = HashSet::new();
         let reals: Vec<IpAddr> =
             ways::destinations(&self.config).collect::<BTreeSet<_>>().into_iter().collect();
-        let mut in_turn = reals.chunks(ROUTES_A_TICK).cycle();
-        // What changed while a reload was under way has been told to nobody.
-        let mut doubted: &[IpAddr] = &reals;
+        let mut in_turn = reals.iter().copied().cycle();
+        // How many routes are in doubt; what changed while a reload was under way has been told to nobody. They go on in turn
+        // when more changes, so that none waits for ever.
+        let mut doubted = reals.len();
+        // Those are told of once.
+        let is_routeless = |real: &IpAddr| !self.routes.borrow().contains_key(real);
+        let mut routeless: HashSet<IpAddr> = reals.iter().copied().filter(is_routeless).collect();
         loop {
             let mut topology = false;
             let mut probe = false;
@@ -362,19 +366,21 @@ impl Host {
                 changed = self.netlink.changed() => {
                     topology = changed;
                     if changed {
-                        doubted = &reals;
+                        doubted = reals.len();
                     }
                 }
                 Ok(()) = roles.changed() => {}
                 () = time::sleep(patience.unwrap_or_default()), if patience.is_some() => {}
                 Ok(()) = self.wanted.changed() => self.ask_for_wanted().await,
-                () = std::future::ready(()), if !doubted.is_empty() => {}
+                () = std::future::ready(()), if doubted > 0 => {}
                 _ = tick.tick() => {
                     probe = true;
                     ticks = ticks.wrapping_add(1);
                     // Also what no message told of is noticed some time.
                     topology = ticks.is_multiple_of(CONFIRM_EVERY);
-                    doubted = if doubted.is_empty() { in_turn.next().unwrap_or_default() } else { doubted };
+                    if doubted == 0 {
+                        doubted = reals.len().min(ROUTES_A_TICK);
+                    }
                 }
             }
             let roles_seen = *roles.borrow_and_update();
@@ -402,12 +408,13 @@ impl Host {
             let isolated = isolated(&self.instances, &faults, &self.routes.borrow());
             send_if_new(&self.isolated, isolated);
             send_if_new(&self.held, self.held(&snapshot));
-            if topology || ticks <= 1 {
-                virtual_macs::admit(&self.netlink, &virtual_macs::of(&self.instances)).await;
-            }
             self.settle_addresses(&snapshot).await;
             self.settle_routes(&snapshot, topology).await;
             self.settled.send_replace(roles_seen);
+            // Roles do not wait for it: it does not depend on them.
+            if topology || ticks <= 1 {
+                virtual_macs::admit(&self.netlink, &virtual_macs::of(&self.instances)).await;
+            }
             let located = locate(&self.config, &snapshot);
             let mut places = located.iter().zip(&self.instances);
             // One that has lost its place keeps what was made for it, in FAULT.
@@ -416,10 +423,19 @@ impl Host {
                 self.moved.send_modify(|count| *count = count.wrapping_add(1));
             }
             // A route that went with its link is kept in mind: it says whom the link led to.
-            let (asked, left) = doubted.split_at(doubted.len().min(ROUTES_A_LOOK));
-            doubted = left;
-            match ways::routes(asked.iter().copied(), &self.netlink).await {
+            let asked: Vec<IpAddr> = in_turn.by_ref().take(doubted.min(ROUTES_A_LOOK)).collect();
+            doubted -= asked.len();
+            match ways::routes(asked, &self.netlink).await {
                 Ok(found) => {
+                    for (real, route) in &found {
+                        match route {
+                            Some(_) => drop(routeless.remove(real)),
+                            None if routeless.insert(*real) => ways::tell_routeless(*real),
+                            None => {}
+                        }
+                    }
+                    let found: Vec<_> =
+                        found.into_iter().filter_map(|(real, route)| Some((real, route?))).collect();
                     self.routes.send_if_modified(|known| {
                         let has_news = found.iter().any(|(real, route)| known.get(real) != Some(route));
                         known.extend(found);

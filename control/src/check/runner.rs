@@ -196,26 +196,27 @@ async fn watch(
             // The link went or came while the probe was under way.
             Err(_) if isolated.has_changed().unwrap_or(false) => (Finding::NotTried, None),
             Ok(said) => {
+                hindrance = None;
                 weight = said.or(weight);
                 (Finding::Success, None)
             }
             Err(error) if error.is_local() => {
                 if hindrance.as_ref() != Some(&error) {
                     warn!(address = %check.address, port = check.port, cause = %error, "cannot check");
-                    hindrance = Some(error);
                 }
-                (Finding::NotTried, None)
+                // The virtual address is asked after the real server's own has answered: that counts.
+                let has_answered = matches!(error, CheckError::Vip(_));
+                hindrance = Some(error);
+                (if has_answered { Finding::Success } else { Finding::NotTried }, None)
             }
             Err(error) => {
+                hindrance = None;
                 if check.log_all_failures {
                     info!(check = check.kind.word(), address = %check.address, port = check.port, cause = %error, "check failed");
                 }
                 (Finding::Failure, Some(error))
             }
         };
-        if finding != Finding::NotTried {
-            hindrance = None;
-        }
         // keepalived's rule: between programs the pause counts from their start.
         let from = if matches!(check.kind, CheckKind::Misc(_)) { started } else { Instant::now() };
         let up = match machine.on_finding(finding, from.into_std()) {

@@ -205,6 +205,8 @@ impl Question<'_> {
                     // Of an earlier question.
                     Some(Heard::Open { .. } | Heard::Datagram(_)) => {}
                     Some(Heard::Refused { number }) if number != next => {}
+                    Some(Heard::Unreachable { quoted } | Heard::NotTaken { quoted })
+                        if quoted != Some(number) => {}
                     None if again < self.until => break,
                     heard => return Err(self.error(heard)),
                 }
@@ -258,8 +260,8 @@ impl Question<'_> {
         let vip = self.flow.to;
         match heard {
             Some(Heard::Refused { .. }) => VipError::Refused(vip),
-            Some(Heard::Unreachable) => VipError::Unreachable(vip),
-            Some(Heard::NotTaken) => VipError::NotTaken(vip),
+            Some(Heard::Unreachable { .. }) => VipError::Unreachable(vip),
+            Some(Heard::NotTaken { .. }) => VipError::NotTaken(vip),
             Some(Heard::Open { .. } | Heard::Datagram(_)) | None => {
                 VipError::Silent { vip, method: self.on.forwarding.word(), limit: self.limit }
             }

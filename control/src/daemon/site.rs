@@ -53,7 +53,10 @@ impl Site {
         });
         let instances: Vec<_> = instances.collect();
         let new = ways::destinations(&config).filter(|real| !known.contains_key(real));
-        let mut routes = ways::routes(new, netlink).await?;
+        let asked = ways::routes(new, netlink).await?;
+        asked.iter().filter(|(_, route)| route.is_none()).for_each(|(real, _)| ways::tell_routeless(*real));
+        let mut routes: HashMap<_, _> =
+            asked.into_iter().filter_map(|(real, route)| Some((real, route?))).collect();
         routes.extend(ways::destinations(&config).filter_map(|real| Some((real, *known.get(&real)?))));
         let by = |forwarding| {
             let ways = config.services.iter().flat_map(VirtualServer::ways);

@@ -17,24 +17,23 @@ use crate::{
 /// Questions about routes that the kernel has at a time.
 const AT_ONCE: usize = 64;
 
-/// The kernel's routes to real servers.
+/// The kernel's routes to real servers; `None` where there is none.
 pub async fn routes(
     reals: impl IntoIterator<Item = IpAddr>,
     netlink: &Netlink,
-) -> Result<HashMap<IpAddr, Route>, HostError> {
+) -> Result<HashMap<IpAddr, Option<Route>>, HostError> {
     let reals: HashSet<IpAddr> = reals.into_iter().collect();
     let mut routes = HashMap::with_capacity(reals.len());
     let ask = |real| async move { (real, netlink.route(real).await) };
     let mut answers = stream::iter(reals).map(ask).buffer_unordered(AT_ONCE);
     while let Some((real, route)) = answers.next().await {
-        match route? {
-            Some(route) => {
-                routes.insert(real, route);
-            }
-            None => tracing::warn!(%real, "no route to a real server"),
-        }
+        routes.insert(real, route?);
     }
     Ok(routes)
+}
+
+pub fn tell_routeless(real: IpAddr) {
+    tracing::warn!(%real, "no route to a real server");
 }
 
 /// All that packets of the services may be sent to.

@@ -294,7 +294,7 @@ const INTRODUCTION: &str = "\
 # What checks of many real servers cost
 
 Written by `cargo xtask bench checks`. One director, one host that takes connections at all addresses, network namespaces on one
-machine; `lvsd` and its runtime (tokio) are optimised, other libraries not; its nice value is that of `packaging/lvsd.service`, -10. Each real server has a TCP_CHECK with `delay_loop 1`, `connect_timeout 1` and `retry 0`,
+machine; `lvsd` and the libraries that work in it all the time (tokio, netlink, aya) are optimised, others not; its nice value is that of `packaging/lvsd.service`, -10. Each real server has a TCP_CHECK with `delay_loop 1`, `connect_timeout 1` and `retry 0`,
 in services of 100. Whatever else runs on the machine (see its load average) is in the figures.
 
 - *CPU*: user and system time of all threads of `lvsd`, per second. On one machine the kernel's work for both ends of the

@@ -161,8 +161,8 @@ const INTRODUCTION: &str = "\
 # Thousands of instances on one node
 
 Written by `cargo xtask bench instances`. One director in a network namespace, master of all its instances (255 VRIDs on each of up to 17
-interfaces, VRRPv3), and a host that takes the time at which each advert arrives, by the kernel's timestamps. `lvsd` optimised, its
-libraries not. Whatever else runs on the machine is in the figures.
+interfaces, VRRPv3), and a host that takes the time at which each advert arrives, by the kernel's timestamps. `lvsd` and the
+libraries that work in it all the time (tokio, netlink, aya) optimised, others not. Whatever else runs on the machine is in the figures.
 
 - *Late*: an instance advertises on a fixed grid, which its most punctual advert shows; how much later than that each advert came.
 - *Missing*: adverts that the time of watching has room for and that did not come.

@@ -22,7 +22,7 @@ pub struct Arguments {
 const INTRODUCTION: &str = "\
 # What changes of large tables cost
 
-Written by `cargo xtask bench update`. The library of `lvsd` and its runtime optimised, other libraries not. The tables are those of
+Written by `cargo xtask bench update`. `lvsd` and the libraries that work in it all the time (tokio, netlink, aya) are optimised, others not. The tables are those of
 the kernel, filled and changed as the daemon does it; no packet meets them.
 
 - *parse*: the file, with a TCP_CHECK for each real server.

@@ -58,10 +58,13 @@ impl Kernel {
         })?;
         eprintln!("fetching {package}");
         let file = apt.download(package, directory)?;
+        // It has its name when it is whole.
+        let new = directory.join("kernels").join(format!("{}.new", self.version()));
         // What an interrupted run has left.
-        let _ = fs::remove_dir_all(&tree);
-        fs::create_dir_all(&tree)?;
-        run_visibly(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&tree))?;
+        let _ = fs::remove_dir_all(&new);
+        fs::create_dir_all(&new)?;
+        run_visibly(Command::new("dpkg-deb").arg("-x").arg(&file).arg(&new))?;
+        fs::rename(&new, &tree)?;
         fs::remove_file(&file)?;
         image_below(&tree).with_context(|| format!("{package} has no image"))
     }

@@ -13,7 +13,7 @@ use crate::{
         ConnectError,
         testing::{check_of, full_backlog},
     },
-    config::model::{FileCheck, HttpCheck, HttpProtocol, MiscCheck, Url},
+    config::model::{FileCheck, Forwarding, HttpCheck, HttpProtocol, MiscCheck, OnVip, Url},
     script::{Account, Script},
 };
 
@@ -106,6 +106,23 @@ async fn a_director_that_is_cut_off_blames_no_real_server() {
 
     bench.isolated.send_replace(HashSet::new());
     assert!(!bench.verdict().await.up);
+}
+
+#[tokio::test]
+async fn where_the_virtual_address_cannot_be_asked_the_real_servers_own_decides() {
+    // Nobody knows the next hop of this one.
+    let on_vip = OnVip {
+        address: [10, 0, 0, 100].into(),
+        real: [10, 0, 0, 11].into(),
+        forwarding: Forwarding::Direct,
+    };
+    let (server, address) = listener("127.0.0.1:0").await;
+    let mut bench = Bench::start([Check { on_vip: Some(on_vip), ..check_of(address) }], 8);
+    assert!(bench.verdict().await.up);
+    drop(server);
+    assert!(!bench.verdict().await.up);
+    let (_server, _) = listener(&address.to_string()).await;
+    assert!(bench.verdict().await.up);
 }
 
 #[tokio::test]

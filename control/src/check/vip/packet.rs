@@ -40,10 +40,14 @@ pub enum Heard {
         number: u32,
     },
     Datagram(Vec<u8>),
-    /// An ICMP error: nobody is there, or not on that port.
-    Unreachable,
+    /// An ICMP error: nobody is there, or not on that port. `quoted`: the number of the segment that it is about.
+    Unreachable {
+        quoted: Option<u32>,
+    },
     /// An ICMP error: somebody would have passed it on, had it not been for its TTL.
-    NotTaken,
+    NotTaken {
+        quoted: Option<u32>,
+    },
 }
 
 pub const TCP: u8 = 6;
@@ -92,14 +96,19 @@ pub fn build(flow: &Flow, message: Message<'_>, real: Ipv4Addr, forwarding: Forw
 pub fn parse(packet: &[u8]) -> Option<(Flow, Heard)> {
     let (protocol, [from, to], segment) = parse_ip(packet)?;
     if protocol == ICMP {
-        let heard = match *segment.first()? {
-            UNREACHABLE => Heard::Unreachable,
-            TIME_EXCEEDED => Heard::NotTaken,
-            _ => return None,
-        };
+        let kind = *segment.first()?;
         // RFC 792: eight bytes of unused and other fields, then the packet, of which 8 bytes behind its header are sure.
         let (protocol, [from, to], segment) = parse_ip(segment.get(8..)?)?;
         let (source, destination) = ports(segment)?;
+        let quoted = match protocol {
+            TCP => Some(u32::from_be_bytes(*segment.get(4..)?.first_chunk()?)),
+            _ => None,
+        };
+        let heard = match kind {
+            UNREACHABLE => Heard::Unreachable { quoted },
+            TIME_EXCEEDED => Heard::NotTaken { quoted },
+            _ => return None,
+        };
         let flow =
             Flow { protocol, from: SocketAddrV4::new(from, source), to: SocketAddrV4::new(to, destination) };
         return Some((flow, heard));
@@ -305,8 +314,11 @@ mod tests {
             let message = [&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat();
             parse(&ip(ICMP, 64, [REAL, *flow(TCP).from.ip()], &message))
         };
-        assert_eq!(error(UNREACHABLE, &quoted[..28]), Some((flow(TCP), Heard::Unreachable)));
-        assert_eq!(error(TIME_EXCEEDED, &quoted), Some((flow(TCP), Heard::NotTaken)));
+        assert_eq!(
+            error(UNREACHABLE, &quoted[..28]),
+            Some((flow(TCP), Heard::Unreachable { quoted: Some(7) }))
+        );
+        assert_eq!(error(TIME_EXCEEDED, &quoted), Some((flow(TCP), Heard::NotTaken { quoted: Some(7) })));
         assert_eq!(error(0, &quoted), None);
         assert_eq!(error(UNREACHABLE, &quoted[..20]), None);
     }

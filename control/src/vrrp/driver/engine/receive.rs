@@ -45,8 +45,9 @@ impl Engine {
     /// What is of no instance here; with VRID and source if it has them.
     pub(super) fn wonder(&mut self, link: usize, stranger: Option<(u8, IpAddr)>) {
         self.shared.board.count_stray();
-        let beside = self.nodes.iter().position(|node| node.link == link);
-        if let (true, Some((vrid, from)), Some(beside)) = (self.log_unknown_vrids, stranger, beside)
+        if self.log_unknown_vrids
+            && let Some((vrid, from)) = stranger
+            && let Some(beside) = self.links[link].nodes.iter().flatten().next().copied()
             && !std::mem::replace(&mut self.links[link].strangers[usize::from(vrid)], true)
         {
             self.tell(beside, EventKind::UnknownVrid { from, vrid });
