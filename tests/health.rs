@@ -63,6 +63,10 @@ fn scripts_and_fifos_are_told_who_comes_and_goes_and_with_omega_of_the_stop() ->
         + &service;
     let mut lb1 = Director::start(&scene.lb1, &config)?;
     assert_eq!(fs::read_to_string(&once)?, "startup\n");
+    // Whoever may have a lease to keep is not held up.
+    lb1.hand_over()?;
+    lb1.start_again()?;
+    assert_eq!(fs::read_to_string(&once)?, "startup\n");
     let said = |count: usize| {
         wait_for(&format!("{count} scripts"), PATIENCE, || {
             let text = fs::read_to_string(&log).unwrap_or_default();
