@@ -100,23 +100,43 @@ mod bpf {
         xdp_action::XDP_TX
     }
 
-    /// The least that a balancer of one server without services would do: see that it is IPv4 and TCP, swap MACs, send.
+    /// The least that a balancer of one server without services would do: see that it is a whole TCP packet of IPv4, swap its
+    /// MACs, send.
     #[xdp]
     pub fn phys(ctx: XdpContext) -> u32 {
+        if try_phys(&ctx).is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_PASS }
+    }
+
+    #[inline(always)]
+    fn try_phys(ctx: &XdpContext) -> Option<()> {
         const IPV4: u16 = 0x0800u16.to_be();
+        const FRAGMENT: u16 = 0x3fffu16.to_be();
         const TCP: u8 = 6;
+        const ETHERNET: usize = 14;
+        const LEAST: usize = 20;
         let (data, end) = (ctx.data(), ctx.data_end());
-        if data + 54 > end {
-            return xdp_action::XDP_PASS;
-        }
-        // SAFETY: 54 bytes of the frame were seen to be there. BPF's loads and stores need no alignment.
+        (data + ETHERNET + LEAST <= end).then_some(())?;
+        let ip = data + ETHERNET;
+        // SAFETY: an Ethernet and an IPv4 header were seen to be there. BPF's loads and stores need no alignment.
+        let (kind, version, total, fragment, protocol) = unsafe {
+            (
+                *((data + 12) as *const u16),
+                *(ip as *const u8),
+                *((ip + 2) as *const u16),
+                *((ip + 6) as *const u16),
+                *((ip + 9) as *const u8),
+            )
+        };
+        let (total, header) = (usize::from(u16::from_be(total)), usize::from(version & 0xf) * 4);
+        let is_whole = version >> 4 == 4 && header >= LEAST && ETHERNET + total <= end - data;
+        (kind == IPV4 && is_whole && fragment & FRAGMENT == 0 && protocol == TCP).then_some(())?;
+        let tcp = ip + header;
+        (tcp + LEAST <= end).then_some(())?;
+        // SAFETY: a TCP header was seen to be there.
+        let offset = usize::from(unsafe { *((tcp + 12) as *const u8) } >> 4) * 4;
+        (offset >= LEAST && header + offset <= total).then_some(())?;
+        // SAFETY: as above.
         unsafe {
-            if *((data + 12) as *const u16) != IPV4
-                || *((data + 14) as *const u8) != 0x45
-                || *((data + 23) as *const u8) != TCP
-            {
-                return xdp_action::XDP_PASS;
-            }
             let to = (*(data as *const u32), *((data + 4) as *const u16));
             let from = (*((data + 6) as *const u32), *((data + 10) as *const u16));
             *(data as *mut u32) = from.0;
@@ -124,7 +144,7 @@ mod bpf {
             *((data + 6) as *mut u32) = to.0;
             *((data + 10) as *mut u16) = to.1;
         }
-        xdp_action::XDP_TX
+        Some(())
     }
 
     /// `floor` for what puts a header before the frame: what giving room costs, and taking it back.

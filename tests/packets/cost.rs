@@ -24,8 +24,10 @@ const SLOTS: u16 = 10_007;
 const RING: u32 = 1024;
 /// How many ports have a service.
 const CROWDS: [(&str, u16); 2] = [("1000 services", 1000), ("10000 services", 10_000)];
-const IPIP: usize = 20;
-/// The longest frame that the prologue restores.
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const IPIP: usize = IPV4;
+/// The longest frame that the prologue restores; of others, behind what is changed in none.
 const SOLICITATION: usize = 86;
 /// For each flow to be new.
 const ALL_FLOWS: u32 = u32::MAX;
@@ -65,7 +67,7 @@ impl Setting<'_> {
         let ports = (bits & 0xffff) << if self.answers { 48 } else { 32 };
         // The last two bytes of the address.
         let source = (bits >> 16 & 0xffff) << 48;
-        let is_solicitation = u32::from(self.frame.len() > 64);
+        let is_solicitation = u32::from(self.frame.len() == SOLICITATION);
         let grows = self.grows as u32;
         EbpfLoader::new()
             .override_global("FRAME", &frame[..], true)
@@ -165,6 +167,8 @@ fn site(takes_turns: u16) -> Option<Director> {
     director.service(service(key(BARE, WEB, TCP), ring, reals(TUNNELS)));
     let sequence = director.ring(0x8000, &slots[..256]);
     director.turn(5, Turn { sequence: sequence.pack(), taken: 0 });
+    let web6 = service(services6::key6(ipv6::VIP6, WEB, TCP), ring, reals(BASE));
+    services6::serve(&mut director, ipv6::VIP6, Service { id: 6, ..web6 });
     Some(director)
 }
 
@@ -226,6 +230,8 @@ fn what_a_packet_costs() {
     ];
     for (name, flows) in COUNTS {
         paths.push(Path::new("established", name, &of(web(ACK), flows), Some((&plain, Forwarded))));
+        let web6 = patched(services6::tcp6(ipv6::VIP6, WEB), IPV6 - IPV4 + 47, &[ACK]);
+        paths.push(Path::new("established6", name, &of(web6, flows), Some((&plain, Forwarded))));
         paths.push(Path::new("syn", name, &of(web(SYN), flows), Some((&plain, Forwarded))));
         paths.push(Path::new("moved", name, &of(web(ACK), flows), Some((&moved, Forwarded))));
         paths.push(Path::new("wlc", name, &of(web(ACK), flows), Some((&known, Forwarded))));
