@@ -139,6 +139,32 @@ fn an_instance_that_is_taken_out_of_the_file_resigns_and_leaves_no_address() -> 
 }
 
 #[test]
+fn an_address_that_a_master_loses_by_a_reload_does_not_come_back() -> Result<()> {
+    const LOST: &str = "10.77.0.101";
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let pair = Pair::new(fast)?;
+    let service = web_service(&pair.scene.reals.iter().map(|real| (real, 1)).collect::<Vec<_>>());
+    let with = |address: &str| {
+        let text = fast(150).text();
+        text.replace("virtual_ipaddress {", &format!("virtual_ipaddress {{\n        {address}")) + &service
+    };
+    let is_there = || anyhow::Ok(pair.scene.lb1.run("ip -4 address show dev eth0")?.contains(LOST));
+    // Nothing but the removal itself tells the daemon to look, and that at an uncertain time.
+    for _ in 0..5 {
+        pair.lb1.reload(&with(&format!("{LOST}/32")))?;
+        wait_for("the second address", PATIENCE, || Ok(is_there()?.then_some(())))?;
+        pair.lb1.reload(&with(""))?;
+        for _ in 0..10 {
+            ensure!(!is_there()?, "it is back");
+            thread::sleep(SETTLED / 20);
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_member_of_a_sync_group_that_a_failed_reload_was_to_remove_is_master_with_the_others_again() -> Result<()>
 {
     if !require(&[Need::Lab, Need::Lvsd]) {

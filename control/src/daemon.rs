@@ -401,6 +401,8 @@ impl Daemon {
 
         // Who goes says so while the tables still keep the kernel from answering for its addresses.
         let removed = self.resign_removed(&old, &new).await;
+        // The host task knows only the old site: it would put back what a master is to lose.
+        self.end_host().await;
         let gone = without(addresses::places(&self.site.instances), &site);
         let withdrawn = addresses::withdraw(&netlink, &gone).await;
         let succeeded = match withdrawn {
@@ -416,6 +418,7 @@ impl Daemon {
                 for index in removed {
                     self.election.vrrp.handle.remove(index, false);
                 }
+                self.start_host(netlink);
                 return Err(error);
             }
         };
@@ -425,16 +428,17 @@ impl Daemon {
             self.election.vrrp.handle.leave();
             let before = std::mem::replace(&mut self.election, election);
             self.vrrp_changed.send_replace(self.election.vrrp.clone());
-            if let Err(error) = before.ended.await? {
+            if let Err(error) = before.ended.await.map_err(std::io::Error::from).flatten() {
                 tracing::warn!(%error, "the VRRP thread before this one had failed");
             }
         }
-        self.around.leases.assign(&new)?;
+        if let Err(error) = self.around.leases.assign(&new) {
+            tracing::error!(%error, "leases of instances that are gone keep their place");
+        }
         if let Err(error) = admin::admit(&self.run_dir, site.config.global.admin_group) {
             tracing::error!(%error, "who may use the control socket could not be changed");
         }
 
-        self.end_host().await;
         let macs = virtual_macs::of(&self.site.instances);
         virtual_macs::forget(&netlink, macs.difference(&virtual_macs::of(&site.instances))).await;
         match netlink.snapshot().await {
@@ -449,15 +453,10 @@ impl Daemon {
         }
         // What was told of the old site is done.
         self.moved.mark_unchanged();
-        (self.host, self.host_cancel) = spawn_host(
-            netlink,
-            &site,
-            &self.election.vrrp,
-            self.around.voices.clone(),
-            self.around.roles.subscribe(),
-        );
         self.around.mail_settings.send_replace(mail_settings(&site.config));
+        self.around.voices.routes.send_replace(site.routes.clone());
         self.site = site;
+        self.start_host(netlink);
         Ok(())
     }
 
@@ -474,6 +473,11 @@ impl Daemon {
         };
         self.requests.send(Request::Succeed(Box::new(succession))).await?;
         Ok(targets.await.context("the pool is gone")??)
+    }
+
+    fn start_host(&mut self, netlink: Netlink) {
+        let (voices, roles) = (self.around.voices.clone(), self.around.roles.subscribe());
+        (self.host, self.host_cancel) = spawn_host(netlink, &self.site, &self.election.vrrp, voices, roles);
     }
 
     /// The host task looks at its cancellation between two requests, each of which has a deadline.
@@ -603,7 +607,6 @@ fn spawn_host(
     Voices { routes, next_hops, isolated, held, drifts, moved, settled, running, wanted }: Voices,
     roles: watch::Receiver<u64>,
 ) -> (JoinHandle<Host>, CancellationToken) {
-    routes.send_replace(site.routes.clone());
     let mut host = Host {
         netlink,
         config: site.config.clone(),
