@@ -179,18 +179,16 @@ impl World {
     }
 
     fn work(&mut self, host: usize, mut work: Unfinished) -> Verdict {
-        while let Some(effect) = work.effects.pop_front() {
-            self.carry_out(host, effect, &mut work)?;
+        while !work.effects.is_empty() {
             // All members of a sync group start as one, or none has yet.
             let started = self.hosts[host].daemon.as_ref().is_some_and(|daemon| daemon.started);
-            if started
-                && !work.effects.is_empty()
-                && !self.healing
-                && self.dice.chance(self.network.stall_per_mille)
-            {
+            if started && !self.healing && self.dice.chance(self.network.stall_per_mille) {
                 let lan = work.lan;
                 self.stall(host, work);
                 return self.check_earned(host, lan);
+            }
+            if let Some(effect) = work.effects.pop_front() {
+                self.carry_out(host, effect, &mut work)?;
             }
         }
         self.check_earned(host, work.lan)
@@ -244,8 +242,9 @@ impl World {
             }
             Effect::ResignLease => self.hosts[host].leases[lan] = Monotonic::default(),
             Effect::SendAdvert { priority } => {
-                let lease = self.hosts[host].daemon.as_ref().and_then(|daemon| daemon.machines[lan].lease());
-                let in_time = priority == 0 || lease.is_none_or(|lease| now < lease);
+                let daemon = self.hosts[host].daemon.as_ref();
+                let deadline = daemon.and_then(|daemon| daemon.machines[lan].advert_deadline());
+                let in_time = priority == 0 || deadline.is_none_or(|deadline| now < deadline);
                 if !in_time || !self.send(host, lan, priority) {
                     let Some(daemon) = &mut self.hosts[host].daemon else { return Ok(()) };
                     daemon.machines[lan].on_advert_failed(work.since, &mut work.effects);

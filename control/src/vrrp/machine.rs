@@ -140,6 +140,15 @@ impl Machine {
         }
     }
 
+    /// An advert that leaves later is too late: the lease that it was to renew has ended, or with the first one the lease that
+    /// it was to earn.
+    pub fn advert_deadline(&self) -> Option<Monotonic> {
+        match &self.role {
+            Role::Master(master) => Some(master.previous_lease.unwrap_or(master.lease)),
+            _ => None,
+        }
+    }
+
     /// What trackers make of it.
     pub fn standing(&self) -> Priority {
         self.standing

@@ -462,9 +462,10 @@ impl Engine {
                 node.frames_left = 0;
             }
             Effect::SendAdvert { priority } => {
-                // A thread that was stopped on its way here may be too late for the lease that this would earn. Who is no
-                // master any more claims nothing by its last word.
-                let in_time = priority == 0 || node.machine.lease().is_none_or(|lease| clock() < lease);
+                // A thread that was stopped on its way here may be too late. Who is no master any more claims nothing by
+                // its last word.
+                let in_time =
+                    priority == 0 || node.machine.advert_deadline().is_none_or(|deadline| clock() < deadline);
                 if !in_time || !self.advertise(index, priority) {
                     self.nodes[index].machine.on_advert_failed(now, &mut self.effects);
                 }

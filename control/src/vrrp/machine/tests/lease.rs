@@ -120,6 +120,15 @@ fn a_takeover_that_nobody_hears_does_not_take_place() {
 }
 
 #[test]
+fn an_advert_is_too_late_when_the_lease_that_it_renews_has_ended_not_the_one_that_it_earns() {
+    let mut bench = Bench::master(settings(100));
+    let runs_until = bench.machine.lease();
+    bench.fire();
+    assert_eq!(bench.machine.advert_deadline(), runs_until);
+    assert!(bench.machine.lease() > runs_until);
+}
+
+#[test]
 fn a_running_lease_is_adopted() {
     let mut bench = Bench::new(settings(100));
     let lease = bench.now + Duration::from_nanos(1);
