@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream};
 use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
@@ -396,10 +397,6 @@ impl Host {
                     continue;
                 }
             };
-            match self.vrrp.board().take_lost_events() {
-                0 => {}
-                lost => tracing::warn!(lost, "VRRP events came too fast to be told; the state is right"),
-            }
             patience = debounce(&mut links, &mut snapshot, driver::clock());
             let running = snapshot.running();
             self.report_heartbeats(&running, &mut down);
@@ -585,9 +582,9 @@ impl Host {
             let hops = hops.map(|route| (route.ifindex, route.next_hop));
             hops.filter(|hop| all || !snapshot.neighbours.contains_key(hop)).collect()
         };
-        for (ifindex, next_hop) in hops {
-            self.ask_for(ifindex, next_hop).await;
-        }
+        // Thousands at once, and roles wait for it.
+        let asked = hops.into_iter().map(|(ifindex, next_hop)| self.ask_for(ifindex, next_hop));
+        stream::iter(asked).buffer_unordered(ways::AT_ONCE).collect::<()>().await;
     }
 }
 

@@ -115,7 +115,7 @@ impl Election {
         tasks.spawn(async move { silence.run_until_cancelled(notifier.run(told, cancel)).await });
         let states = known.map(states).unwrap_or_default();
         let weak = notices.downgrade();
-        tasks.spawn(Reporter::new(&config, &states, notices, roles.clone()).run(events));
+        tasks.spawn(Reporter::new(&config, &states, notices, roles.clone()).run(events, handle.clone()));
 
         let (show, findings) = watch::channel(trackers.findings());
         let watching = around.cancel.child_token();

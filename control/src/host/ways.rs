@@ -14,8 +14,8 @@ use crate::{
     netlink::{Netlink, Route, Snapshot},
 };
 
-/// Questions about routes that the kernel has at a time.
-const AT_ONCE: usize = 64;
+/// Questions that the kernel has at a time.
+pub const AT_ONCE: usize = 64;
 
 /// The kernel's routes to real servers; `None` where there is none.
 pub async fn routes(

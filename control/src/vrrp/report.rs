@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Cause, FaultCause, State,
-    driver::{Event, EventKind},
+    board::Board,
+    driver::{Event, EventKind, Handle},
 };
 use crate::{
     config::model::Config,
@@ -89,10 +90,46 @@ impl Reporter {
     }
 
     /// Until the VRRP thread has ended.
-    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>, vrrp: Handle) {
         while let Some(Event { instance, kind }) = events.recv().await {
             self.report(instance, kind);
+            // One is lost only while others wait, so this is reached after it.
+            if events.is_empty() {
+                self.catch_up(vrrp.board());
+            }
         }
+    }
+
+    /// Tells what lost events would have told of states.
+    fn catch_up(&mut self, board: &Board) {
+        let lost = board.take_lost_events();
+        if lost == 0 {
+            return;
+        }
+        tracing::warn!(lost, "VRRP events came too fast to be told, the states are told as they are now");
+        for index in 0..self.instances.len() {
+            let Some(view) = board.view(index) else { continue };
+            self.become_known(
+                index,
+                view.state,
+                What::Became(view.state),
+                view.priority,
+                "events were lost".to_owned(),
+            );
+        }
+    }
+
+    /// An instance is in a state, which is told if it is another one than was told last.
+    fn become_known(&mut self, index: usize, to: State, what: What, priority: u8, cause: String) {
+        let change = self.change();
+        let Some(known) = self.instances.get_mut(index) else { return };
+        let from = std::mem::replace(&mut known.state, to);
+        if from == to {
+            return;
+        }
+        let subject = Subject::Instance(index);
+        self.notify(Notice { subject, from, what, priority, cause: cause.clone(), change });
+        self.follow(index, to, cause, change);
     }
 
     fn report(&mut self, index: usize, kind: EventKind) {
@@ -106,15 +143,7 @@ impl Reporter {
                 };
                 let cause = self.text(cause);
                 tracing::info!(instance, %from, %to, cause, "VRRP state changed");
-                let change = self.change();
-                let Some(known) = self.instances.get_mut(index) else { return };
-                let from = std::mem::replace(&mut known.state, to);
-                if from == to {
-                    return;
-                }
-                let subject = Subject::Instance(index);
-                self.notify(Notice { subject, from, what, priority, cause: cause.clone(), change });
-                self.follow(index, to, cause, change);
+                self.become_known(index, to, what, priority, cause);
             }
             EventKind::AddressesUp | EventKind::AddressesDown => {
                 self.change();
@@ -278,6 +307,45 @@ mod tests {
             };
             assert_eq!(told, expected);
         }
+    }
+
+    #[test]
+    fn states_that_lost_events_told_of_are_told_afterwards_and_once() {
+        let (notices, mut told) = mpsc::channel(8);
+        let known = |name: &str| Known { name: name.to_owned(), state: State::Backup };
+        let mut reporter = Reporter {
+            instances: ["A", "B"].map(known).into(),
+            groups: vec![Known { name: "VG".to_owned(), state: State::Backup }],
+            group_of: vec![Some(0), Some(0)],
+            interfaces: vec![],
+            notifies: vec![],
+            trackers: vec![],
+            ways: vec![],
+            notices,
+            changes: watch::channel(0).0,
+        };
+        let board = Board::new(2);
+        for index in 0..2 {
+            board.set_state(index, State::Master);
+        }
+        reporter.catch_up(&board);
+        assert!(told.try_recv().is_err(), "nothing was lost: what was not told yet is on its way");
+        board.count_lost_event();
+        reporter.catch_up(&board);
+        let subjects: Vec<_> =
+            std::iter::from_fn(|| told.try_recv().ok()).map(|it| (it.subject, it.from, it.what)).collect();
+        let became = |subject| (subject, State::Backup, What::Became(State::Master));
+        let all = [Subject::Instance(0), Subject::Instance(1), Subject::Group(0)];
+        assert_eq!(subjects, all.map(became));
+        assert!(*reporter.changes.borrow() > 0, "the host looks again");
+        let late = EventKind::Transition {
+            from: State::Backup,
+            to: State::Master,
+            cause: Cause::Started,
+            priority: 1,
+        };
+        reporter.report(0, late);
+        assert!(told.try_recv().is_err());
     }
 
     #[test]
