@@ -3,6 +3,7 @@
 //! One request per connection: a line of JSON ([`Command`]), answered by one JSON document.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::IpAddr,
     os::unix::fs::{PermissionsExt as _, chown},
@@ -21,7 +22,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::status::Status;
-use crate::{config::outline::Outline, director::Order, pool::Succession};
+use crate::{
+    config::outline::Outline,
+    dataplane::{DataplaneError, Mode},
+    director::Order,
+    pool::Succession,
+};
 
 pub mod status;
 
@@ -31,6 +37,8 @@ const REQUEST_BYTES: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What waits for another director takes longer: some of the longest intervals (40.95 s, in v2 255 s).
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(1100);
+/// Half a million real servers are read and written in seconds, by a machine with nothing else to do.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// Clients served at once, of root and of all others each: nobody can lock root out. One too many is hung up on.
 const CLIENTS: usize = 16;
 /// Longest answer that `ask` reads: far above the status of the largest configuration.
@@ -62,6 +70,8 @@ pub enum Request {
     Status(oneshot::Sender<Status>),
     /// An error says why it was not carried out.
     Order(Order, oneshot::Sender<Result<(), String>>),
+    /// The XDP program on these interfaces, by index, where it is not yet.
+    Attach(BTreeMap<u32, String>, Mode, oneshot::Sender<Result<(), DataplaneError>>),
     /// A new configuration takes over.
     Succeed(Box<Succession>),
 }
@@ -174,6 +184,7 @@ async fn answer(
     let command = serde_json::from_str(&line);
     let patience = match &command {
         Ok(Command::Failover(_)) => HANDOVER_PATIENCE,
+        Ok(Command::Reload) => RELOAD_PATIENCE,
         _ => PATIENCE,
     };
     let Some(reply) = timeout(patience, reply(command, requests, calls)).await?? else { return Ok(()) };
@@ -254,7 +265,7 @@ pub async fn outline(run_dir: &Path) -> Result<Outline, AdminError> {
 
 /// Has a running daemon read its configuration again.
 pub async fn reload(run_dir: &Path) -> Result<(), AdminError> {
-    have_done(run_dir, &Command::Reload, PATIENCE).await.map(drop)
+    have_done(run_dir, &Command::Reload, RELOAD_PATIENCE).await.map(drop)
 }
 
 /// Gives a running daemon an order.

@@ -4,11 +4,12 @@ mod claims;
 mod election;
 mod handover;
 mod precondition;
+mod signals;
 mod site;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,14 +20,15 @@ use aya_log::EbpfLogger;
 use lvs_ebpf_common::LeaseOwner;
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
+    time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     election::{Election, Surroundings},
+    signals::{End, Signals},
     site::Site,
 };
 use crate::{
@@ -85,12 +87,16 @@ pub fn run(file: &File, run_dir: &Path, mode: Mode) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = runtime.block_on(async {
         // Who goes on where another daemon was killed or made room may have a lease to keep.
+        let mut signals = Signals::new()?;
         if dataplane::left_vips(run_dir).is_empty() {
-            run_once("startup_script", config.global.startup.as_ref()).await;
+            tokio::select! {
+                () = run_once("startup_script", config.global.startup.as_ref()) => {}
+                _ = signals.ends.next() => return Ok(()),
+            }
         }
         let mut daemon = Daemon::start(config, run_dir, mode).await?;
         notify_systemd(sd_notify::NotifyState::Ready);
-        let end = daemon.serve(file).await?;
+        let end = daemon.serve(file, &mut signals).await?;
         notify_systemd(sd_notify::NotifyState::Stopping);
         let shutdown = daemon.site.config.global.shutdown.clone().filter(|_| end == End::Stop);
         let ended = daemon.end(end).await;
@@ -138,14 +144,6 @@ struct Daemon {
     host: JoinHandle<Host>,
     host_cancel: CancellationToken,
     moved: watch::Receiver<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// SIGTERM, SIGINT: resign and remove everything.
-    Stop,
-    /// SIGUSR2: end without a word, for a restart within the lease.
-    Leave,
 }
 
 impl Daemon {
@@ -289,17 +287,17 @@ impl Daemon {
     }
 
     /// Serves until a signal says how to end.
-    async fn serve(&mut self, file: &File) -> anyhow::Result<End> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut leave = signal(SignalKind::user_defined2())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn serve(&mut self, file: &File, signals: &mut Signals) -> anyhow::Result<End> {
+        let mut follow = Instant::now();
         loop {
+            let moved = &mut self.moved;
+            let is_to_follow = async {
+                time::sleep_until(follow).await;
+                moved.changed().await
+            };
             tokio::select! {
-                _ = terminate.recv() => return Ok(End::Stop),
-                _ = interrupt.recv() => return Ok(End::Stop),
-                _ = leave.recv() => return Ok(End::Leave),
-                _ = hangup.recv() => drop(self.reload_and_log(file).await),
+                end = signals.ends.next() => return Ok(end),
+                _ = signals.hangup.recv() => drop(self.reload_and_log(file).await),
                 // Whoever asked may have hung up.
                 Some(Call { what, asker }) = self.calls.recv() => match what {
                     What::Reload => {
@@ -321,11 +319,11 @@ impl Daemon {
                         let _ = asker.send(instances.and_then(|which| handover::take_part(vrrp, which)));
                     }
                 },
-                Ok(()) = self.moved.changed() => {
+                Ok(()) = is_to_follow => {
                     tracing::warn!("an interface is another now, or has another MAC or source address");
                     if let Err(error) = self.adopt(self.site.config.clone(), &HashMap::new()).await {
                         tracing::error!(error = %format_args!("{error:#}"), "cannot follow the interface yet");
-                        tokio::time::sleep(FOLLOW_AGAIN).await;
+                        follow = Instant::now() + FOLLOW_AGAIN;
                     }
                 }
                 ended = &mut self.election.ended => {
@@ -386,6 +384,11 @@ impl Daemon {
             bail!("vrrp_instance {instance} would lose its place on this host (see the log)");
         }
 
+        // What may be refused comes before what others hear of.
+        let (attached, outcome) = oneshot::channel();
+        self.requests.send(Request::Attach(site.interfaces.clone(), self.mode, attached)).await?;
+        outcome.await.context("the pool is gone")??;
+
         // Leases of both, until the old instances are gone.
         let (old, new) = (self.site.owners(), site.owners());
         let both: Vec<_> =
@@ -428,7 +431,7 @@ impl Daemon {
             self.election.vrrp.handle.leave();
             let before = std::mem::replace(&mut self.election, election);
             self.vrrp_changed.send_replace(self.election.vrrp.clone());
-            if let Err(error) = before.ended.await.map_err(std::io::Error::from).flatten() {
+            if let Err(error) = before.ended.await.map_err(io::Error::from).flatten() {
                 tracing::warn!(%error, "the VRRP thread before this one had failed");
             }
         }
@@ -468,7 +471,6 @@ impl Daemon {
             vips: vips(&site.instances, indexes),
             next_hops: site.next_hops.clone(),
             interfaces: site.interfaces.clone(),
-            mode: self.mode,
             done,
         };
         self.requests.send(Request::Succeed(Box::new(succession))).await?;
@@ -483,7 +485,7 @@ impl Daemon {
     /// The host task looks at its cancellation between two requests, each of which has a deadline.
     async fn end_host(&mut self) {
         self.host_cancel.cancel();
-        if tokio::time::timeout(HOST_PATIENCE, &mut self.host).await.is_err() {
+        if time::timeout(HOST_PATIENCE, &mut self.host).await.is_err() {
             tracing::error!("the host task does not end, going on without");
             self.host.abort();
         }
@@ -505,7 +507,7 @@ impl Daemon {
             if resigned() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            time::sleep(Duration::from_millis(1)).await;
         }
         removed
     }

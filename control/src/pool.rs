@@ -20,7 +20,7 @@ use crate::{
     admin::{Request, status},
     check::{Target, Verdict},
     config::model::{Config, Forwarding, Global, SorryServer, Track, VrrpInstance},
-    dataplane::{Dataplane, DataplaneError, Mode, plan::NextHop},
+    dataplane::{Dataplane, DataplaneError, plan::NextHop},
     director::{Change, CheckState, Director, News, Order, RealState, ServiceState, Standing, Told},
     drift::Drifts,
     notify::pools::{self, Notice},
@@ -112,7 +112,6 @@ pub struct Succession {
     pub vips: Vec<(IpAddr, Vip)>,
     pub next_hops: HashMap<IpAddr, NextHop>,
     pub interfaces: BTreeMap<u32, String>,
-    pub mode: Mode,
     /// What is to be checked from now on; an error means that the old one stays.
     pub done: oneshot::Sender<Result<Vec<Target>, DataplaneError>>,
 }
@@ -172,6 +171,10 @@ impl Pool {
                 Some(request) = requests.recv() => match request {
                     Request::Status(asker) => drop(asker.send(self.status())),
                     Request::Order(order, asker) => drop(asker.send(self.on_order(&order))),
+                    Request::Attach(interfaces, mode, asker) => {
+                        let dataplane = &mut self.dataplane;
+                        drop(asker.send(tokio::task::block_in_place(|| dataplane.attach_all(&interfaces, mode))));
+                    }
                     Request::Succeed(succession) => {
                         let outcome = self.succeed(&succession);
                         drop(succession.done.send(outcome));
@@ -282,7 +285,6 @@ impl Pool {
         director.advance(Instant::now().into_std());
         let (dataplane, interfaces) = (&mut self.dataplane, &succession.interfaces);
         let applied = tokio::task::block_in_place(|| {
-            dataplane.attach_all(interfaces, succession.mode)?;
             dataplane.apply(&director.take_desired())?;
             dataplane.forget_unused(interfaces);
             Ok::<_, DataplaneError>(())
