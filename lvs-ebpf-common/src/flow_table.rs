@@ -97,6 +97,12 @@ impl Entry {
         self.rest | (self.real as u64) << REAL_SHIFT | self.phase as u64
     }
 
+    /// Whether a packed word, if it is an entry, has this rest.
+    #[inline(always)]
+    pub const fn has_rest(word: u64, rest: u64) -> bool {
+        word & REST == rest
+    }
+
     #[inline(always)]
     pub const fn unpack(word: u64) -> Option<Self> {
         let phase = match word & PHASE {

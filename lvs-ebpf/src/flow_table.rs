@@ -90,7 +90,8 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
         // A persistent client comes back to where it was, also while that one drains.
         let moves = opens && service.persistence == 0;
         let reopened = moves && entry.phase == Phase::Closing;
-        if !reopened && (takes(service, entry.real, moves) && !left(service, entry.real, opens)) {
+        let state = state(service, entry.real);
+        if !reopened && takes(state, moves) && !(opens && state == Real::LEAVING) {
             if packet != Packet::About {
                 // SAFETY: as above; `way` is inside the set.
                 unsafe { refresh(set, way, entry, packet, now) };
@@ -98,7 +99,7 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
             return entry.real.into();
         }
         if packet.needs_its_connection()
-            && let Some(lost) = lost(service, entry.real)
+            && let Some(lost) = lost(state)
         {
             return lost;
         }
@@ -108,14 +109,14 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let owner = slot & !MOVED;
     let before =
         if slot & MOVED == 0 { owner } else { old_owner(RingRef::unpack(ring), hash).unwrap_or(owner) };
-    let without_memory = if before != owner && takes(service, before, false) { before } else { owner };
+    let without_memory = if before != owner && takes(state(service, before), false) { before } else { owner };
     if packet == Packet::About {
         return without_memory.into();
     }
     if place.is_none()
         && before != owner
         && packet.needs_its_connection()
-        && let Some(lost) = lost(service, before)
+        && let Some(lost) = lost(state(service, before))
     {
         return lost;
     }
@@ -126,8 +127,7 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
         Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED if is_new => {
             let turn = next_turn(service);
             // Every director has the same ring. Only one that remembers a flow knows whose turn that was.
-            if service.takes_turns == Service::EVERY_TURN || state(service, by_ring) == Some(Real::OVERLOADED)
-            {
+            if service.takes_turns == Service::EVERY_TURN || state(service, by_ring) == Real::OVERLOADED {
                 turn.unwrap_or(without_memory)
             } else {
                 by_ring
@@ -155,39 +155,37 @@ pub fn now() -> u64 {
     unsafe { bpf_jiffies64() >> TICK_SHIFT.load() }
 }
 
-/// Whether a real server may get this packet.
+/// Whether a real server in this state may get this packet.
 #[inline(always)]
-fn takes(service: &Service, index: u16, opens: bool) -> bool {
-    match state(service, index) {
-        Some(Real::ALIVE | Real::OVERLOADED) => true,
-        Some(Real::DRAINING | Real::LEAVING) => !opens,
+fn takes(state: u8, opens: bool) -> bool {
+    match state {
+        Real::ALIVE | Real::OVERLOADED => true,
+        Real::DRAINING | Real::LEAVING => !opens,
         _ => false,
     }
 }
 
-/// What the flows of a real server meet that is dead.
+/// What the flows of a real server in this state meet, if it is dead.
 #[inline(always)]
-fn lost(service: &Service, index: u16) -> Option<u32> {
-    match state(service, index) {
-        Some(Real::DEAD) => Some(LOST),
-        Some(Real::RESETTING) => Some(LOST_AND_RESET),
+fn lost(state: u8) -> Option<u32> {
+    match state {
+        Real::DEAD => Some(LOST),
+        Real::RESETTING => Some(LOST_AND_RESET),
         _ => None,
     }
 }
 
-/// Whether a real server is configured no more and the packet opens a flow.
-#[inline(always)]
-fn left(service: &Service, index: u16, opens: bool) -> bool {
-    opens && state(service, index) == Some(Real::LEAVING)
-}
+/// Of nobody's real server.
+const NONE: u8 = u8::MAX;
 
+/// [`Real::state`] of one of the service's, or [`NONE`].
 #[inline(always)]
-fn state(service: &Service, index: u16) -> Option<u8> {
+fn state(service: &Service, index: u16) -> u8 {
     let index = u32::from(index);
     if index >= service.reals_len {
-        return None;
+        return NONE;
     }
-    REALS.get(service.reals_base.wrapping_add(index)).map(|real| real.state)
+    REALS.get(service.reals_base.wrapping_add(index)).map_or(NONE, |real| real.state)
 }
 
 /// None where the ring has no old owners any more.
@@ -215,7 +213,7 @@ fn next_turn(service: &Service) -> Option<u16> {
     unsafe { (&raw mut (*turn).taken).write_volatile(taken.wrapping_add(1)) };
     let at = taken as u32 % sequence.length;
     let chunk = RINGS.get(sequence.chunk.wrapping_add(at / RING_CHUNK as u32))?;
-    chunk.get(at as usize % RING_CHUNK).copied().filter(|index| takes(service, *index, true))
+    chunk.get(at as usize % RING_CHUNK).copied().filter(|index| takes(state(service, *index), true))
 }
 
 /// # Safety
@@ -242,8 +240,8 @@ unsafe fn find(set: *mut FlowSet, rest: u64) -> Option<(usize, Entry)> {
     for way in 0..WAYS {
         // SAFETY: inside the set. Another CPU may be writing the word, whole.
         let word = unsafe { entry_at(set, way).read_volatile() };
-        if let Some(entry) = Entry::unpack(word)
-            && entry.rest == rest
+        if Entry::has_rest(word, rest)
+            && let Some(entry) = Entry::unpack(word)
         {
             return Some((way, entry));
         }
