@@ -5,11 +5,13 @@
 use std::{collections::HashSet, net::Ipv4Addr, thread, time::Duration};
 
 use etherparse::{ArpOperation, IpFragOffset, IpNumber, PacketBuilder};
-use lvs_ebpf_common::{Claim, Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip, maps};
+use lvs_ebpf_common::{
+    AddressFilter, Claim, Counter, Outcome, Real, RingRef, Service, ServiceKey, TableRef, Vip, maps,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{
-    director::{Action, Director, INGRESS, LEASE, SEED, Verdict, be, key, v4},
+    director::{Action, Director, INGRESS, LEASE, TABLE, Verdict, be, key, v4},
     frames::*,
 };
 
@@ -426,12 +428,29 @@ fn a_service_is_found_within_two_slots_of_the_live_half() {
     let frame = tcp(VIP, WEB);
     director.service_at(1, 1, web(10..11));
     assert_eq!(director.run(&frame).outcome, Outcome::NotOurs);
-    director.table(TableRef { seed: SEED, half: 1, ..TableRef::default() });
+    director.table(TableRef { half: 1, ..TABLE });
     assert_eq!(director.run(&frame).frame, routed(&frame, 1));
-    director.table(TableRef { seed: SEED, ..TableRef::default() });
+    director.table(TABLE);
     director.service_at(0, 0, service(key(VIP, 81, TCP), ring, 10..11));
     director.service_at(0, 1, web(11..12));
     assert_eq!(director.run(&frame).frame, routed(&frame, 2));
+}
+
+#[test]
+fn of_an_address_that_the_table_does_not_have_nothing_else_is_looked_at() {
+    let Some(mut director) = director() else { return };
+    let frame = tcp(VIP, WEB);
+    let (all, others) = (TABLE, TableRef { addresses: AddressFilter::default().with(be(STRANGER)), ..TABLE });
+    assert!(!others.addresses.may_have(be(VIP)));
+    assert_eq!(director.run(&frame).outcome, Outcome::Forwarded);
+    director.table(others);
+    // Not even whether it is whole.
+    for frame in [frame.clone(), ping(VIP), patched(frame, 14, &[0x44])] {
+        assert_eq!(director.run(&frame), verdict(Outcome::NotOurs, Action::Pass, frame.clone()));
+    }
+    assert_eq!(director.run(&who_has(VIP)).outcome, Outcome::ArpAnswered);
+    director.table(all);
+    assert_eq!(director.run(&ping(VIP)).outcome, Outcome::EchoAnswered);
 }
 
 #[test]

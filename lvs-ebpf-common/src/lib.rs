@@ -17,4 +17,4 @@ pub use claim::Claim;
 pub use lease::{Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
 pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};
 pub use outcome::Outcome;
-pub use service::{Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};
+pub use service::{AddressFilter, Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

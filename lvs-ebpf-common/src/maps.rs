@@ -2,7 +2,7 @@
 
 /// Changes whenever a name, a size or a value layout changes. It is part of the directory in which
 /// `lvsd` pins the maps, so that an upgraded daemon never adopts tables it would misread.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// Name of the XDP program inside the object.
 pub const PROGRAM: &str = "director";

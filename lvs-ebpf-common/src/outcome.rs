@@ -1,5 +1,8 @@
 //! What can become of a packet. One list: the XDP program returns it, the counters are indexed by it,
 //! `lvsd status` prints it.
+//!
+//! First those that are sent, then those the kernel gets, then those that are dropped: so the program tells them apart by few
+//! comparisons.
 
 macro_rules! outcomes {
     ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)+) => {
@@ -30,34 +33,38 @@ macro_rules! outcomes {
 outcomes! {
     /// Forwarded to a real server, out of the interface it came in on.
     Forwarded = "forwarded",
-    /// Forwarded to a real server behind another interface.
-    Redirected = "redirected",
+    /// A real server's answer, sent to its client in its service's name (NAT), out of the interface it came in on.
+    NatReply = "nat_reply",
     /// An ARP request for a virtual address, answered under the lease.
     ArpAnswered = "arp_answered",
     /// A neighbour solicitation for a virtual IPv6 address, answered under the lease.
     SolicitationAnswered = "solicitation_answered",
     /// An ICMP echo request to a virtual address, answered under the lease.
     EchoAnswered = "echo_answered",
-    /// A real server's answer, sent to its client in its service's name (NAT), out of the interface it came in on.
-    NatReply = "nat_reply",
-    /// The same, out of another interface.
-    NatReplyRedirected = "nat_reply_redirected",
+    /// TCP of a connection whose real server is dead: the client was told (TCP reset).
+    ConnectionReset = "connection_reset",
     /// Its TTL ended at this node, which routes by NAT: the sender was told (ICMP time exceeded).
     TimeExceeded = "time_exceeded",
     /// Too large for the way to its real server or, as an answer by NAT, to its client, with DF set: the sender was told the size that fits (ICMP fragmentation needed).
     FragmentationNeeded = "fragmentation_needed",
-    /// For a real server that is this node itself: left to the kernel unchanged, which has the virtual address while master.
-    Local = "local",
-    /// TCP of a connection whose real server is dead: the client was told (TCP reset).
-    ConnectionReset = "connection_reset",
+    /// Forwarded to a real server behind another interface.
+    Redirected = "redirected",
+    /// A real server's answer, sent to its client in its service's name (NAT), out of another interface.
+    NatReplyRedirected = "nat_reply_redirected",
     /// Not for a virtual address or service: left to the kernel unchanged.
     NotOurs = "not_ours",
+    /// For a real server that is this node itself: left to the kernel unchanged, which has the virtual address while master.
+    Local = "local",
     /// For a virtual address, in a frame for another host's MAC, as a switch floods them: left to the kernel, which ignores it.
     OtherHost = "other_host",
     /// Too short for its ARP or IP header, so not known whether ours: left to the kernel, which drops it.
     TruncatedHeader = "truncated_header",
     /// An IP version or length that contradicts the frame: left to the kernel, which drops it.
     BadIpHeader = "bad_ip_header",
+    /// A fragment to a virtual address, of whose packet the first fragment went to no real server: left to the kernel unchanged.
+    StrayFragment = "stray_fragment",
+    /// An answer of a real server by NAT while net.ipv4.ip_forward is off: left to the kernel unchanged, which takes its own and drops the others.
+    NotForwarding = "not_forwarding",
     /// An ARP request for a virtual address while this node holds no lease: dropped, so that the kernel stays silent too.
     ArpWithoutLease = "arp_without_lease",
     /// A neighbour solicitation for a virtual IPv6 address while this node holds no lease: dropped, so that the kernel stays silent too.
@@ -76,8 +83,6 @@ outcomes! {
     BadUdpLength = "bad_udp_length",
     /// IPv6 to a virtual or multicast address with more than four extension headers, so not known whether a question: dropped.
     ExtensionHeaders = "extension_headers",
-    /// A fragment to a virtual address, of whose packet the first fragment went to no real server: left to the kernel unchanged.
-    StrayFragment = "stray_fragment",
     /// The first fragment of a real server's answer by NAT: dropped, because later fragments carry no ports to translate by.
     Fragment = "fragment",
     /// The service has no real server that may take traffic: dropped.
@@ -92,8 +97,6 @@ outcomes! {
     NoRoute = "no_route",
     /// An answer of a real server that several NAT services share, of a flow that this node has not seen a client's packet of: dropped.
     UnknownNatFlow = "unknown_nat_flow",
-    /// An answer of a real server by NAT while net.ipv4.ip_forward is off: left to the kernel unchanged, which takes its own and drops the others.
-    NotForwarding = "not_forwarding",
     /// Its TTL ended at this node, which routes by NAT, and the sender cannot be told: dropped.
     TtlEnded = "ttl_ended",
     /// The driver leaves no room before the frame for the tunnel's header: dropped.

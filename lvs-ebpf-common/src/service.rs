@@ -31,7 +31,7 @@ impl ServiceKey {
 
     /// The two slots of a table of `maps::SERVICE_SLOTS` where the key may be.
     #[inline(always)]
-    pub const fn homes(self, seed: u32) -> [u32; 2] {
+    pub const fn homes(self, seed: u16) -> [u32; 2] {
         let word = self.address as u64 | (self.port as u64) << 32 | (self.protocol as u64) << 48;
         let hash = flow::mix(word ^ (seed as u64) << 16);
         [hash & (maps::SERVICE_SLOTS - 1), hash >> (u32::BITS - maps::SERVICE_SLOTS.trailing_zeros())]
@@ -145,31 +145,60 @@ impl RingRef {
 /// service flips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableRef {
-    pub seed: u32,
+    pub seed: u16,
     /// 0 or 1.
     pub half: u32,
     /// Some real server is reached by address translation: `REPLIES` is to be looked at.
     pub translates: bool,
     /// Some service has all ports: its key has port 0.
     pub has_all_ports: bool,
+    /// Where packets of IPv4 go that are any of ours.
+    pub addresses: AddressFilter,
 }
 
 impl TableRef {
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         self.seed as u64
-            | (self.half as u64) << 32
-            | (self.translates as u64) << 33
-            | (self.has_all_ports as u64) << 34
+            | (self.half as u64) << 16
+            | (self.translates as u64) << 17
+            | (self.has_all_ports as u64) << 18
+            | (self.addresses.0 as u64) << 32
     }
     #[inline(always)]
     pub const fn unpack(word: u64) -> Self {
         Self {
-            seed: word as u32,
-            half: (word >> 32) as u32 & 1,
-            translates: word >> 33 & 1 == 1,
-            has_all_ports: word >> 34 & 1 == 1,
+            seed: word as u16,
+            half: (word >> 16) as u32 & 1,
+            translates: word >> 17 & 1 == 1,
+            has_all_ports: word >> 18 & 1 == 1,
+            addresses: AddressFilter((word >> 32) as u32),
         }
+    }
+}
+
+/// A set of addresses of IPv4, for others to be told by one look: a bit for every 32nd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressFilter(u32);
+
+impl AddressFilter {
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// `address` in network byte order.
+    #[inline(always)]
+    pub const fn with(self, address: u32) -> Self {
+        Self(self.0 | 1 << Self::bit(address))
+    }
+
+    /// False is certain.
+    #[inline(always)]
+    pub const fn may_have(self, address: u32) -> bool {
+        self.0 >> Self::bit(address) & 1 == 1
+    }
+
+    #[inline(always)]
+    const fn bit(address: u32) -> u32 {
+        address.wrapping_mul(0x9e37_79b1) >> 27
     }
 }
 
@@ -275,6 +304,8 @@ mod pod {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -293,11 +324,23 @@ mod tests {
     }
 
     #[test]
+    fn of_a_few_addresses_nearly_all_others_are_told_apart() {
+        let addresses = |last: std::ops::Range<u8>| last.map(|last| u32::from_ne_bytes([10, 0, 0, last]));
+        let filter = addresses(100..103).fold(AddressFilter::default(), AddressFilter::with);
+        assert!(addresses(100..103).all(|address| filter.may_have(address)));
+        // Three in 32 are not.
+        let mistaken = addresses(0..100).filter(|address| filter.may_have(*address)).count();
+        assert!(mistaken <= 20, "{mistaken} of 100");
+        assert!(AddressFilter::ALL.may_have(0));
+    }
+
+    #[test]
     fn references_survive_packing() {
         let ring = RingRef { chunk: 131_071, length: 65_537 };
         assert_eq!(RingRef::unpack(ring.pack()), ring);
         for (half, translates, has_all_ports) in [(0, true, false), (1, false, false), (1, true, true)] {
-            let table = TableRef { seed: u32::MAX, half, translates, has_all_ports };
+            let addresses = AddressFilter::default().with(7);
+            let table = TableRef { seed: u16::MAX, half, translates, has_all_ports, addresses };
             assert_eq!(TableRef::unpack(table.pack()), table);
         }
     }

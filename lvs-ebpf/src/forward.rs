@@ -9,25 +9,18 @@ pub mod tunnel;
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lvs_ebpf_common::{Outcome, Real};
 
-use crate::{
-    event,
-    ip::Ip,
-    maps::REAL_COUNTERS,
-    packet::Packet,
-    parse::{Ethernet, Mac},
-    veth,
-};
+use crate::{event, ip::Ip, maps::REAL_COUNTERS, packet::Packet, veth};
 
 /// `has_checksum`: it may be one of TCP or UDP, with a checksum that is still to be computed.
 #[inline(always)]
 pub fn to_real<I: Ip>(
     ctx: &XdpContext,
     frame: Packet,
-    ethernet: Ethernet,
     (index, real): (u32, &Real),
     has_checksum: bool,
 ) -> Result<Outcome, Outcome> {
-    if Mac::from(real.mac).is_zero() {
+    let [destination, both, source] = macs(real);
+    if first_mac([destination, both]) == 0 {
         if real.method == Real::LOCAL {
             count(index, frame.len() as u64);
             return Ok(Outcome::Local);
@@ -41,7 +34,8 @@ pub fn to_real<I: Ip>(
     let same_interface = real.ifindex == ctx.ingress_ifindex() as u32;
     // A switch floods what it has no port for, our own frames to a real server included. Were they taken up
     // again here, two directors would send them to and fro for ever.
-    if same_interface && !ethernet.destination.is(Mac::from(real.source_mac)) {
+    let [to, rest, _]: [u32; 3] = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    if same_interface && first_mac([to, rest]) != second_mac([both, source]) {
         return Err(Outcome::OtherHost);
     }
     if has_checksum {
@@ -57,9 +51,7 @@ pub fn to_real<I: Ip>(
             Packet::new(ctx)
         }
     };
-    // The two MACs as they stand in a frame, in three words instead of twelve bytes.
-    let [destination, both, source, ..]: [u32; 16] = zerocopy::transmute!(*real);
-    frame.write(0, [destination, both, source]).ok_or(Outcome::TruncatedHeader)?;
+    frame.write(0, macs(real)).ok_or(Outcome::TruncatedHeader)?;
     count(index, bytes);
     if same_interface {
         return Ok(Outcome::Forwarded);
@@ -69,6 +61,25 @@ pub fn to_real<I: Ip>(
         xdp_action::XDP_REDIRECT => Ok(Outcome::Redirected),
         _ => Err(Outcome::BadTable),
     }
+}
+
+/// The two MACs as they stand in a frame, in three words instead of twelve bytes.
+#[inline(always)]
+fn macs(real: &Real) -> [u32; 3] {
+    let [destination, both, source, ..]: [u32; 16] = zerocopy::transmute!(*real);
+    [destination, both, source]
+}
+
+/// As a number, of the first two of three words that hold two MACs. BPF's words are little-endian here.
+#[inline(always)]
+fn first_mac([first, both]: [u32; 2]) -> u64 {
+    u64::from(first) | u64::from(both & 0xffff) << 32
+}
+
+/// The same of the last two.
+#[inline(always)]
+fn second_mac([both, second]: [u32; 2]) -> u64 {
+    u64::from(both >> 16) | u64::from(second) << 16
 }
 
 /// Whether a packet to `real` leaves by the interface that it came in on, other than by NAT, whose answers would have to find their

@@ -10,7 +10,8 @@ use crate::{
     ipv6::{Header, Ipv6},
     packet::Packet,
     parse::{Ipv4, Ipv4Header, Ports},
-    schedule, service,
+    schedule,
+    service::{self, Table},
 };
 
 const TCP: u8 = IpProto::Tcp as u8;
@@ -94,7 +95,7 @@ fn find(ctx: &XdpContext) -> Option<u32> {
     if address != ip.header.destination {
         return None;
     }
-    let service = service::find(address, port, about.header.protocol)?;
+    let service = service::find(Table::live(), address, port, about.header.protocol)?;
     let flow = Flow {
         source: about.header.destination,
         destination: address,
@@ -113,7 +114,7 @@ fn find6(ctx: &XdpContext) -> Option<u32> {
     if !address.is(ip.header.destination) {
         return None;
     }
-    let service = service::find6(address, port, about.protocol)?;
+    let service = service::find6(Table::live(), address, port, about.protocol)?;
     let flow = Flow {
         source: 0,
         destination: address.fold(),

@@ -8,7 +8,9 @@ use crate::{
     ipv6::Ipv6,
     packet::Packet,
     parse::{Ipv4, Ports},
-    reset, service, veth, vip,
+    reset,
+    service::{self, Table},
+    veth, vip,
 };
 
 pub trait Ip {
@@ -25,7 +27,7 @@ pub trait Ip {
     /// Of the two addresses, for [`checksum::fold`].
     fn sum_of_addresses(&self) -> u64;
 
-    fn service(&self, port: u16) -> Option<&'static Service>;
+    fn service(&self, table: Table, port: u16) -> Option<&'static Service>;
     /// The flow of the service that the packet belongs to.
     fn flow(&self, service: &Service, ports: Ports) -> Flow;
     /// What is known of the address that it is for, if that is a virtual one.
@@ -77,8 +79,8 @@ impl Ip for Ipv4<'_> {
     }
 
     #[inline(always)]
-    fn service(&self, port: u16) -> Option<&'static Service> {
-        service::find(self.header.destination, port, self.header.protocol)
+    fn service(&self, table: Table, port: u16) -> Option<&'static Service> {
+        service::find(table, self.header.destination, port, self.header.protocol)
     }
 
     #[inline(always)]
@@ -164,8 +166,8 @@ impl Ip for Ipv6<'_> {
     }
 
     #[inline(always)]
-    fn service(&self, port: u16) -> Option<&'static Service> {
-        service::find6(self.header.destination, port, self.protocol)
+    fn service(&self, table: Table, port: u16) -> Option<&'static Service> {
+        service::find6(table, self.header.destination, port, self.protocol)
     }
 
     #[inline(always)]

@@ -10,12 +10,21 @@ mod bpf {
     #[xdp]
     pub fn director(ctx: XdpContext) -> u32 {
         virtual_mac::take_up(&ctx);
-        let (Ok(outcome) | Err(outcome)) = pipeline::run(&ctx);
+        // The usual ones by themselves, so that their counters and actions are constants.
+        match pipeline::run(&ctx) {
+            Ok(Outcome::Forwarded) => conclude(&ctx, Outcome::Forwarded),
+            Err(Outcome::NotOurs) => conclude(&ctx, Outcome::NotOurs),
+            Ok(outcome) | Err(outcome) => conclude(&ctx, outcome),
+        }
+    }
+
+    #[inline(always)]
+    fn conclude(ctx: &XdpContext, outcome: Outcome) -> u32 {
         if let Some(counter) = OUTCOMES.get_ptr_mut(outcome as u32) {
             // SAFETY: an element of this CPU's own counters, which no other program writes meanwhile.
             unsafe { *counter += 1 };
         }
-        match action(&ctx, outcome) {
+        match action(ctx, outcome) {
             xdp_action::XDP_PASS => virtual_mac::pass(),
             action => action,
         }

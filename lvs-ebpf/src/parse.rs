@@ -1,5 +1,7 @@
 //! What headers look like, and whether an IPv4 packet is whole. Fields are as on the wire (network order).
 
+use core::mem::offset_of;
+
 use lvs_ebpf_common::Outcome;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -19,13 +21,6 @@ impl Mac {
     #[inline(always)]
     pub fn is_zero(self) -> bool {
         self.0[0] | self.0[1] | self.0[2] == 0
-    }
-
-    /// The last two bytes of a virtual router's MAC (RFC 9568 7.3).
-    #[inline(always)]
-    pub fn virtual_router(self) -> Option<[u8; 2]> {
-        const PREFIX: [u16; 2] = [0, u16::from_ne_bytes([0x5e, 0])];
-        (self.0[0] == PREFIX[0] && self.0[1] == PREFIX[1]).then(|| self.0[2].to_ne_bytes())
     }
 
     /// Equality without a call of memcmp, which BPF has not.
@@ -79,6 +74,8 @@ pub struct Ipv4Header {
 impl Ipv4Header {
     /// Without options.
     pub const VERSION_IHL: u8 = 0x45;
+    /// Where a frame has the destination.
+    pub const DESTINATION: usize = Ethernet::LEN + offset_of!(Self, destination);
     pub const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 
     /// Has the header of the next protocol, unless shorter than that.

@@ -10,8 +10,10 @@ use crate::{
     ipv6::Ipv6,
     maps::REALS,
     packet::Packet,
-    parse::{Ethernet, Ipv4, Ports, check_tcp, check_udp, tcp_flags},
-    schedule, service, veth, vlan,
+    parse::{Ethernet, Ipv4, Ipv4Header, Ports, check_tcp, check_udp, tcp_flags},
+    schedule,
+    service::Table,
+    veth, vlan,
 };
 
 pub const ARP: u16 = EtherType::Arp as u16;
@@ -41,26 +43,31 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     let frame = if TAGGED { Packet::of_context(ctx) } else { Packet::new(ctx) };
     let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
     match ethernet.ether_type {
-        ARP => arp::answer(ctx, frame, ethernet),
-        // VRRP and the like. A unicast address in a broadcast frame is a trick, not a client (RFC 1122 3.3.6).
-        IPV4 if ethernet.destination.is_multicast() => Err(Outcome::NotOurs),
+        ARP => Ok(arp::answer(ctx)),
         IPV4 => {
+            let table = Table::live();
+            let destination = frame.read(Ipv4Header::DESTINATION).ok_or(Outcome::TruncatedHeader)?;
+            // Besides what is for others, VRRP and the like. A unicast address in a broadcast frame is a trick, not a client
+            // (RFC 1122 3.3.6).
+            if !table.get().addresses.may_have(destination) || ethernet.destination.is_multicast() {
+                return Err(Outcome::NotOurs);
+            }
             let ip = Ipv4::parse(frame)?;
             let real = match ip.header.protocol {
-                TCP | UDP if TAGGED => balance(ctx, &ip, NO_NAT)?,
-                TCP | UDP => balance(ctx, &ip, Some(forward::nat::reply))?,
+                TCP | UDP if TAGGED => balance(ctx, table, &ip, NO_NAT)?,
+                TCP | UDP => balance(ctx, table, &ip, Some(forward::nat::reply))?,
                 // The stack has no room for it below that of a tagged frame.
                 ICMP if !TAGGED && icmp::is_error(&ip) => {
-                    follow(ctx, icmp_error::destination(ctx), forward::nat::error_from_real)?
+                    follow(ctx, table, icmp_error::destination(ctx), forward::nat::error_from_real)?
                 }
-                ICMP => return icmp::answer(ctx, frame, ethernet, &ip),
+                ICMP => return Ok(icmp::answer(ctx)),
                 _ => return Err(Outcome::NotOurs),
             };
             // By its tags a frame belongs to the network that it came from.
             if TAGGED && !forward::stays(ctx, real.1) {
                 return Err(Outcome::NotOurs);
             }
-            forward::to_real::<Ipv4>(ctx, frame, ethernet, real, true)
+            forward::to_real::<Ipv4>(ctx, frame, real, true)
         }
         IPV6 if !TAGGED => {
             Ok(balance_v6(ctx).or_else(|| follow_v6(ctx)).unwrap_or_else(|| icmpv6::answer(ctx)))
@@ -81,12 +88,12 @@ fn balance_v6(ctx: &XdpContext) -> Option<Outcome> {
         let real = match ip.protocol {
             ICMPV6 => return Ok(None),
             _ if ethernet.destination.is_multicast() => return Err(Outcome::NotOurs),
-            TCP | UDP => balance(ctx, ip, NO_NAT)?,
+            TCP | UDP => balance(ctx, Table::live(), ip, NO_NAT)?,
             // It names the first header behind it, which may be one of options (RFC 8200 4.5).
-            _ if !ip.is_first_fragment() => balance(ctx, ip, NO_NAT)?,
+            _ if !ip.is_first_fragment() => balance(ctx, Table::live(), ip, NO_NAT)?,
             _ => return Err(Outcome::NotOurs),
         };
-        forward::to_real::<Ipv6>(ctx, frame, ethernet, real, true).map(Some)
+        forward::to_real::<Ipv6>(ctx, frame, real, true).map(Some)
     });
     balanced.unwrap_or_else(Some)
 }
@@ -94,7 +101,7 @@ fn balance_v6(ctx: &XdpContext) -> Option<Outcome> {
 /// An error to the real server of the flow that it is about. None of other ICMPv6.
 #[inline(never)]
 fn follow_v6(ctx: &XdpContext) -> Option<Outcome> {
-    let followed = open_v6(ctx, |frame, ethernet, ip| {
+    let followed = open_v6(ctx, |frame, _, ip| {
         // The kernel's, if anybody's: discovery is never in pieces (RFC 6980).
         if ip.is_fragment() {
             return Err(Outcome::NotOurs);
@@ -102,8 +109,8 @@ fn follow_v6(ctx: &XdpContext) -> Option<Outcome> {
         if !icmpv6::is_error(ip) {
             return Ok(None);
         }
-        let real = follow(ctx, icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
-        forward::to_real::<Ipv6>(ctx, frame, ethernet, real, false).map(Some)
+        let real = follow(ctx, Table::live(), icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
+        forward::to_real::<Ipv6>(ctx, frame, real, false).map(Some)
     });
     followed.unwrap_or_else(Some)
 }
@@ -128,6 +135,7 @@ type Destination = (u32, &'static Real);
 #[inline(always)]
 fn balance<I: Ip>(
     ctx: &XdpContext,
+    table: Table,
     ip: &I,
     of_real: Option<impl FnOnce(&XdpContext) -> Outcome>,
 ) -> Result<Destination, Outcome> {
@@ -140,10 +148,10 @@ fn balance<I: Ip>(
             None => Err(Outcome::NotOurs),
         };
     }
-    let found = Ports::parse(ip).and_then(|ports| Some((ports, ip.service(ports.destination)?)));
+    let found = Ports::parse(ip).and_then(|ports| Some((ports, ip.service(table, ports.destination)?)));
     let Some((ports, service)) = found else {
         return Err(match without_service(ip) {
-            Outcome::NotOurs if service::any_translates() => {
+            Outcome::NotOurs if table.get().translates => {
                 of_real.map_or(Outcome::NotOurs, |of_real| of_real(ctx))
             }
             outcome => outcome,
@@ -172,12 +180,13 @@ fn balance<I: Ip>(
 #[inline(always)]
 fn follow(
     ctx: &XdpContext,
+    table: Table,
     index: u32,
     of_real: impl FnOnce(&XdpContext) -> Outcome,
 ) -> Result<Destination, Outcome> {
     match REALS.get(index) {
         Some(real) => Ok((index, real)),
-        None if service::any_translates() => Err(of_real(ctx)),
+        None if table.get().translates => Err(of_real(ctx)),
         None => Err(Outcome::NotOurs),
     }
 }

@@ -10,11 +10,17 @@ use crate::{
     veth, vip,
 };
 
+/// What virtual routers' MACs begin with (RFC 9568 7.3).
+const PREFIX: u32 = u32::from_ne_bytes([0, 0, 0x5e, 0]);
+
 /// Makes of a frame for a virtual router of ours one for the interface's own MAC.
 #[inline(always)]
 pub fn take_up(ctx: &XdpContext) {
     note(false);
-    if let Some([family, vrid]) = Packet::new(ctx).read::<Mac>(0).and_then(Mac::virtual_router) {
+    let frame = Packet::new(ctx);
+    if frame.read(0) == Some(PREFIX)
+        && let Some([family, vrid]) = frame.read::<[u8; 2]>(4)
+    {
         admit(ctx, family, vrid);
     }
 }

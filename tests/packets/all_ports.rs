@@ -12,7 +12,7 @@ fn director_of_all_ports() -> Option<Director> {
     let ring = director.ring(64, &slots);
     let all = service(key(VIP, 0, TCP), ring, 100..104);
     director.service(Service { id: 9, takes_turns: Service::REMEMBERED, persistence: 33, ..all });
-    director.table(TableRef { seed: SEED, has_all_ports: true, ..TableRef::default() });
+    director.table(TableRef { has_all_ports: true, ..TABLE });
     Some(director)
 }
 
@@ -34,7 +34,7 @@ fn a_service_of_all_ports_has_those_that_no_other_has() {
 #[test]
 fn while_no_service_has_all_ports_none_is_looked_for() {
     let Some(mut director) = director_of_all_ports() else { return };
-    director.table(TableRef { seed: SEED, ..TableRef::default() });
+    director.table(TABLE);
     assert_eq!(director.run(&tcp(VIP, 81)).outcome, Outcome::NotOurs);
 }
 

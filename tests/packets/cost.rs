@@ -8,7 +8,7 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
-use control::dataplane::plan::table;
+use control::dataplane::plan::table::place;
 use lvs_ebpf_common::{Turn, maps::MOVED};
 use serde_json::json;
 
@@ -146,9 +146,16 @@ fn flagged(frame: Vec<u8>, flags: u8) -> Vec<u8> {
     whole(patched(frame, 47, &[flags]))
 }
 
+/// As lvsd has it for the addresses below.
+fn table() -> TableRef {
+    let addresses = AddressFilter::default().with(be(VIP)).with(be(BARE));
+    TableRef { addresses, ..TABLE }
+}
+
 /// The web service on [`REALS`] real servers.
 fn site(takes_turns: u16) -> Option<Director> {
     let mut director = director()?;
+    director.table(table());
     for number in 0..REALS {
         director.real(BASE + u32::from(number), Real { state: Real::ALIVE, ..real(number as u8, INGRESS) });
         let tunnel = Real {
@@ -187,8 +194,8 @@ fn moved() -> Option<Director> {
 fn crowd(ports: u16) -> Option<Director> {
     let mut director = site(Service::NO_TURNS)?;
     let keys: Vec<_> = (1..=ports).map(|port| key(VIP, port, TCP)).collect();
-    let (seed, slots) = table::place(&keys).unwrap();
-    director.table(TableRef { seed, ..TableRef::default() });
+    let (seed, slots) = place(&keys).unwrap();
+    director.table(TableRef { seed, ..table() });
     let ring = RingRef { chunk: RING, length: SLOTS.into() };
     for (key, slot) in keys.into_iter().zip(slots) {
         director.service_in(slot, service(key, ring, BASE..BASE + u32::from(REALS)));

@@ -10,8 +10,8 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Address, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip,
-    Wanted,
+    Address, AddressFilter, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey,
+    TableRef, Turn, Vip, Wanted,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
@@ -20,7 +20,10 @@ use zerocopy::FromBytes as _;
 /// The interface that frames come in on, unless a context says otherwise: lo, which every namespace has.
 pub const INGRESS: u32 = 1;
 
-pub const SEED: u32 = 7;
+pub const SEED: u16 = 7;
+/// No address is told to be somebody else's before the tables were looked at.
+pub const TABLE: TableRef =
+    TableRef { seed: SEED, half: 0, translates: false, has_all_ports: false, addresses: AddressFilter::ALL };
 pub const LEASE: u32 = 3;
 
 /// What XDP programs return.
@@ -74,7 +77,7 @@ impl Director {
         let ebpf = loader.load(OBJECT).unwrap();
         let mut director = Self { ebpf, metadata: 0 };
         control::dataplane::load(director.program_mut()).unwrap();
-        director.table(TableRef { seed: SEED, ..TableRef::default() });
+        director.table(TABLE);
         Some(director)
     }
 

@@ -39,7 +39,7 @@ pub fn lead(director: &mut Director) {
         assert!(Command::new("ip").args(command.split(' ')).status().unwrap().success(), "ip {command}");
     }
     forward(true);
-    director.table(TableRef { seed: SEED, translates: true, ..TableRef::default() });
+    director.table(TableRef { translates: true, ..TABLE });
     for (index, real, port) in [(10, real(1, INGRESS), PORT), (20, real(2, 77), DNS)] {
         let translated =
             Real { method: Real::NAT, source: v4(INSIDE), mtu: 1500, port: port.to_be(), ..real };
@@ -280,7 +280,7 @@ fn flows_of_services_that_share_a_real_server_are_told_apart() {
 #[test]
 fn by_a_service_of_all_ports_a_packet_keeps_its_port_both_ways() {
     let Some(mut director) = director_with_nat() else { return };
-    director.table(TableRef { seed: SEED, translates: true, has_all_ports: true, ..TableRef::default() });
+    director.table(TableRef { translates: true, has_all_ports: true, ..TABLE });
     let all = Real { method: Real::NAT_SHARED, source: v4(INSIDE), mtu: 1500, ..real(1, INGRESS) };
     director.real(30, all);
     let ring = director.ring(0, &[0]);

@@ -14,11 +14,13 @@ use std::{
     time::Duration,
 };
 
-use lvs_ebpf_common::{Address, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
+use lvs_ebpf_common::{
+    Address, AddressFilter, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps,
+};
 
 pub use self::drift::Seen;
 pub use self::room::Room;
-use self::{draft::Draft, replies::Translated, space::Space, steps::Steps};
+use self::{draft::Draft, replies::Translated, space::Space, steps::Steps, table::Placed};
 use super::{
     maglev::Member,
     ring::Ring,
@@ -179,6 +181,8 @@ pub struct Tables {
     reals: Vec<Real>,
     pools: HashMap<Endpoint, Pool>,
     vips: HashMap<IpAddr, Vip>,
+    /// Of services and virtual addresses, as far as they are IPv4.
+    addresses: AddressFilter,
     replies: HashMap<ServiceKey, Reply>,
     translated: Translated,
     /// What of `RINGS` is in use, in chunks.
@@ -296,6 +300,7 @@ impl Tables {
             reals,
             pools: HashMap::new(),
             vips,
+            addresses: AddressFilter::default(),
             replies,
             chunks: Space::new(source.room().chunks),
             ranges: Space::new(source.room().reals),
@@ -343,6 +348,7 @@ impl Tables {
             tables.pools.insert(key, pool);
         }
         tables.translated.doubt(tables.replies.keys());
+        tables.addresses = tables.all_addresses();
         tables
     }
 
@@ -381,8 +387,10 @@ impl Tables {
     ) -> Result<Vec<Write>, PlanError> {
         let wanted: HashSet<Endpoint> = desired.services.iter().map(|s| s.key).collect();
         let gone = self.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
-        let mut steps = self.change(&desired.services, gone, source, now)?;
+        let (mut steps, placed) = self.change(&desired.services, gone, source, now)?;
         self.plan_vips(desired, &mut steps);
+        self.addresses = self.all_addresses();
+        self.publish_table(placed, &mut steps);
         Ok(self.finish(steps))
     }
 
@@ -393,7 +401,8 @@ impl Tables {
         source: &impl Source,
         now: Duration,
     ) -> Result<Vec<Write>, PlanError> {
-        let steps = self.change(services, Vec::new(), source, now)?;
+        let (mut steps, placed) = self.change(services, Vec::new(), source, now)?;
+        self.publish_table(placed, &mut steps);
         Ok(self.finish(steps))
     }
 
@@ -403,7 +412,7 @@ impl Tables {
         gone: Vec<Endpoint>,
         source: &impl Source,
         now: Duration,
-    ) -> Result<Steps, PlanError> {
+    ) -> Result<(Steps, Option<Placed>), PlanError> {
         let mut steps = Steps { rebuild: !gone.is_empty(), ..Steps::default() };
         let mut drafts = Vec::with_capacity(services.len());
         let drafted = services.iter().try_for_each(|service| {
@@ -425,8 +434,7 @@ impl Tables {
             self.drop_pool(&key, &mut steps);
         }
         self.plan_replies(&mut steps.prepare, &mut steps.retire);
-        self.publish_table(placed, &mut steps);
-        Ok(steps)
+        Ok((steps, placed))
     }
 
     fn take_over(&mut self, draft: Draft, steps: &mut Steps) {

@@ -36,7 +36,8 @@ use crate::{
     maps::{CLIENTS, NAT_FLOWS, REALS, REPLIES, WANTED},
     packet::Packet,
     parse::{ACK, Ethernet, Ipv4, Ipv4Header, Mac, Ports, SYN, check_tcp, check_udp, tcp_flags},
-    service, veth,
+    service::Table,
+    veth,
 };
 
 const ICMP: u8 = IpProto::Icmp as u8;
@@ -260,7 +261,7 @@ fn of_real(address: u32, port: u16, protocol: u8) -> Option<Reply> {
     // SAFETY: any integers make a Reply, and the copy does not outlive the element's memory.
     match unsafe { REPLIES.get(key) } {
         // SAFETY: as above.
-        None if service::any_has_all_ports() => unsafe { REPLIES.get(ServiceKey { port: 0, ..key }) },
+        None if Table::live().get().has_all_ports => unsafe { REPLIES.get(ServiceKey { port: 0, ..key }) },
         found => found,
     }
     .copied()

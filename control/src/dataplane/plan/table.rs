@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use lvs_ebpf_common::{Service, ServiceKey, TableRef, maps};
+use lvs_ebpf_common::{Address, AddressFilter, Service, ServiceKey, TableRef, maps};
 
 use super::{Draft, Endpoint, PlanError, Pool, Steps, Tables, Write};
 
 /// A filled half of the service table, and the seed by which services are found in it.
 pub(super) struct Placed {
-    seed: u32,
+    seed: u16,
     slots: Vec<Service>,
 }
 
@@ -34,9 +34,13 @@ impl Tables {
         Ok(Placed { seed, slots })
     }
 
-    /// Flips to the half nobody reads, where all services have been placed anew, and to whether answers are looked at.
+    /// Flips to the half nobody reads, where all services have been placed anew, and to whether answers and which addresses are
+    /// looked at.
     pub(super) fn publish_table(&mut self, placed: Option<Placed>, steps: &mut Steps) {
-        let mut table = TableRef { translates: !self.replies.is_empty(), ..self.table };
+        let translates = !self.replies.is_empty();
+        // Answers by address translation go to any client.
+        let addresses = if translates { AddressFilter::ALL } else { self.addresses };
+        let mut table = TableRef { translates, addresses, ..self.table };
         if let Some(Placed { seed, slots }) = placed {
             (table.seed, table.half) = (seed, 1 - self.table.half);
             table.has_all_ports =
@@ -57,6 +61,12 @@ impl Tables {
         steps.publish.insert(at, Write::Table(table));
         self.table = table;
     }
+
+    pub(super) fn all_addresses(&self) -> AddressFilter {
+        let ours = self.pools.keys().map(|key| key.address).chain(self.vips.keys().copied());
+        ours.filter_map(|address| Address::from(address).to_v4())
+            .fold(AddressFilter::default(), AddressFilter::with)
+    }
 }
 
 impl Pool {
@@ -75,14 +85,14 @@ impl Pool {
 }
 
 /// A seed with which each key has a slot of its own among its two, and those slots.
-pub fn place(keys: &[ServiceKey]) -> Option<(u32, Vec<u32>)> {
-    const SEEDS: u32 = 100;
+pub fn place(keys: &[ServiceKey]) -> Option<(u16, Vec<u32>)> {
+    const SEEDS: u16 = 100;
     (0..SEEDS).find_map(|seed| Some((seed, place_by(keys, seed)?)))
 }
 
 /// Cuckoo hashing (Pagh and Rodler, 2001): who finds both slots taken drives one out to its other slot. First come
 /// those that find their first slot free, since packets look there first.
-fn place_by(keys: &[ServiceKey], seed: u32) -> Option<Vec<u32>> {
+fn place_by(keys: &[ServiceKey], seed: u16) -> Option<Vec<u32>> {
     const MOVES: usize = 1000;
     let homes: Vec<_> = keys.iter().map(|key| key.homes(seed)).collect();
     let mut owners = vec![None; maps::SERVICE_SLOTS as usize];

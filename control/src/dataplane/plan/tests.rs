@@ -175,6 +175,9 @@ impl Maps {
 
     fn service(&self, endpoint: &Endpoint) -> Option<Service> {
         let key = endpoint.packed();
+        if key.family == ServiceKey::V4 && !self.table.addresses.may_have(key.address) {
+            return None;
+        }
         let live = table::half(self.table.half);
         key.homes(self.table.seed)
             .map(|slot| self.slots[live.start + slot as usize])
@@ -591,6 +594,26 @@ fn answers_are_the_services_that_has_the_real_server_to_itself_and_of_several_no
     assert_eq!(method(&maps, &WEB), Real::NAT);
     reach(&mut maps, Vec::new());
     assert!(maps.replies.is_empty() && !maps.table.translates);
+}
+
+#[test]
+fn addresses_of_services_and_virtual_ones_are_told_from_others_unless_answers_are_translated() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let vip = Ipv4Addr::new(10, 0, 0, 9);
+    let word = |address: Ipv4Addr| u32::from_ne_bytes(address.octets());
+    let web_address = AddressFilter::default().with(WEB.packed().address);
+    let desired = |services, vips| Desired { services, vips };
+    maps.reach(&mut tables, &web(&[real(1, 1)]));
+    assert_eq!(maps.table.addresses, web_address);
+    let both = desired(web(&[real(1, 1)]).services, vec![(vip.into(), Vip::default())]);
+    maps.reach(&mut tables, &both);
+    assert_eq!(maps.table.addresses, web_address.with(word(vip)));
+    assert_eq!(maps.tables().plan(&both, &maps, NOW).unwrap(), [], "by a restarted daemon");
+    maps.reach(&mut tables, &desired(vec![translated(WEB, 8080)], Vec::new()));
+    assert_eq!(maps.table.addresses, AddressFilter::ALL);
+    maps.reach(&mut tables, &desired(Vec::new(), Vec::new()));
+    assert_eq!(maps.table.addresses, AddressFilter::default());
 }
 
 #[test]
