@@ -22,7 +22,7 @@ use crate::{
     config::model::{Config, Family, VirtualAddress, Vmac, VrrpInstance},
     dataplane::plan::NextHop,
     drift::{Drift, Drifts},
-    netlink::{Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
+    netlink::{Address, Link, Netlink, NetlinkError, Route, SETTLE, Snapshot},
     vrrp::{
         FaultCause, Monotonic, State, driver,
         track::{Debounce, Finding},
@@ -122,8 +122,21 @@ impl HostError {
 
 /// Finds every instance's interface and source address.
 pub fn locate(config: &Config, snapshot: &Snapshot) -> Vec<Result<LocalInstance, HostError>> {
+    let sources = sources(config, snapshot);
+    config.instances.iter().map(|instance| locate_one(instance, &sources, snapshot)).collect()
+}
+
+/// What adverts come from on each interface: its first address that is not a virtual one, which a killed daemon may have
+/// left behind.
+fn sources(config: &Config, snapshot: &Snapshot) -> HashMap<(u32, Family), IpAddr> {
     let virtual_addresses = virtual_addresses(config);
-    config.instances.iter().map(|instance| locate_one(instance, &virtual_addresses, snapshot)).collect()
+    let mut sources = HashMap::new();
+    for Address { ifindex, address, .. } in snapshot.addresses.iter() {
+        if can_be_source(*address) && !virtual_addresses.contains(address) {
+            sources.entry((*ifindex, Family::of(*address))).or_insert(*address);
+        }
+    }
+    sources
 }
 
 fn virtual_addresses(config: &Config) -> HashSet<IpAddr> {
@@ -132,7 +145,7 @@ fn virtual_addresses(config: &Config) -> HashSet<IpAddr> {
 
 fn locate_one(
     instance: &VrrpInstance,
-    virtual_addresses: &HashSet<IpAddr>,
+    sources: &HashMap<(u32, Family), IpAddr>,
     snapshot: &Snapshot,
 ) -> Result<LocalInstance, HostError> {
     let find = |interface: &str| {
@@ -160,18 +173,11 @@ fn locate_one(
                 source_address,
             });
         }
-        // Not a virtual address that a killed daemon left behind.
-        None => snapshot
-            .addresses
-            .iter()
-            .filter(|a| a.ifindex == link.ifindex && !virtual_addresses.contains(&a.address))
-            .map(|a| a.address)
-            .find(|address| can_be_source(*address, instance.family))
-            .ok_or_else(|| HostError::NoSource {
-                instance: instance.name.clone(),
-                interface: interface(),
-                family: instance.family,
-            })?,
+        None => *sources.get(&(link.ifindex, instance.family)).ok_or_else(|| HostError::NoSource {
+            instance: instance.name.clone(),
+            interface: interface(),
+            family: instance.family,
+        })?,
     };
     let addresses = instance
         .virtual_addresses()
@@ -203,10 +209,10 @@ fn locate_one(
 }
 
 /// RFC 9568 5.1.2.1: over IPv6 adverts come from a link-local address.
-fn can_be_source(address: IpAddr, family: Family) -> bool {
+fn can_be_source(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(_) => family == Family::V4,
-        IpAddr::V6(address) => family == Family::V6 && address.is_unicast_link_local(),
+        IpAddr::V4(_) => true,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

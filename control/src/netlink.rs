@@ -45,10 +45,10 @@ type Messages = futures_channel::mpsc::UnboundedReceiver<(NetlinkMessage<RouteNe
 /// The kernel answers at once; an answer that has not come by then was lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub links: Vec<Link>,
-    pub addresses: Vec<Address>,
+    pub addresses: Addresses,
     /// Usable entries only.
     pub neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
 }
@@ -75,6 +75,28 @@ pub struct Address {
     pub prefix_len: u8,
     /// lvsd, or keepalived, has put it there. Linux before 5.18 does not remember.
     pub ours: bool,
+}
+
+/// In the kernel's order, and found by their places: there may be thousands, and as many are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    all: Vec<Address>,
+    places: HashSet<(u32, IpAddr)>,
+}
+
+impl Addresses {
+    pub fn iter(&self) -> std::slice::Iter<'_, Address> {
+        self.all.iter()
+    }
+}
+
+impl Extend<Address> for Addresses {
+    fn extend<T: IntoIterator<Item = Address>>(&mut self, addresses: T) {
+        for address in addresses {
+            self.places.insert((address.ifindex, address.address));
+            self.all.push(address);
+        }
+    }
 }
 
 /// Where the kernel would send a packet for a real server.
@@ -116,7 +138,7 @@ impl Snapshot {
     }
 
     pub fn has_address(&self, ifindex: u32, address: IpAddr) -> bool {
-        self.addresses.iter().any(|a| a.ifindex == ifindex && a.address == address)
+        self.addresses.places.contains(&(ifindex, address))
     }
 }
 

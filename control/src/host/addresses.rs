@@ -25,16 +25,16 @@ pub fn work<'a>(
     is_master: impl Fn(usize) -> bool,
     snapshot: &Snapshot,
 ) -> (Vec<&'a LocalAddress>, Vec<Address>) {
-    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    let (mut add, mut unwanted) = (Vec::new(), Vec::new());
     for (i, instance) in instances.iter().enumerate() {
         if is_master(i) && instance.accept {
             let missing = |a: &&LocalAddress| !snapshot.has_address(a.ifindex, a.config.address);
             add.extend(instance.addresses.iter().filter(missing));
         } else {
-            remove.extend(present(snapshot, &places(std::slice::from_ref(instance))));
+            unwanted.extend(places(std::slice::from_ref(instance)));
         }
     }
-    (add, remove)
+    (add, present(snapshot, &unwanted))
 }
 
 /// Static addresses that are missing, with the indexes of their interfaces.
@@ -122,7 +122,9 @@ mod tests {
             prefix_len: 24,
             ours: false,
         };
-        Snapshot { addresses: addresses.iter().map(address).collect(), ..Snapshot::default() }
+        let mut snapshot = Snapshot::default();
+        snapshot.addresses.extend(addresses.iter().map(address));
+        snapshot
     }
 
     #[test]

@@ -54,11 +54,9 @@ fn snapshot(addresses: &[IpAddr], running: bool) -> Snapshot {
         router: false,
     };
     let address = |address: &IpAddr| Address { ifindex: 3, address: *address, prefix_len: 24, ours: false };
-    Snapshot {
-        links: vec![link],
-        addresses: addresses.iter().map(address).collect(),
-        neighbours: HashMap::new(),
-    }
+    let mut snapshot = Snapshot { links: vec![link], ..Snapshot::default() };
+    snapshot.addresses.extend(addresses.iter().map(address));
+    snapshot
 }
 
 fn located(snapshot: &Snapshot) -> LocalInstance {
@@ -226,20 +224,20 @@ fn the_way_to_a_real_server_of_ipv6_comes_from_an_address_of_ipv6_that_is_not_of
 #[test]
 fn a_tunnel_comes_from_an_address_of_its_own_and_knows_the_narrowest_mtu() {
     let real = IpAddr::from([10, 77, 0, 11]);
-    let mut snapshot = snapshot(&[VIP, OWN], true);
-    snapshot.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
+    let mut there = snapshot(&[VIP, OWN], true);
+    there.neighbours.insert((3, real), [2, 0, 0, 0, 0, 9]);
     let hop = |source, mtu, snapshot: &Snapshot| {
         let route = Route { ifindex: 3, next_hop: real, local: false, source, mtu };
         let hop = next_hops(&config(None), &[(real, route)].into(), snapshot)[&real];
         (hop.source, hop.mtu)
     };
     let elsewhere = IpAddr::from([10, 88, 0, 1]);
-    assert_eq!(hop(Some(elsewhere), None, &snapshot), (Some(elsewhere), 1500));
-    assert_eq!(hop(Some(VIP), Some(1400), &snapshot), (Some(OWN), 1400));
-    snapshot.links[0].mtu = 65_536;
-    assert_eq!(hop(None, None, &snapshot), (Some(OWN), u16::MAX));
-    snapshot.addresses.pop();
-    assert_eq!(hop(Some(VIP), Some(9000), &snapshot), (None, 9000));
+    assert_eq!(hop(Some(elsewhere), None, &there), (Some(elsewhere), 1500));
+    assert_eq!(hop(Some(VIP), Some(1400), &there), (Some(OWN), 1400));
+    there.links[0].mtu = 65_536;
+    assert_eq!(hop(None, None, &there), (Some(OWN), u16::MAX));
+    let alone = Snapshot { addresses: snapshot(&[VIP], true).addresses, ..there };
+    assert_eq!(hop(Some(VIP), Some(9000), &alone), (None, 9000));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What does the VRRP thread do all day? It does nothing but VRRP: no locks, no disk, no names to resolve.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     io,
     net::IpAddr,
     sync::{Arc, atomic::Ordering, mpsc::Receiver},
@@ -69,8 +69,8 @@ pub(super) struct Engine {
     effects: Effects,
     packet: BytesMut,
     received: Room,
-    /// Nodes with frames left to send.
-    announcing: VecDeque<usize>,
+    /// When each link may send its next announcement.
+    announcing: Deadlines,
     /// Nodes of each sync group.
     groups: Vec<Vec<usize>>,
     /// All nodes have had their start: groups may look at them.
@@ -143,6 +143,7 @@ impl Engine {
                 }
             };
             links[link].nodes[usize::from(instance.vrid.get())] = Some(index);
+            links[link].announcing.reserve(1);
             node.link = link;
             shared.board.set_priority(index, node.machine.priority().get());
             shared.board.set_handed_over(index, node.machine.handed_over());
@@ -167,7 +168,7 @@ impl Engine {
         }
         Ok(Self {
             deadlines: Deadlines::new(nodes.len()),
-            announcing: VecDeque::with_capacity(nodes.len()),
+            announcing: Deadlines::new(links.len()),
             ready: vec![
                 EpollEvent::empty();
                 links.iter().map(|link| link.sockets.len()).sum::<usize>() + pulses.len() + 2
@@ -217,12 +218,12 @@ impl Engine {
         self.started = true;
         (0..self.groups.len()).for_each(|group| self.settle(group));
         loop {
-            let announce_at = self.announce();
-            if self.set_timer(announce_at)? {
+            self.announce();
+            if self.set_timer()? {
                 return Ok(());
             }
-            let is_due = announce_at.is_some_and(|at| at <= clock());
-            let timeout = if is_due { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+            let timeout =
+                if self.announcing.earliest() <= clock() { EpollTimeout::ZERO } else { EpollTimeout::NONE };
             let count = match self.epoll.wait(&mut self.ready, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -257,9 +258,9 @@ impl Engine {
     }
 
     /// Arms the timer for what comes next. True when there is nothing left to do.
-    fn set_timer(&self, announce_at: Option<Monotonic>) -> io::Result<bool> {
-        let mut next =
-            announce_at.into_iter().chain(self.start_at).fold(self.deadlines.earliest(), Monotonic::min);
+    fn set_timer(&self) -> io::Result<bool> {
+        let mut next = self.deadlines.earliest().min(self.announcing.earliest());
+        next = next.min(self.start_at.unwrap_or(NEVER));
         if let Some(stop_at) = self.stop_at {
             if clock() >= stop_at {
                 return Ok(true);
@@ -477,11 +478,13 @@ impl Engine {
                 }
             }
             Effect::Announce { repeat } => {
-                if !self.announcing.contains(&index) {
-                    self.announcing.push_back(index);
-                }
                 // From where it is: who is provoked again and again must not announce its first address only.
                 node.frames_left = node.frames.len().saturating_mul(repeat as usize);
+                if !std::mem::replace(&mut node.is_announcing, true) {
+                    let link = &mut self.links[node.link];
+                    link.announcing.push_back(index);
+                    self.announcing.set(node.link, link.announce_at);
+                }
             }
             Effect::AddressesUp => self.tell(index, EventKind::AddressesUp),
             Effect::AddressesDown => self.tell(index, EventKind::AddressesDown),

@@ -1,5 +1,7 @@
 //! What the VRRP thread knows of its instances and of the interfaces that they speak on.
 
+use std::collections::VecDeque;
+
 use super::*;
 
 /// One interface, as one family sees it.
@@ -11,6 +13,8 @@ pub(super) struct Link {
     pub(super) sockets: Vec<AdvertSocket>,
     /// VRID to node.
     pub(super) nodes: Box<[Option<usize>; 256]>,
+    /// Nodes that announce, in turn.
+    pub(super) announcing: VecDeque<usize>,
     /// When the next announcement may leave.
     pub(super) announce_at: Monotonic,
     /// VRIDs of others that were told of.
@@ -57,6 +61,8 @@ pub(super) struct Node {
     pub(super) frames: Vec<(SockAddr, Frame)>,
     pub(super) next_frame: usize,
     pub(super) frames_left: usize,
+    /// It waits for its turn on its link, perhaps without frames that are left.
+    pub(super) is_announcing: bool,
     pub(super) fault: Option<FaultCause>,
     /// What was told since the last transition, one bit for each kind of remark.
     pub(super) told: u32,
@@ -74,6 +80,7 @@ impl Link {
             family,
             sockets: Vec::new(),
             nodes: Box::new([None; 256]),
+            announcing: VecDeque::new(),
             announce_at: Monotonic::default(),
             strangers: Box::new([false; 256]),
         };
@@ -204,6 +211,7 @@ impl Node {
             frames: frames.collect::<io::Result<_>>()?,
             next_frame: 0,
             frames_left: 0,
+            is_announcing: false,
             fault: instance.absent.or(standing.fault),
             told: 0,
             told_claim: None,

@@ -74,36 +74,36 @@ impl Engine {
         true
     }
 
-    /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them. Returns when
-    /// the next one may leave.
-    pub(super) fn announce(&mut self) -> Option<Monotonic> {
+    /// Sends some of the frames that are left, so that adverts are never held up by a thousand of them.
+    pub(super) fn announce(&mut self) {
         for _ in 0..ANNOUNCE_BATCH {
             let now = clock();
-            let may = |index: &usize| self.links[self.nodes[*index].link].announce_at <= now;
-            let Some(place) = self.announcing.iter().position(may) else { break };
-            self.announcing.rotate_left(place);
-            let Some(index) = self.announcing.front().copied() else { break };
-            let node = &mut self.nodes[index];
-            // Not without the lease, which may have run out meanwhile.
-            let holds = now.nanos() < self.leases.until(node.lease);
-            let Some((interface, frame)) =
-                node.frames.get(node.next_frame).filter(|_| holds && node.frames_left > 0)
-            else {
-                node.frames_left = 0;
-                self.announcing.pop_front();
-                continue;
-            };
-            let counter = match self.frames.send(frame, interface) {
-                Ok(()) => Counter::AnnouncementsSent,
-                Err(_) => Counter::AnnouncementFailures,
-            };
-            self.shared.board.count(index, counter);
-            node.frames_left -= 1;
-            node.next_frame = (node.next_frame + 1) % node.frames.len();
-            self.links[node.link].announce_at = now + node.announce_interval;
-            // The others of a link that is paced get their turn too.
-            self.announcing.rotate_left(1);
+            let Some(place) = self.announcing.due(now) else { break };
+            let link = &mut self.links[place];
+            if let Some(index) = link.announcing.pop_front() {
+                let node = &mut self.nodes[index];
+                // Not without the lease, which may have run out meanwhile.
+                let holds = now.nanos() < self.leases.until(node.lease);
+                match node.frames.get(node.next_frame).filter(|_| holds && node.frames_left > 0) {
+                    Some((interface, frame)) => {
+                        let counter = match self.frames.send(frame, interface) {
+                            Ok(()) => Counter::AnnouncementsSent,
+                            Err(_) => Counter::AnnouncementFailures,
+                        };
+                        self.shared.board.count(index, counter);
+                        node.frames_left -= 1;
+                        node.next_frame = (node.next_frame + 1) % node.frames.len();
+                        link.announce_at = now + node.announce_interval;
+                        link.announcing.push_back(index);
+                    }
+                    None => {
+                        node.frames_left = 0;
+                        node.is_announcing = false;
+                    }
+                }
+            }
+            let next = if link.announcing.is_empty() { NEVER } else { link.announce_at };
+            self.announcing.set(place, next);
         }
-        self.announcing.iter().map(|index| self.links[self.nodes[*index].link].announce_at).min()
     }
 }
