@@ -46,6 +46,7 @@ pub fn test(arguments: &Arguments) -> Result<()> {
 
     print!("{summary}");
     ensure!(units_passed && labs_passed && summary.failed == 0, "not everything passed");
+    ensure!(summary.idle < summary.results, "no test has such a name");
     Ok(())
 }
 
@@ -78,6 +79,8 @@ fn echo(stream: impl Read, print: impl Fn(&str)) -> Result<Vec<String>> {
 struct Summary {
     /// Test programs that ran to their end.
     results: usize,
+    /// Of these, those in which the filter left no test.
+    idle: usize,
     passed: usize,
     failed: usize,
     ignored: usize,
@@ -103,10 +106,12 @@ impl Summary {
             let (before, _) = result.split_once(&format!(" {what}"))?;
             before.rsplit(' ').next()?.parse::<usize>().ok()
         };
+        let [passed, failed, ignored] = ["passed", "failed", "ignored"].map(|what| count(what).unwrap_or(0));
         self.results += 1;
-        self.passed += count("passed").unwrap_or(0);
-        self.failed += count("failed").unwrap_or(0);
-        self.ignored += count("ignored").unwrap_or(0);
+        self.idle += usize::from(passed + failed + ignored == 0);
+        self.passed += passed;
+        self.failed += failed;
+        self.ignored += ignored;
     }
 }
 
@@ -143,5 +148,17 @@ mod tests {
             summary.to_string(),
             "\nskipped: a_lab: not root\nskipped: m: a measurement\n8 passed, 2 failed, 2 skipped\n"
         );
+        assert_eq!((summary.results, summary.idle), (2, 0));
+    }
+
+    #[test]
+    fn a_program_in_which_a_filter_has_left_no_test_is_idle() {
+        let mut summary = Summary::default();
+        for (passed, ignored) in [(0, 0), (1, 0), (0, 1)] {
+            summary.read(&format!(
+                "test result: ok. {passed} passed; 0 failed; {ignored} ignored; 0 measured; 9 filtered out; finished in 0.00s"
+            ));
+        }
+        assert_eq!((summary.results, summary.idle), (3, 1));
     }
 }

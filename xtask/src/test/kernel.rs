@@ -43,6 +43,7 @@ pub fn test(kernel: Kernel, filter: Option<&str>) -> Result<()> {
     // Its exit code says nothing: what it said counts.
     ensure!(summary.results == STEPS.len(), "{}: it ended before all tests had run", machine.describe());
     ensure!(summary.failed == 0, "{}: not everything passed", machine.describe());
+    ensure!(summary.idle == 0, "{}: a test program has no test of such a name", machine.describe());
     Ok(())
 }
 
