@@ -1,29 +1,23 @@
 //! Asks who has an address, by ARP or by neighbour solicitation, again and again. A [`Capture`](crate::Capture) on the same host hears who answers.
 
 use std::{
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::atomic::Ordering,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use etherparse::{ArpEthIpv4Packet, ArpOperation, PacketBuilder};
+use nix::libc;
 
-use crate::{
-    Mac, Node,
-    capture::{packet_socket, send_frame},
-    realtime,
-};
+use crate::{Mac, Node, background::Background, capture::packet_socket};
 
 /// Asks until it is dropped. The questions carry the asking host's address, so use a host whose neighbour
 /// table nothing depends on: the answers refresh it.
 pub struct ArpProbe {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 impl ArpProbe {
@@ -33,31 +27,18 @@ impl ArpProbe {
             IpAddr::V4(address) => who_has(node, address)?,
             IpAddr::V6(address) => solicitation(node, address)?,
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = thread::spawn({
-            let stop = Arc::clone(&stop);
-            move || {
-                realtime::enter();
-                while !stop.load(Ordering::Relaxed) {
-                    if let Err(error) = send_frame(&socket, &question) {
-                        eprintln!("the ARP probe ended: {error:#}");
-                        return;
-                    }
-                    thread::sleep(every);
+        let thread = Background::start("the ARP probe", move |stop| {
+            while !stop.load(Ordering::Relaxed) {
+                match (&socket).write_all(&question) {
+                    // The switch had no room for it. There are more.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                    sent => sent.context("asking")?,
                 }
+                thread::sleep(every);
             }
+            Ok(())
         });
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for ArpProbe {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It told its error itself.
-            let _ = thread.join();
-        }
+        Ok(Self { _thread: thread })
     }
 }
 

@@ -9,11 +9,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -26,13 +25,15 @@ use nix::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::{Advert, Advertisement, Arp, Mac, Node, Stamp, realtime};
+use crate::{Advert, Advertisement, Arp, Mac, Node, Stamp, background::Background};
+
+/// Room for what comes while the machine is busy with something else.
+const QUEUE: usize = 8 << 20;
 
 /// Listens until it is dropped. Frames that the node itself sends are heard too, except by XDP.
 pub struct Capture {
     heard: Arc<Mutex<Heard>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 #[derive(Default)]
@@ -47,20 +48,13 @@ impl Capture {
         let socket = node.in_ns(|| packet_socket(interface, libc::ETH_P_ALL as u16))?;
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        // Room for what comes while the machine is busy with something else.
-        socket.set_recv_buffer_size(8 << 20)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)?;
         let heard = Arc::new(Mutex::new(Heard::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = thread::spawn({
-            let (heard, stop) = (Arc::clone(&heard), Arc::clone(&stop));
-            move || {
-                realtime::enter();
-                if let Err(error) = listen(&socket, &heard, &stop) {
-                    eprintln!("the capture ended: {error:#}");
-                }
-            }
+        let thread = Background::start("the capture", {
+            let heard = Arc::clone(&heard);
+            move |stop| listen(&socket, &heard, stop)
         });
-        Ok(Self { heard, stop, thread: Some(thread) })
+        Ok(Self { heard, _thread: thread })
     }
 
     pub fn adverts(&self) -> Vec<Advert> {
@@ -91,16 +85,6 @@ impl Capture {
     }
 }
 
-impl Drop for Capture {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It told its error itself.
-            let _ = thread.join();
-        }
-    }
-}
-
 fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()> {
     let mut buffer = [0; 2048];
     let mut control = cmsg_space!(TimeSpec);
@@ -127,12 +111,40 @@ fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()
         heard.arps.extend(arp);
         heard.advertisements.extend(advertisement);
     }
+    let lost = lost_frames(socket)?;
+    ensure!(lost == 0, "{lost} frames came faster than they were read");
     Ok(())
+}
+
+/// Frames for which the socket had no room.
+fn lost_frames(socket: &Socket) -> Result<u32> {
+    /// `struct tpacket_stats`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Statistics {
+        packets: u32,
+        drops: u32,
+    }
+    let mut statistics = Statistics::default();
+    let mut length = size_of::<Statistics>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `statistics`, of which all bytes are valid values.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &mut length,
+        )
+    };
+    Errno::result(result).context("the capture's statistics")?;
+    Ok(statistics.drops)
 }
 
 /// What somebody on `node` puts on the wire.
 pub fn send(node: &Node, frame: &[u8]) -> Result<()> {
-    send_frame(&node.in_ns(|| packet_socket("eth0", 0))?, frame)
+    let mut socket = node.in_ns(|| packet_socket("eth0", 0))?;
+    socket.write_all(frame).context("sending a frame")
 }
 
 /// A socket for whole frames on `interface` of the calling thread's namespace, which hears frames of `ethertype`
@@ -157,9 +169,4 @@ pub(crate) fn packet_socket(interface: &str, ethertype: u16) -> Result<Socket> {
     };
     socket.bind(&address).with_context(|| format!("binding to {interface}"))?;
     Ok(socket)
-}
-
-/// Sends one frame.
-pub(crate) fn send_frame(mut socket: &Socket, frame: &[u8]) -> Result<()> {
-    socket.write_all(frame).context("sending a frame")
 }

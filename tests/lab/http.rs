@@ -9,18 +9,17 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use nix::{
     libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{Node, Stamp, realtime};
+use crate::{Node, Stamp, background::Background};
 
 /// Shorter than the first retransmission of a SYN: a request that was lost fails, it does not come late.
 const TIMEOUT: Duration = Duration::from_millis(900);
@@ -41,24 +40,21 @@ pub struct Request {
 /// shows as the requests that were started in it, to the precision of the pace.
 pub struct Load {
     done: Arc<Mutex<Vec<Request>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Background,
 }
 
 impl Load {
     pub fn start(client: &Node, target: impl Into<SocketAddr>, every: Duration) -> Result<Self> {
         let target = target.into();
         let done = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = thread::spawn({
-            let (client, done, stop) = (client.clone(), Arc::clone(&done), Arc::clone(&stop));
-            move || {
+        let thread = Background::start("the load", {
+            let (client, done) = (client.clone(), Arc::clone(&done));
+            move |stop| {
                 client.enter()?;
-                realtime::enter();
-                generate(target, every, &done, &stop)
+                generate(target, every, &done, stop)
             }
         });
-        Ok(Self { done, stop, thread: Some(thread) })
+        Ok(Self { done, thread })
     }
 
     /// All requests that have ended so far, in the order of their ends.
@@ -68,26 +64,10 @@ impl Load {
 
     /// Starts no more, waits for the last to end, and returns all in the order of their starts.
     pub fn finish(mut self) -> Result<Vec<Request>> {
-        self.join()?;
+        self.thread.finish()?;
         let mut requests = self.requests();
         requests.sort_by_key(|request| request.started);
         Ok(requests)
-    }
-
-    fn join(&mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        match self.thread.take() {
-            Some(thread) => thread.join().map_err(|_| anyhow!("the load generator panicked"))?,
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        if let Err(error) = self.join() {
-            eprintln!("the load ended: {error:#}");
-        }
     }
 }
 

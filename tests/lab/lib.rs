@@ -5,6 +5,7 @@
 //! [`Director::status`].
 
 mod arp_probe;
+mod background;
 mod capture;
 mod clock;
 mod config;
