@@ -31,8 +31,9 @@ fn never_two_answer_and_somebody_does_in_time() -> Result<()> {
     let length = Duration::from_secs(number("CHAOS_SECONDS")?.unwrap_or(60));
     println!("CHAOS_SEED={seed}, {} s", length.as_secs());
     let mut stage = Stage::new(seed)?;
-    stage.rain(length)?;
-    let violations = stage.violations();
+    let start = Stamp::now();
+    let settled = stage.rain(length)?;
+    let violations = stage.violations(start, settled)?;
     stage.tell(&violations);
     ensure!(violations.is_empty(), "{} violations, CHAOS_SEED={seed}", violations.len());
     Ok(())
@@ -103,8 +104,8 @@ impl Stage {
         Ok(Self { directors, watch, _probe: probe, load, scene, preempt, deeds: Vec::new(), dice })
     }
 
-    /// Faults for so long, then all is repaired and has to settle.
-    fn rain(&mut self, length: Duration) -> Result<()> {
+    /// Faults for so long, then all is repaired and has to settle. Since when it has.
+    fn rain(&mut self, length: Duration) -> Result<Stamp> {
         let start = Stamp::now();
         let mut next = start;
         // Of each director that is broken: when it will be repaired, and which deed it was.
@@ -137,8 +138,9 @@ impl Stage {
             let best = !self.preempt || states()?.first().is_some_and(|state| state == "MASTER");
             Ok((masters == 1 && best).then_some(()))
         })?;
+        let settled = Stamp::now();
         thread::sleep(INTERVAL * 5);
-        Ok(())
+        Ok(settled)
     }
 
     /// Which deed has to be repaired later, if it is not yet.
@@ -197,13 +199,14 @@ impl Stage {
         Ok(())
     }
 
-    fn violations(&self) -> Vec<Violation> {
+    fn violations(&self, start: Stamp, settled: Stamp) -> Result<Vec<Violation>> {
         let answers = self.watch.answers_for(*VIP.ip());
+        ensure!(answers.last().is_some_and(|(at, _)| *at > settled), "nobody answers after the rain");
         let mut violations = self.two_at_once(&answers);
-        violations.extend(self.nobody(&answers));
+        violations.extend(self.nobody(start, &answers));
         violations.extend(self.false_takeovers(&answers));
         violations.sort_by_key(|violation| violation.at);
-        violations
+        Ok(violations)
     }
 
     /// An answer of one between two answers of another that lie so close that it cannot have lost the role between them.
@@ -259,23 +262,20 @@ impl Stage {
     }
 
     /// Nobody answers, though one director was there all the time.
-    fn nobody(&self, answers: &[(Stamp, Mac)]) -> Vec<Violation> {
-        let slowest = Vrrp::v3(*PRIORITIES.last().unwrap_or(&1), INTERVAL);
-        let patience = slowest.lifetime() + slowest.skew() + SLACK;
+    fn nobody(&self, start: Stamp, answers: &[(Stamp, Mac)]) -> Vec<Violation> {
         let mut violations = Vec::new();
-        for pair in answers.windows(2) {
-            let [(from, _), (to, mac)] = pair else { continue };
-            if to.since(*from) <= patience {
-                continue;
-            }
-            let reliable = (0..3).find(|index| self.is_reliable(*index, *from, *to));
-            if let Some(index) = reliable {
-                let (name, gap) = (self.directors[index].node().name(), to.since(*from));
+        let mut from = start;
+        for (to, mac) in answers.iter().filter(|(at, _)| *at > start) {
+            let gap = to.since(from);
+            let reliable = (0..3).find(|index| self.is_reliable(*index, from, *to));
+            if let Some(index) = reliable.filter(|_| gap > takeover_time()) {
+                let name = self.directors[index].node().name();
                 violations.push(Violation {
                     at: *to,
                     what: format!("no answer for {gap:?} until {mac}, {name} looked on"),
                 });
             }
+            from = *to;
         }
         violations
     }
@@ -287,15 +287,20 @@ impl Stage {
         })
     }
 
-    /// The role passes to a worse one although nothing has happened to the better.
+    /// The role passes to a worse one although nothing has happened to the better: what happens to others excuses no
+    /// more than that two answer for a moment, and a reload excuses nothing.
     fn false_takeovers(&self, answers: &[(Stamp, Mac)]) -> Vec<Violation> {
         let mut violations = Vec::new();
         for pair in answers.windows(2) {
             let [(_, loser), (at, winner)] = pair else { continue };
             let (Some(worse), Some(better)) = (self.owner(*winner), self.owner(*loser)) else { continue };
-            let recently =
-                |deed: &Deed| deed.to.is_none_or(|to| *at <= to + Duration::from_secs(1)) && deed.from <= *at;
-            if worse > better && !self.deeds.iter().any(recently) {
+            let is_reason = |deed: &Deed| {
+                deed.director == better
+                    && deed.fault != Fault::Reload
+                    && deed.from <= *at
+                    && deed.to.is_none_or(|to| *at <= to + takeover_time())
+            };
+            if worse > better && !self.deeds.iter().any(is_reason) && !self.is_lawful(*at, *winner, *loser) {
                 violations.push(Violation {
                     at: *at,
                     what: format!("{winner} takes over from {loser} without a reason"),
@@ -355,6 +360,12 @@ impl Stage {
         }
         text
     }
+}
+
+/// The longest that the VIP is without a master after the last one has fallen silent.
+fn takeover_time() -> Duration {
+    let slowest = Vrrp::v3(*PRIORITIES.last().unwrap_or(&1), INTERVAL);
+    slowest.lifetime() + slowest.skew() + SLACK
 }
 
 fn config(scene: &Scene, priority: u8, preempt: bool) -> String {
