@@ -28,7 +28,7 @@ use nix::{
 };
 
 use crate::{
-    Mac, Need, Node, Stamp, find_program,
+    Mac, Need, Node, Stamp, find_program, last_words,
     node::output,
     process::signal_pid,
     signals::{leave_current, set_current, undisturbed},
@@ -60,6 +60,7 @@ impl Lab {
         }
         let lock = lock()?;
         sweep(false)?;
+        last_words::listen();
 
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -157,22 +158,17 @@ impl Lab {
         self.switch.run("ip link set trunk0 up").map(drop)
     }
 
-    fn print_logs(&self) {
+    /// The ends of all logs.
+    fn logs(&self) -> String {
         let mut command = Command::new("tail");
-        // The shell expands nothing here: find names the files.
         command.args(["-n", "40"]).args(log_files(&self.dir));
-        match output(command) {
-            Ok(text) => eprintln!("{text}"),
-            Err(error) => eprintln!("no logs: {error:#}"),
-        }
+        output(command).unwrap_or_else(|error| format!("no logs: {error:#}"))
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.print_logs();
-        }
+        last_words::keep(self.logs());
         let kept = self.kept.load(Ordering::Relaxed);
         leave_current(|| {
             if !kept && let Err(error) = remove(&self.dir) {

@@ -17,6 +17,7 @@ mod frr;
 mod http;
 mod keepalived;
 mod lab;
+mod last_words;
 mod need;
 mod neighbours;
 mod node;
