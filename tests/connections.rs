@@ -189,13 +189,22 @@ impl Site {
     fn new(weights: &[u16; 3]) -> Result<Self> {
         let scene = Scene::new()?;
         let config = vrrp() + &web_service(&weighted(&scene, weights));
-        Self::start(scene, &config)
+        Self::start_with_all(scene, &config, weights)
     }
 
     fn by(scheduler: &str, weights: &[u16; 3]) -> Result<Self> {
         let scene = Scene::new()?;
         let config = scheduled(&scene, scheduler, weights);
-        Self::start(scene, &config)
+        Self::start_with_all(scene, &config, weights)
+    }
+
+    /// The director knows where all real servers are that get connections: before, their share is the others'.
+    fn start_with_all(scene: Scene, config: &str, weights: &[u16; 3]) -> Result<Self> {
+        let site = Self::start(scene, config)?;
+        if weights.iter().all(|weight| *weight > 0) {
+            site.scene.wait_for_all(PATIENCE)?;
+        }
+        Ok(site)
     }
 
     fn start(scene: Scene, config: &str) -> Result<Self> {

@@ -11,7 +11,7 @@ pub const PACE: Duration = Duration::from_millis(2);
 /// Longer than anything takes that does not fail.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Two directors, the first one master, with a watcher that asks for the VIP every few milliseconds.
+/// Two directors, the first one master and the second backup, with a watcher that asks for the VIP every few milliseconds.
 pub struct Pair {
     pub lb1: Director,
     pub lb2: Director,
@@ -39,6 +39,7 @@ impl Pair {
         let lb1 = Director::start(&scene.lb1, &(vrrp(150) + &service))?;
         lb1.wait_for_state("MASTER", PATIENCE)?;
         let lb2 = Director::start(&scene.lb2, &(vrrp(100) + &service))?;
+        lb2.wait_for_state("BACKUP", PATIENCE)?;
         scene.wait_for_service(PATIENCE)?;
         Ok(Self { lb1, lb2, watch, _probe: probe, scene })
     }
