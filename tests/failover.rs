@@ -4,8 +4,8 @@ use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Director, Load, Mac, Need, Node, Outage, PACE, PATIENCE, Pair, Scene, Stamp, VIP, Vrrp, outage, require,
-    turns, wait_for,
+    Director, Load, Mac, Need, Node, Outage, PACE, PATIENCE, Pair, Scene, Stamp, VIP, Vrrp, outage, pause,
+    require, turns, wait_for,
 };
 
 /// What may come on top of the timers: waking up, announcing, the pace of requests and questions.
@@ -81,12 +81,12 @@ fn a_master_that_wakes_up_after_its_lease_is_backup_and_has_answered_nobody() ->
     let pair = Pair::new(|priority| Vrrp { preempt: false, ..fast(priority) })?;
     pair.lb1.freeze()?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
-    thread::sleep(Duration::from_millis(200));
+    pause(Duration::from_millis(200));
 
     let thawed = Stamp::now();
     pair.lb1.thaw()?;
     pair.lb1.wait_for_state("BACKUP", PATIENCE)?;
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
 
     assert_eq!(pair.lb1.state()?, "BACKUP");
     assert_eq!(pair.lb2.state()?, "MASTER");
@@ -110,7 +110,7 @@ fn a_master_whose_cable_returns_takes_its_role_back() -> Result<()> {
     pair.lb1.wait_for_state("MASTER", PATIENCE)?;
     pair.lb2.wait_for_state("BACKUP", PATIENCE)?;
     pair.scene.wait_for_service(PATIENCE)?;
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
 
     assert_eq!(pair.masters(), [first, second, first].map(Node::address));
     let answers = pair.watch.answers_for(*VIP.ip());
@@ -156,7 +156,7 @@ fn unloading_a_killed_master_makes_no_second_one_answer() -> Result<()> {
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
     let taken_over = Stamp::now();
     pair.lb1.unload()?;
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
 
     assert_eq!(turns(pair.answers_since(taken_over)), [pair.scene.lb2.mac()]);
     ensure!(!pair.scene.lb1.run("ip link show dev eth0")?.contains("xdp"), "the program is still attached");
@@ -195,12 +195,12 @@ fn a_master_that_is_stopped_loses_no_request() -> Result<()> {
     }
     let mut pair = Pair::new(|priority| Vrrp::v3(priority, Duration::from_millis(100)))?;
     let load = Load::start(&pair.scene.client, VIP, PACE)?;
-    thread::sleep(Duration::from_millis(300));
+    pause(Duration::from_millis(300));
 
     let stopped = Stamp::now();
     pair.lb1.stop()?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
 
     let outage = outage(&load.finish()?, stopped)?;
     assert_eq!(outage.failed, 0, "{outage:?}");
@@ -248,13 +248,13 @@ fn in_time(vrrp: impl Fn(u8) -> Vrrp, lose: impl Fn(&mut Pair) -> Result<()>) ->
 fn succession(vrrp: impl Fn(u8) -> Vrrp, lose: impl Fn(&mut Pair) -> Result<()>) -> Result<Succession> {
     let mut pair = Pair::new(&vrrp)?;
     let load = Load::start(&pair.scene.client, VIP, PACE)?;
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
 
     let lost = Stamp::now();
     lose(&mut pair)?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
     // Long enough for an answer of the lost one to come between.
-    thread::sleep(vrrp(100).lifetime() + Duration::from_millis(500));
+    pause(vrrp(100).lifetime() + Duration::from_millis(500));
 
     let requests = load.finish()?;
     let (first, second) = (&pair.scene.lb1, &pair.scene.lb2);
@@ -292,9 +292,8 @@ fn unnoticed_restart(end: impl Fn(&mut Director) -> Result<()>) -> Result<()> {
 fn is_restart_unnoticed(end: impl Fn(&mut Director) -> Result<()>) -> Result<bool> {
     let vrrp = |priority| Vrrp::v3(priority, Duration::from_secs(2));
     let mut pair = Pair::new(vrrp)?;
-    pair.lb2.wait_for_state("BACKUP", PATIENCE)?;
     let load = Load::start(&pair.scene.client, VIP, PACE)?;
-    thread::sleep(Duration::from_millis(300));
+    pause(Duration::from_millis(300));
 
     let ended = Stamp::now();
     end(&mut pair.lb1)?;
@@ -307,7 +306,7 @@ fn is_restart_unnoticed(end: impl Fn(&mut Director) -> Result<()>) -> Result<boo
     }
     pair.lb1.wait_for_state("MASTER", PATIENCE)?;
     // A backup that had heard nothing since the end would have taken over by now.
-    thread::sleep(vrrp(100).lifetime() + vrrp(100).skew() + SLACK);
+    pause(vrrp(100).lifetime() + vrrp(100).skew() + SLACK);
 
     let outage = outage(&load.finish()?, ended)?;
     assert_eq!(outage.failed, 0, "{outage:?}");

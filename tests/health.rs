@@ -1,14 +1,13 @@
 //! What do clients notice when a real server dies and returns?
 
-use std::{collections::BTreeMap, fs, io::Read as _, thread, time::Duration};
+use std::{collections::BTreeMap, fs, io::Read as _, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lvs_tests::{
-    CHECK_TIME, Director, Load, Need, Scene, Stamp, VIP, Vrrp, get, outage, require, service_with, spread,
-    wait_for, web_service,
+    CHECK_TIME, Director, Load, Need, PATIENCE, Scene, Stamp, VIP, Vrrp, get, outage, pause, require,
+    service_with, spread, wait_for, web_service,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// On top of the check's own time: the check itself and the requests under way, on a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 const PORTS: std::ops::Range<u16> = 20_000..20_600;
@@ -20,13 +19,13 @@ fn after_its_checks_time_a_dead_real_server_fails_no_request() -> Result<()> {
     }
     let mut site = Site::new()?;
     let load = Load::start(&site.scene.client, VIP, Duration::from_millis(3))?;
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
 
     let killed = Stamp::now();
     site.kill_second()?;
     site.wait_for_second("down")?;
     let found = Stamp::now();
-    thread::sleep(Duration::from_secs(2));
+    pause(Duration::from_secs(2));
 
     let requests = load.finish()?;
     let outage = outage(&requests, killed)?;
@@ -154,7 +153,7 @@ fn no_packet_is_without_a_real_server_while_the_sorry_server_comes_and_goes() ->
         wait_for_real(&lb1, index, "down")?;
     }
     let alone = Stamp::now();
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
     let back = Stamp::now();
     for index in [0, 1] {
         scene.reals.get_mut(index).context("no such real server")?.start()?;
@@ -163,7 +162,7 @@ fn no_packet_is_without_a_real_server_while_the_sorry_server_comes_and_goes() ->
         wait_for_real(&lb1, index, "up")?;
     }
     let returned = Stamp::now();
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
 
     let requests = load.finish()?;
     let of = |from: Stamp, to: Option<Stamp>| {
@@ -207,7 +206,7 @@ fn with_ha_suspend_a_backup_asks_nobody_and_finds_the_dead_once_it_is_master() -
     scene.reals.get_mut(1).context("no rs2")?.kill()?;
     wait_for_real(&lb1, 1, "down")?;
     // Time for the backup to find the same.
-    thread::sleep(CHECK_TIME * 3);
+    pause(CHECK_TIME * 3);
     let status = lb2.status()?;
     let service = status.services.first().context("no service")?;
     let mut checks = service.reals.iter().flat_map(|real| &real.checks);

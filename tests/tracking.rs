@@ -3,17 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use lvs_tests::{
-    Advert, Capture, Director, Keepalived, Need, Node, Scene, Stamp, VIP, Vrrp, masters, require, turns,
-    wait_for,
+    Advert, Capture, Director, Keepalived, Need, Node, PATIENCE, Scene, Stamp, VIP, Vrrp, masters, pause,
+    require, turns, wait_for,
 };
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn fast(priority: u8) -> Vrrp {
     Vrrp::v3(priority, Duration::from_millis(100))
@@ -142,7 +139,7 @@ fn keepalived_takes_over_from_lvsd_whose_script_fails_and_gives_back() -> Result
         Director::start(&stage.scene.lb1, &(check.block("weight -60") + &fast(150).text_with(TRACKED)))?;
     stage.wait_for_masters(1)?;
     let _keepalived = Keepalived::start(&stage.scene.lb2, &fast(100).text())?;
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
     check.fail()?;
     stage.wait_for_masters(2)?;
     wait_for("the priority of a failing script", PATIENCE, || {
@@ -168,7 +165,7 @@ fn lvsd_takes_over_from_keepalived_whose_script_fails_and_gives_back() -> Result
     stage.wait_for_masters(1)?;
     let lvsd = Director::start(&stage.scene.lb2, &fast(120).text())?;
     lvsd.wait_for_state("BACKUP", PATIENCE)?;
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
     assert_eq!(lvsd.state()?, "BACKUP");
     check.fail()?;
     lvsd.wait_for_state("MASTER", PATIENCE)?;
@@ -416,9 +413,9 @@ fn a_link_that_is_back_before_its_delay_costs_no_role() -> Result<()> {
     let lb1 = Director::start(&stage.scene.lb1, &text)?;
     lb1.wait_for_state("MASTER", PATIENCE)?;
     stage.scene.lab.unplug(&stage.scene.lb1)?;
-    thread::sleep(Duration::from_millis(500));
+    pause(Duration::from_millis(500));
     stage.scene.lab.plug_in(&stage.scene.lb1)?;
-    thread::sleep(Duration::from_secs(3));
+    pause(Duration::from_secs(3));
     let log = fs::read_to_string(lb1.process().log())?;
     assert!(!log.contains("link down"), "{log}");
     let down = Stamp::now();
@@ -499,7 +496,7 @@ fn a_reload_keeps_what_scripts_have_found_and_tells_nobody_again() -> Result<()>
 
     let reloaded = Stamp::now();
     lb1.reload(&text("garp_master_repeat 3"))?;
-    thread::sleep(Duration::from_secs(1));
+    pause(Duration::from_secs(1));
     let adverts = stage.watch.adverts();
     let since = adverts.iter().filter(|advert| advert.at > reloaded).map(|advert| advert.priority);
     assert_eq!(turns(since), [90]);

@@ -99,7 +99,7 @@ fn listen(socket: &Socket, heard: &Mutex<Heard>, stop: &AtomicBool) -> Result<()
         let at = message
             .cmsgs()?
             .find_map(|control| match control {
-                ControlMessageOwned::ScmTimestampns(at) => Some(Stamp::from_unix(at.into())),
+                ControlMessageOwned::ScmTimestampns(at) => Some(Stamp::of_frame(at.into())),
                 _ => None,
             })
             .context("a frame without a timestamp")?;

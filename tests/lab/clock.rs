@@ -1,27 +1,26 @@
 //! What time is it, and how long does a test wait for something?
 
-use std::{
-    env,
-    ops::Add,
-    thread,
-    time::{Duration, SystemTime},
-};
+use std::{env, ops::Add, thread, time::Duration};
 
 use anyhow::{Result, bail};
+use nix::time::{ClockId, clock_gettime};
 
-/// A moment, comparable with the time that the kernel writes on a captured frame.
+/// A moment of the clock that nobody sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(Duration);
 
 impl Stamp {
-    #[expect(clippy::disallowed_methods, reason = "the lab watches real daemons on a real clock")]
+    #[cfg(test)]
+    pub(crate) const START: Self = Self(Duration::ZERO);
+
     pub fn now() -> Self {
-        // A clock before 1970 would only make all stamps equal.
-        Self(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+        Self(read(ClockId::CLOCK_MONOTONIC))
     }
 
-    pub(crate) fn from_unix(since_epoch: Duration) -> Self {
-        Self(since_epoch)
+    /// The time that the kernel wrote on a frame a moment ago, by the clock that can be set.
+    pub(crate) fn of_frame(since_epoch: Duration) -> Self {
+        let age = read(ClockId::CLOCK_REALTIME).saturating_sub(since_epoch);
+        Self(Self::now().0.saturating_sub(age))
     }
 
     pub fn nanos(self) -> u64 {
@@ -45,6 +44,11 @@ impl Add<Duration> for Stamp {
     }
 }
 
+fn read(clock: ClockId) -> Duration {
+    // Every Linux has both clocks.
+    clock_gettime(clock).map(Duration::from).unwrap_or_default()
+}
+
 /// Looks every few milliseconds until `look` finds something, for at most `limit` of what an ordinary machine needs.
 pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Stamp::now();
@@ -58,6 +62,11 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
         }
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Time for what must not happen, or for what nothing tells: as much more of it on a slow machine as [`wait_for`] has.
+pub fn pause(time: Duration) {
+    thread::sleep(time * slowness());
 }
 
 /// How many times slower than others this machine is: one that is emulated, as by `cargo xtask test --kernel`.

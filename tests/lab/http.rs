@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     fn at(milliseconds: u64) -> Stamp {
-        Stamp::from_unix(Duration::from_millis(milliseconds))
+        Stamp::START + Duration::from_millis(milliseconds)
     }
 
     fn request(started: u64, finished: u64, answer: Result<&str, ErrorKind>) -> Request {

@@ -31,7 +31,7 @@ mod wire;
 
 pub use arp_probe::ArpProbe;
 pub use capture::{Capture, send};
-pub use clock::{Stamp, wait_for};
+pub use clock::{Stamp, pause, wait_for};
 pub use config::{CHECK_TIME, Vrrp, scheduled_service, service_with, web_service};
 pub use crowd::{Reloaded, reload_under_load};
 pub use datagrams::{Datagrams, Tally};
