@@ -10,6 +10,7 @@ mod lexer;
 pub mod model;
 pub mod outline;
 mod read;
+mod room;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use model::Config;
 pub use source::ReadError;
 
 use diagnostic::{Diagnostics, Reports};
+use room::Room;
 use source::Files;
 
 /// What one run over a file and its includes yields.
@@ -36,7 +38,7 @@ pub struct Loaded {
     pub omitted: usize,
     /// Every file that was read, the named one first.
     pub files: Vec<PathBuf>,
-    /// Length of the text that the files and their repetitions make.
+    /// Length of the text that the files make with all that stands for several of its kind.
     pub bytes: usize,
     errors: usize,
 }
@@ -76,17 +78,11 @@ fn interpret(path: &Path, text: String, config_id: &str) -> Loaded {
     let mut files = Files::default();
     let mut reports = Reports::default();
     let text = expand::expand(path, text, config_id, &mut files, &mut reports);
-    let statements = tree::build(text.as_str(), &mut reports);
-    let config = read::config(&statements, &mut reports);
+    let mut room = Room::of(text.as_str().len());
+    let tree = tree::build(text.as_str(), &mut room, &mut reports);
+    let config = read::config(&tree, &mut room, &mut reports);
     let Diagnostics { list, omitted, errors } = reports.resolve(&files, &text);
-    Loaded {
-        config,
-        diagnostics: list,
-        omitted,
-        files: files.into_paths(),
-        bytes: text.as_str().len(),
-        errors,
-    }
+    Loaded { config, diagnostics: list, omitted, files: files.into_paths(), bytes: room.text(), errors }
 }
 
 impl Loaded {

@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -52,7 +52,7 @@ enum Manner {
 
 fn check(kind: CheckKind, server: SocketAddr) -> Check {
     let mut check = Check { kind, ..check_of(server) };
-    check.timing.connect_timeout = LIMIT;
+    Arc::make_mut(&mut check.timing).connect_timeout = LIMIT;
     check
 }
 
@@ -66,7 +66,8 @@ fn http(tls: bool) -> CheckKind {
         server_name: std::net::IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
     };
     let tls = tls.then_some(Tls { roots: None, identity: None, sni: false });
-    CheckKind::Http(HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls })
+    let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls };
+    CheckKind::Http(Box::new(http))
 }
 
 fn smtp() -> CheckKind {
@@ -104,7 +105,7 @@ async fn serve(kind: CheckKind, manner: Manner) -> (SocketAddr, JoinHandle<()>) 
 async fn answer(kind: &CheckKind, stream: &mut TcpStream, manner: Manner) {
     let pause = if manner == Manner::Slow { PAUSE } else { Duration::ZERO };
     match kind {
-        CheckKind::Http(HttpCheck { tls: Some(_), .. }) => {
+        CheckKind::Http(http) if http.tls.is_some() => {
             sleep(pause).await;
             let (_, acceptor) = tls_server();
             let mut stream = acceptor.accept(stream).await.unwrap();
@@ -271,7 +272,7 @@ async fn answer_datagrams(server: &UdpSocket, manner: Manner) {
 #[tokio::test]
 async fn datagram_checks_want_the_answer_that_they_are_told_to_want() {
     let dns = CheckKind::Dns(DnsCheck::new("", simple_dns::TYPE::SOA).unwrap());
-    let udp = |reply| CheckKind::Udp(UdpCheck { payload: vec![0; 12], reply });
+    let udp = |reply| CheckKind::Udp(Box::new(UdpCheck { payload: vec![0; 12], reply }));
     let like = Reply::Like { bytes: vec![(0, 0xff)], min: 1, max: 255 };
     const NO_ANSWER: &str = "no answer within 1s";
     const NO_REPLY: &str = "no reply within 1s";
@@ -323,7 +324,7 @@ async fn ping_check_wants_an_echo() {
     assert!(took < SLACK, "{took:?}");
     // Nobody has an address for documentation (RFC 5737).
     let mut silent = ping([192, 0, 2, 1]);
-    silent.source.interface = Some("lo".into());
+    Arc::make_mut(&mut silent.source).interface = Some("lo".into());
     let (said, took) = probe(&silent).await;
     assert_eq!(said, "no echo within 1s");
     assert!((LIMIT..LIMIT + SLACK).contains(&took), "{took:?}");
@@ -343,7 +344,7 @@ async fn misc_check_wants_a_program_that_ends_well_and_in_time() {
         let words = ["/bin/sh", "-c", program].map(str::to_owned).into();
         let account = Account { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw() };
         let script = Script::new(words, account).unwrap();
-        let kind = CheckKind::Misc(MiscCheck { script, timeout: LIMIT, dynamic: false });
+        let kind = CheckKind::Misc(Box::new(MiscCheck { script, timeout: LIMIT, dynamic: false }));
         let (said, took) = probe(&check(kind, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))).await;
         assert_eq!(said, expected, "a {manner} program");
         assert!((least..least + SLACK).contains(&took), "a {manner} program: {took:?}");

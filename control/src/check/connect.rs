@@ -138,13 +138,10 @@ fn refused(error: io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, sync::Arc};
 
     use super::*;
-    use crate::{
-        check::testing::{check_of, full_backlog},
-        config::model::CheckSource,
-    };
+    use crate::check::testing::{check_of, full_backlog};
 
     #[tokio::test]
     async fn an_open_port_takes_the_connection_and_sees_it_closed_at_once() {
@@ -167,7 +164,7 @@ mod tests {
     async fn a_server_that_does_not_answer_the_syn_times_out() {
         let (address, _held) = full_backlog();
         let mut check = check_of(address);
-        check.timing.connect_timeout = Duration::from_millis(50);
+        Arc::make_mut(&mut check.timing).connect_timeout = Duration::from_millis(50);
         assert_eq!(tcp(&check).await.unwrap_err().to_string(), "timeout after 50ms");
     }
 
@@ -175,7 +172,7 @@ mod tests {
     async fn bindto_is_the_source_the_server_sees() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut check = check_of(server.local_addr().unwrap());
-        check.source.address = Some([127, 0, 0, 77].into());
+        Arc::make_mut(&mut check.source).address = Some([127, 0, 0, 77].into());
         let _stream = tcp(&check).await.unwrap();
         assert_eq!(server.accept().await.unwrap().1.ip(), Ipv4Addr::new(127, 0, 0, 77));
     }
@@ -186,11 +183,11 @@ mod tests {
             return lvs_tests::skip("this host has no IPv6");
         };
         let mut check = check_of(server.local_addr().unwrap());
-        check.source.address = Some(Ipv6Addr::LOCALHOST.into());
+        Arc::make_mut(&mut check.source).address = Some(Ipv6Addr::LOCALHOST.into());
         let _stream = tcp(&check).await.unwrap();
         assert_eq!(server.accept().await.unwrap().1.ip(), Ipv6Addr::LOCALHOST);
         // RFC 3849: nobody has it.
-        check.source.address = Some("2001:db8::77".parse().unwrap());
+        Arc::make_mut(&mut check.source).address = Some("2001:db8::77".parse().unwrap());
         assert!(tcp(&check).await.unwrap_err().is_local());
         let asked = udp(&check_of(server.local_addr().unwrap())).unwrap();
         assert_eq!(asked.peer_addr().unwrap(), server.local_addr().unwrap());
@@ -199,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_this_host_does_not_own_is_a_local_fault() {
         let mut check = check_of(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
-        check.source.address = Some([192, 0, 2, 1].into());
+        Arc::make_mut(&mut check.source).address = Some([192, 0, 2, 1].into());
         let error = tcp(&check).await.unwrap_err();
         assert_eq!(error.to_string(), "cannot bind to 192.0.2.1 here: address not available");
         assert!(error.is_local());
@@ -210,8 +207,8 @@ mod tests {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let free = TcpListener::bind("127.0.0.78:0").unwrap().local_addr().unwrap().port();
         let mut check = check_of(server.local_addr().unwrap());
-        check.source =
-            CheckSource { port: Some(free), address: Some([127, 0, 0, 78].into()), ..check.source };
+        let source = Arc::make_mut(&mut check.source);
+        (source.port, source.address) = (Some(free), Some([127, 0, 0, 78].into()));
         for _ in 0..2 {
             let stream = tcp(&check).await.unwrap();
             let (served, from) = server.accept().await.unwrap();
@@ -226,9 +223,9 @@ mod tests {
     async fn bind_if_keeps_a_check_on_its_interface() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut check = check_of(server.local_addr().unwrap());
-        check.source.interface = Some("lo".into());
+        Arc::make_mut(&mut check.source).interface = Some("lo".into());
         tcp(&check).await.unwrap();
-        check.source.interface = Some("none-such".into());
+        Arc::make_mut(&mut check.source).interface = Some("none-such".into());
         let error = tcp(&check).await.unwrap_err();
         assert!(error.to_string().starts_with("cannot bind to none-such here: "), "{error}");
         assert!(error.is_local());

@@ -62,7 +62,7 @@ impl Machine {
     /// `up` is whether the real server starts in the pool: it does, unless a daemon before this one had taken
     /// it out. `random` spreads the first probes of many checkers over `warmup`.
     pub fn new(check: &Check, up: bool, random: u32, now: Instant) -> Self {
-        let timing = check.timing;
+        let timing = *check.timing;
         let warmup = timing.warmup.min(LONGEST).mul_f64(f64::from(random) / (f64::from(u32::MAX) + 1.0));
         Self {
             timing,

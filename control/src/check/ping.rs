@@ -92,7 +92,10 @@ fn is_echo(packet: &[u8], has_header: bool, request: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::{
+        net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+        sync::Arc,
+    };
 
     use proptest::prelude::*;
 
@@ -126,7 +129,7 @@ mod tests {
     async fn silence_times_out() {
         // On the loopback device nobody has an address for documentation (RFC 5737).
         let mut check = checked([192, 0, 2, 1].into());
-        check.source.interface = Some("lo".into());
+        Arc::make_mut(&mut check.source).interface = Some("lo".into());
         let Ok(socket) = connect::icmp(&check, false).or_else(|_| connect::icmp(&check, true)) else {
             return lvs_tests::skip("neither raw sockets nor those of net.ipv4.ping_group_range are allowed");
         };

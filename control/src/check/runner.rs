@@ -28,7 +28,7 @@ use super::{
     vip::{Asker, VipError},
 };
 use crate::{
-    config::model::{Check, CheckKind, HttpCheck, HttpProtocol, Url},
+    config::model::{Check, CheckKind, HttpProtocol, Url},
     dataplane::plan::NextHop,
     file_value::Files,
 };
@@ -241,7 +241,7 @@ pub(super) struct Prober<'a> {
 impl<'a> Prober<'a> {
     pub fn new(check: &'a Check, asker: &'a OnceLock<Asker>) -> Self {
         let tls = match &check.kind {
-            CheckKind::Http(HttpCheck { tls: Some(tls), .. }) => Some(tls::connector(tls)),
+            CheckKind::Http(http) => http.tls.as_ref().map(tls::connector),
             _ => None,
         };
         Self { check, asker, tls }
@@ -250,9 +250,9 @@ impl<'a> Prober<'a> {
     /// `url` counts where the check has some. The weight is one that a program gives its real server.
     pub async fn probe(&self, url: usize) -> Result<Option<Weight>, CheckError> {
         let weight = self.probe_real(url).await?;
-        if let Some(on_vip) = self.check.on_vip {
+        if let Some(on_vip) = self.check.on_vip.as_deref() {
             let asker = self.asker.get().ok_or(VipError::NotSent(io::ErrorKind::Unsupported))?;
-            asker.ask(self.check, on_vip).await?;
+            asker.ask(self.check, *on_vip).await?;
         }
         Ok(weight)
     }

@@ -17,7 +17,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::config::model::{Check, CheckKind, CheckSource, CheckTiming};
+use crate::config::model::{Check, CheckKind, CheckTiming};
 
 /// A TCP check of `server` that is patient with a slow machine.
 pub fn check_of(server: SocketAddr) -> Check {
@@ -25,8 +25,8 @@ pub fn check_of(server: SocketAddr) -> Check {
         kind: CheckKind::Tcp,
         address: server.ip(),
         port: server.port(),
-        source: CheckSource::default(),
-        timing: CheckTiming {
+        source: Arc::default(),
+        timing: Arc::new(CheckTiming {
             delay_loop: Duration::from_millis(50),
             connect_timeout: Duration::from_secs(20),
             retry: 1,
@@ -34,7 +34,7 @@ pub fn check_of(server: SocketAddr) -> Check {
             warmup: Duration::ZERO,
             rise: 1,
             fall: None,
-        },
+        }),
         alpha: false,
         log_all_failures: false,
         on_vip: None,

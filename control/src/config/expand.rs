@@ -77,6 +77,8 @@ impl Expander<'_> {
     fn file(&mut self, path: PathBuf, text: String) {
         let canonical = std::fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
         let length = text.len();
+        // The last line may have no end.
+        self.text.reserve(length + 1);
         let Some(file) = self.files.add(path, text) else { return };
         self.open.push(Open { file, path: canonical });
         let mut at = 0;

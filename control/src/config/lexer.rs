@@ -19,7 +19,7 @@ pub enum Token<'t> {
     Close(Span),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Word<'t> {
     pub text: &'t str,
     pub span: Span,

@@ -16,7 +16,12 @@ mod signing;
 mod track;
 mod value;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -24,9 +29,10 @@ use super::{
     diagnostic::{Class, Report, Reports, quote},
     keywords::{self, Block, Keyword, Status},
     lexer::Word,
-    model::{Config, Family, Fifo, Global, Identity, Pattern, Protocol, Version},
+    model::{CheckSource, CheckTiming, Config, Family, Fifo, Global, Identity, Pattern, Protocol, Version},
+    room::{Room, push},
     source::Span,
-    tree::Statement,
+    tree::{Statement, Statements, Tree},
 };
 use crate::{script::Account, vrrp::packet};
 use mail::Alerts;
@@ -35,9 +41,10 @@ use track::Trackers;
 use value::{Value, Wrong};
 
 /// Reads the whole tree. What cannot be read is reported and left out.
-pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
+pub fn config<'t>(tree: &'t Tree<'t>, room: &mut Room, reports: &mut Reports) -> Config {
     let mut reader = Reader {
         reports,
+        room,
         names: HashMap::new(),
         vrids: HashMap::new(),
         vips: HashMap::new(),
@@ -47,6 +54,8 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         identity: None,
         server_groups: HashMap::new(),
         services: HashMap::new(),
+        sources: HashSet::new(),
+        timings: HashSet::new(),
         script_account: Account::ROOT,
         alerts: Alerts::default(),
         trackers: Trackers::default(),
@@ -54,7 +63,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         routes: HashMap::new(),
         bare_rules: 0,
     };
-    let top = reader.items(Block::Top, statements);
+    let top = reader.items(Block::Top, tree.statements());
     let (global, defaults) = reader.global(&top);
     reader.certificates(&top);
     for item in top.all("vrrp_script") {
@@ -74,8 +83,14 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
     for item in top.all("virtual_server_group") {
         reader.server_group(item);
     }
-    let services: Vec<_> = top.all("virtual_server").flat_map(|item| reader.services(item)).collect();
-    reader.every_service_has_an_instance(&services);
+    let (mut services, mut spans) = (Vec::new(), Vec::new());
+    for item in top.all("virtual_server") {
+        for service in reader.services(item) {
+            push(&mut services, service);
+            push(&mut spans, item.statement.span());
+        }
+    }
+    reader.every_service_has_an_instance(&services, &spans);
     let trackers = reader.used_trackers();
     let addresses = reader.static_addresses(&top, &defaults.interface);
     Config {
@@ -87,7 +102,7 @@ pub fn config(statements: &[Statement], reports: &mut Reports) -> Config {
         routes: reader.routes(&top, "static_routes"),
         rules: reader.routing_rules(&top, "static_rules", Family::V4),
         addresses,
-        services: services.into_iter().map(|(_, service)| service).collect(),
+        services,
     }
 }
 
@@ -121,6 +136,8 @@ impl Groups {
 
 struct Reader<'a> {
     reports: &'a mut Reports,
+    /// What the model may still take.
+    room: &'a mut Room,
     /// Where each thing that may exist only once was first named.
     names: HashMap<String, Span>,
     vrids: HashMap<(String, u8, Family), Span>,
@@ -135,6 +152,9 @@ struct Reader<'a> {
     /// None: it has errors.
     server_groups: HashMap<String, (Option<server_group::Endpoints>, Span)>,
     services: HashMap<(IpAddr, u16, Protocol), Span>,
+    /// What checks have in common.
+    sources: HashSet<Arc<CheckSource>>,
+    timings: HashSet<Arc<CheckTiming>>,
     /// As whom scripts run that do not say it themselves.
     script_account: Account,
     alerts: Alerts,
@@ -151,7 +171,7 @@ struct Reader<'a> {
 #[derive(Clone, Copy)]
 struct Item<'a> {
     keyword: &'static Keyword,
-    statement: &'a Statement<'a>,
+    statement: Statement<'a>,
 }
 
 /// The supported statements of one block.
@@ -181,12 +201,17 @@ impl<'a> Items<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn body(&self) -> &'a [Statement<'a>] {
-        self.statement.body.as_deref().unwrap_or_default()
+    fn body(&self) -> Statements<'a> {
+        self.statement.body()
     }
 }
 
 impl Reader<'_> {
+    /// False where there is no room for what takes so many bytes.
+    fn fits(&mut self, bytes: usize, at: Span) -> bool {
+        self.room.take(bytes, at, self.reports)
+    }
+
     fn error(&mut self, class: Class, span: Span, message: impl Into<String>) {
         self.reports.push(Report::error(class, span, message));
     }
@@ -196,20 +221,16 @@ impl Reader<'_> {
     }
 
     /// Sorts the statements of a block: supported ones are returned, for all others it says what they are.
-    fn items<'t>(
-        &mut self,
-        block: Block,
-        statements: impl IntoIterator<Item = &'t Statement<'t>>,
-    ) -> Items<'t> {
+    fn items<'t>(&mut self, block: Block, statements: impl IntoIterator<Item = Statement<'t>>) -> Items<'t> {
         let mut items = Items { list: Vec::new(), misspelt: Vec::new() };
-        let mut seen: HashMap<&'static str, &Statement<'_>> = HashMap::new();
+        let mut seen: HashMap<&'static str, Statement<'_>> = HashMap::new();
         for statement in statements {
-            let Statement { word, body, .. } = statement;
+            let word = statement.word();
             if word.spoilt {
                 continue;
             }
             let Some(keyword) = keywords::find(block, word.text) else {
-                items.misspelt.extend(self.unknown(block, word));
+                items.misspelt.extend(self.unknown(block, &word));
                 continue;
             };
             match keyword.status {
@@ -234,20 +255,20 @@ impl Reader<'_> {
                 }
                 Status::Supported => {}
             }
-            match (keyword.opens, body) {
-                (None, Some(_)) => {
+            match (keyword.opens, statement.is_block()) {
+                (None, true) => {
                     self.error(Class::Syntax, word.span, format!("{} takes no block", keyword.word));
                     continue;
                 }
-                (Some(_), None) => continue, // Reported when the tree was built.
+                (Some(_), false) => continue, // Reported when the tree was built.
                 _ => {}
             }
             if !keyword.repeats
                 && let Some(first) = seen.insert(keyword.canonical, statement)
             {
-                self.duplicate(first, statement);
+                self.duplicate(&first, &statement);
             }
-            items.list.push(Item { keyword, statement });
+            push(&mut items.list, Item { keyword, statement });
         }
         items
     }
@@ -277,17 +298,17 @@ impl Reader<'_> {
     }
 
     fn duplicate(&mut self, first: &Statement, again: &Statement) {
-        let same = first.body.is_none()
-            && again.body.is_none()
-            && first.arguments.iter().map(|word| word.text).eq(again.arguments.iter().map(|word| word.text));
+        let [texts, others] = [first, again].map(|it| it.words().skip(1).map(|word| word.text));
+        let same = !first.is_block() && !again.is_block() && texts.eq(others);
+        let word = again.word().text;
         let report = if same {
-            Report::warning(Class::Duplicate, again.span(), format!("{} is said twice", again.word.text))
+            Report::warning(Class::Duplicate, again.span(), format!("{word} is said twice"))
         } else {
-            let message = format!("{} is said twice, and not the same", again.word.text);
+            let message = format!("{word} is said twice, and not the same");
             Report::error(Class::Duplicate, again.span(), message)
                 .help("keepalived takes the last one without a word")
         };
-        self.reports.push(report.first(first.word.span));
+        self.reports.push(report.first(first.word().span));
     }
 
     /// Reads one word; a wrong one is reported.
@@ -316,10 +337,11 @@ impl Reader<'_> {
         read: impl Fn(&str) -> Value<T>,
     ) -> Option<T> {
         let item = items.last(word)?;
-        let (argument, extra) = match item.statement.arguments.as_slice() {
+        let arguments = item.statement.arguments();
+        let (argument, extra) = match arguments.as_slice() {
             [] => {
                 let message = format!("{} needs a value", item.keyword.word);
-                self.error(Class::BadValue, item.statement.word.span, message);
+                self.error(Class::BadValue, item.statement.word().span, message);
                 return None;
             }
             [argument, extra @ ..] => (argument, extra),
@@ -346,7 +368,7 @@ impl Reader<'_> {
     /// A word that means yes by being there.
     fn flag(&mut self, items: &Items<'_>, word: &'static str) -> bool {
         let Some(item) = items.last(word) else { return false };
-        if let [value, ..] = item.statement.arguments.as_slice() {
+        if let [value, ..] = item.statement.arguments().as_slice() {
             let message = format!("{word} takes no value: keepalived reads this as on, whatever it is");
             self.error(Class::BadValue, value.span, message);
         }
@@ -355,7 +377,7 @@ impl Reader<'_> {
 
     /// A word that alone means yes, or takes on/off.
     fn switch(&mut self, items: &Items<'_>, word: &'static str) -> Option<bool> {
-        match items.last(word)?.statement.arguments.as_slice() {
+        match items.last(word)?.statement.arguments().as_slice() {
             [] => Some(true),
             _ => self.one(items, word, value::boolean),
         }
@@ -379,7 +401,7 @@ impl Reader<'_> {
     fn global(&mut self, top: &Items<'_>) -> (Global, Defaults) {
         let items = self.items(Block::GlobalDefs, top.all("global_defs").flat_map(|item| item.body()));
         for item in top.all("global_defs") {
-            self.extra(item, &item.statement.arguments);
+            self.extra(item, &item.statement.arguments());
         }
         let router_id = self.one(&items, "router_id", value::text);
         self.directives(top, &items);
@@ -397,7 +419,7 @@ impl Reader<'_> {
         ];
         let garp = self.garp_defaults(&items, words);
         let rules = self.rule_defaults(&items);
-        let first = top.all("vrrp_instance").next().map(|item| item.statement.word.span);
+        let first = top.all("vrrp_instance").next().map(|item| item.statement.word().span);
         let is_late = |span: &Span| first.is_some_and(|first| first < *span);
         if let Some(late) = words.into_iter().find_map(|word| items.span(word).filter(is_late)) {
             let message = "keepalived does not apply this to the instances above; lvsd does";
@@ -415,7 +437,7 @@ impl Reader<'_> {
         // The default here, and the only way.
         self.flag(&items, "enable_script_security");
         let account = match items.last("script_user") {
-            Some(item) => self.account(item, &item.statement.arguments),
+            Some(item) => self.account(item, &item.statement.arguments()),
             None => None,
         };
         self.script_account = account.unwrap_or_else(Account::default_for_scripts);
@@ -470,16 +492,16 @@ impl Reader<'_> {
         self.one(top, "instance", value::text);
         self.one(items, "random_seed", value::number(0..=u32::MAX));
         let kinds = ["readable", "match", "wildcard_match", "brace_match"].map(|kind| (kind, ()));
-        for word in items.all("include_check").flat_map(|item| &item.statement.arguments) {
+        for word in items.all("include_check").flat_map(|item| item.statement.arguments()) {
             let kind = |word: &str| value::choice(&kinds)(word.trim_start_matches(['+', '-']));
-            self.word("include_check", word, kind);
+            self.word("include_check", &word, kind);
         }
     }
 
     /// Which interface it is that comes back makes no difference here.
     fn dynamic_interfaces(&mut self, items: &Items<'_>) -> bool {
         let Some(item) = items.last("dynamic_interfaces") else { return false };
-        if let [word, extra @ ..] = item.statement.arguments.as_slice() {
+        if let [word, extra @ ..] = item.statement.arguments().as_slice() {
             self.word("dynamic_interfaces", word, value::choice(&[("allow_if_changes", ())]));
             self.extra(item, extra);
         }

@@ -146,6 +146,14 @@ impl Text {
         self.text.extend(std::iter::repeat_n(' ', length));
     }
 
+    /// Room for the text of one more file.
+    pub fn reserve(&mut self, length: usize) {
+        // By no more than that: a list that doubled could take twice the text.
+        if self.text.capacity() - self.text.len() < length {
+            self.text.reserve_exact(length + self.text.len() / 4);
+        }
+    }
+
     pub fn end_line(&mut self) {
         self.text.push('\n');
     }

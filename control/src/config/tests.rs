@@ -5,6 +5,7 @@ use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -206,8 +207,8 @@ fn the_fragments_mean_what_they_say() {
             kind,
             address: address.into(),
             port: 80,
-            source: CheckSource::default(),
-            timing: CheckTiming {
+            source: Arc::default(),
+            timing: Arc::new(CheckTiming {
                 delay_loop: Duration::from_secs(10),
                 connect_timeout: Duration::from_secs(connect_timeout),
                 retry,
@@ -215,7 +216,7 @@ fn the_fragments_mean_what_they_say() {
                 warmup: Duration::from_secs(10),
                 rise: 1,
                 fall: None,
-            },
+            }),
             alpha: false,
             log_all_failures: false,
             on_vip: None,
@@ -254,7 +255,7 @@ fn the_fragments_mean_what_they_say() {
             omega: false,
             reals: vec![
                 // delay_before_retry is keepalived's own for HTTP.
-                expected([192, 168, 1, 220], CheckKind::Http(http), 3, 3, 3),
+                expected([192, 168, 1, 220], CheckKind::Http(Box::new(http)), 3, 3, 3),
                 expected([192, 168, 1, 221], CheckKind::Tcp, 3, 6, 3),
             ],
         }]
@@ -320,7 +321,7 @@ fn what_is_not_said_is_as_in_keepalived() {
     let [service] = config.services.as_slice() else { panic!("{config:?}") };
     let [real] = service.reals.as_slice() else { panic!("{config:?}") };
     assert_eq!((real.weight, real.inhibit_on_failure), (1, false));
-    assert_eq!(real.checks.iter().map(|check| check.timing).collect::<Vec<_>>(), [timing(1), timing(3)]);
+    assert_eq!(real.checks.iter().map(|check| *check.timing).collect::<Vec<_>>(), [timing(1), timing(3)]);
     let Some(CheckKind::Http(http)) = real.checks.last().map(|check| &check.kind) else { panic!("{real:?}") };
     assert_eq!(http.urls.first().map(|url| url.status.as_slice()), Some(&[(200, 299)][..]));
 }
@@ -336,7 +337,8 @@ fn a_setting_reaches_the_checks_from_the_blocks_around_them() {
     let [web, dns] = config.services.as_slice() else { panic!("{config:?}") };
     let checks: Vec<_> = web.reals.iter().flat_map(|real| &real.checks).collect();
     let seconds = |check: &Check| {
-        let CheckTiming { delay_loop, connect_timeout, retry, delay_before_retry, warmup, .. } = check.timing;
+        let CheckTiming { delay_loop, connect_timeout, retry, delay_before_retry, warmup, .. } =
+            *check.timing;
         let seconds =
             [delay_loop, connect_timeout, delay_before_retry, warmup].map(|time| time.as_secs_f64());
         (seconds, retry)

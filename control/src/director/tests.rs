@@ -1,10 +1,9 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 use crate::check::Weight;
 use crate::config::model::{
-    CheckKind, CheckSource, CheckTiming, Forwarding, Pace, Protocol, Quorum, Scheduler, Tunnel, UpDown,
-    VirtualServer,
+    CheckKind, CheckTiming, Forwarding, Pace, Protocol, Quorum, Scheduler, Tunnel, UpDown, VirtualServer,
 };
 
 const HOP: NextHop = NextHop { mac: [2; 6], source_mac: [4; 6], ifindex: 3, source: None, mtu: 1500 };
@@ -26,8 +25,8 @@ fn real(last: u8, checks: usize) -> RealServer {
         kind: CheckKind::Tcp,
         address,
         port: 80,
-        source: CheckSource::default(),
-        timing,
+        source: Arc::default(),
+        timing: Arc::new(timing),
         alpha: false,
         log_all_failures: false,
         on_vip: None,
@@ -241,7 +240,7 @@ fn a_new_configuration_keeps_the_state_of_what_is_in_both() {
     }
 
     let mut changed = real(3, 1);
-    changed.checks[0].timing.retry = 7;
+    Arc::make_mut(&mut changed.checks[0].timing).retry = 7;
     let config = Config {
         services: vec![service(vec![real(4, 1), changed, real(2, 2), real(1, 1)])],
         ..Config::default()

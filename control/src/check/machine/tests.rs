@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -7,7 +7,7 @@ use super::{
     Finding::{Failure, NotTried, Success},
     *,
 };
-use crate::config::model::{CheckSource, HttpCheck, HttpProtocol, Url};
+use crate::config::model::{HttpCheck, HttpProtocol, Url};
 
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -18,8 +18,8 @@ fn tcp(retry: u32) -> Check {
         kind: CheckKind::Tcp,
         address: Ipv4Addr::LOCALHOST.into(),
         port: 80,
-        source: CheckSource::default(),
-        timing: CheckTiming {
+        source: Arc::default(),
+        timing: Arc::new(CheckTiming {
             delay_loop: secs(10),
             connect_timeout: secs(5),
             retry,
@@ -27,7 +27,7 @@ fn tcp(retry: u32) -> Check {
             warmup: secs(10),
             rise: 1,
             fall: None,
-        },
+        }),
         alpha: false,
         log_all_failures: false,
         on_vip: None,
@@ -46,12 +46,12 @@ fn http(urls: usize, retry: u32) -> Check {
     };
     let urls = (0..urls).map(url).collect();
     Check {
-        kind: CheckKind::Http(HttpCheck {
+        kind: CheckKind::Http(Box::new(HttpCheck {
             urls,
             protocol: HttpProtocol::V1_0,
             fast_recovery: false,
             tls: None,
-        }),
+        })),
         ..tcp(retry)
     }
 }
@@ -93,7 +93,7 @@ fn the_first_probe_runs_after_one_second_plus_a_random_part_of_warmup() {
     assert_eq!(delay(1 << 31), secs(6));
     assert!(delay(u32::MAX) > secs(10) && delay(u32::MAX) < secs(11));
     let mut check = tcp(1);
-    check.timing.warmup = Duration::ZERO;
+    Arc::make_mut(&mut check.timing).warmup = Duration::ZERO;
     assert_eq!(Machine::new(&check, true, u32::MAX, start).due() - start, secs(1));
 }
 
@@ -247,7 +247,7 @@ fn another_url_that_fails_on_the_way_back_is_the_failed_one_from_then_on() {
 #[test]
 fn a_failed_url_is_asked_at_the_slower_of_both_delays() {
     let mut check = http(1, 0);
-    check.timing.delay_before_retry = secs(30);
+    Arc::make_mut(&mut check.timing).delay_before_retry = secs(30);
     let mut bench = Bench::new(&check);
     assert_eq!(bench.answer(Failure), (Some(Down), secs(30)));
     assert_eq!(bench.answer(Failure), (None, secs(30)));
@@ -256,7 +256,7 @@ fn a_failed_url_is_asked_at_the_slower_of_both_delays() {
 #[test]
 fn with_fall_as_many_failures_in_a_row_decide_from_the_start_on() {
     let mut check = tcp(5);
-    check.timing.fall = Some(3);
+    Arc::make_mut(&mut check.timing).fall = Some(3);
     let mut bench = Bench::new(&check);
     assert_eq!(bench.answer(Failure), (None, secs(2)));
     assert_eq!(bench.answer(Failure), (None, secs(2)));
@@ -269,7 +269,7 @@ fn with_fall_as_many_failures_in_a_row_decide_from_the_start_on() {
 #[test]
 fn with_rise_as_many_successes_in_a_row_bring_it_back() {
     let mut check = tcp(0);
-    check.timing.rise = 3;
+    Arc::make_mut(&mut check.timing).rise = 3;
     let mut bench = Bench::after(&check, &[Failure, Success, Success]);
     assert_eq!(bench.answer(Failure), (None, secs(10)), "the count starts again");
     assert_eq!(bench.answer(Success), (None, secs(10)));
@@ -281,14 +281,14 @@ fn with_rise_as_many_successes_in_a_row_bring_it_back() {
 #[test]
 fn rise_does_not_hold_up_a_server_that_starts_in_the_pool() {
     let mut check = tcp(0);
-    check.timing.rise = 3;
+    Arc::make_mut(&mut check.timing).rise = 3;
     assert_eq!(Bench::new(&check).answer(Success).0, Some(Up));
 }
 
 #[test]
 fn with_urls_rise_counts_rounds() {
     let mut check = http(2, 0);
-    check.timing.rise = 2;
+    Arc::make_mut(&mut check.timing).rise = 2;
     // The failed url answers, then all must, twice.
     let mut bench = Bench::after(&check, &[Failure, Success, Success, Success, Success]);
     assert_eq!(bench.answer(Success).0, Some(Up));
@@ -315,8 +315,9 @@ proptest! {
         up: bool,
     ) {
         let mut check = if urls == 0 { tcp(retry) } else { http(urls, retry) };
-        (check.timing.rise, check.timing.fall) = (rise, fall);
-        [check.timing.delay_loop, check.timing.delay_before_retry, check.timing.warmup] = delays;
+        let timing = Arc::make_mut(&mut check.timing);
+        (timing.rise, timing.fall) = (rise, fall);
+        [timing.delay_loop, timing.delay_before_retry, timing.warmup] = delays;
         let start = Bench::new(&check).now;
         let mut machine = Machine::new(&check, up, random, start);
         prop_assert!(machine.due() > start);

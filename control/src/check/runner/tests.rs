@@ -1,4 +1,4 @@
-use std::{collections::HashSet, net::SocketAddr};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::AsyncReadExt as _,
@@ -69,7 +69,7 @@ fn http_check_of(address: SocketAddr) -> Check {
         server_name: IpAddr::from([127, 0, 0, 1]).into(),
     };
     let http = HttpCheck { urls: vec![url], protocol: HttpProtocol::V1_0, fast_recovery: false, tls: None };
-    Check { kind: CheckKind::Http(http), ..check_of(address) }
+    Check { kind: CheckKind::Http(Box::new(http)), ..check_of(address) }
 }
 
 /// Takes every connection and closes it.
@@ -117,7 +117,7 @@ async fn where_the_virtual_address_cannot_be_asked_the_real_servers_own_decides(
         forwarding: Forwarding::Direct,
     };
     let (server, address) = listener("127.0.0.1:0").await;
-    let mut bench = Bench::start([Check { on_vip: Some(on_vip), ..check_of(address) }], 8);
+    let mut bench = Bench::start([Check { on_vip: Some(Box::new(on_vip)), ..check_of(address) }], 8);
     assert!(bench.verdict().await.up);
     drop(server);
     assert!(!bench.verdict().await.up);
@@ -166,7 +166,7 @@ async fn a_change_of_targets_ends_those_that_went_and_leaves_the_others_alone() 
 async fn a_check_that_cannot_start_gives_no_verdict() {
     let (_server, address) = listener("127.0.0.1:0").await;
     let mut check = check_of(address);
-    check.source.address = Some("192.0.2.1".parse().unwrap());
+    Arc::make_mut(&mut check.source).address = Some("192.0.2.1".parse().unwrap());
     let mut bench = Bench::start([check, check_of(address)], 8);
     assert_eq!(bench.verdict().await.id, 1);
     sleep(Duration::from_millis(300)).await;
@@ -179,7 +179,7 @@ async fn thousands_of_servers_are_checked_and_a_full_channel_loses_none() {
     let (server, address) = listener("127.0.0.1:0").await;
     let accepting = tokio::spawn(accept_all(server));
     let mut check = check_of(address);
-    check.timing.delay_loop = Duration::from_secs(60);
+    Arc::make_mut(&mut check.timing).delay_loop = Duration::from_secs(60);
     let mut bench = Bench::start(std::iter::repeat_n(check, COUNT), 1);
     // Nobody listens when the first verdicts come.
     sleep(Duration::from_millis(1500)).await;
@@ -222,7 +222,7 @@ async fn silent_servers_do_not_hold_up_the_others() {
     let (server, address) = listener("127.0.0.1:0").await;
     let accepting = tokio::spawn(accept_all(server));
     let mut slow = check_of(silent);
-    slow.timing.connect_timeout = Duration::from_secs(2);
+    Arc::make_mut(&mut slow.timing).connect_timeout = Duration::from_secs(2);
     let mut bench = Bench::start(std::iter::repeat_n(slow, 20).chain([check_of(address)]), 64);
     assert_eq!(bench.verdict().await.id, 20);
     let late = bench.verdict().await;
@@ -283,7 +283,7 @@ async fn a_program_that_changes_the_weight_is_heard_without_a_change_of_state() 
     let script = Script::new(words.into(), account).unwrap();
     let misc = MiscCheck { script, timeout: LONG, dynamic: true };
     let (_server, address) = listener("127.0.0.1:0").await;
-    let mut bench = Bench::start([Check { kind: CheckKind::Misc(misc), ..check_of(address) }], 8);
+    let mut bench = Bench::start([Check { kind: CheckKind::Misc(Box::new(misc)), ..check_of(address) }], 8);
     let says = |weight| Verdict { id: 0, up: true, weight: Some(Weight::To(weight)), error: None };
     assert_eq!(bench.verdict().await, says(5));
     // In one step: a program may read at any time.

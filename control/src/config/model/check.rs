@@ -21,14 +21,15 @@ pub struct Check {
     /// `connect_ip`, `connect_port`; the real server's own where absent.
     pub address: IpAddr,
     pub port: u16,
-    pub source: CheckSource,
-    pub timing: CheckTiming,
+    // Shared or boxed: there may be a hundred thousand, most of them alike.
+    pub source: Arc<CheckSource>,
+    pub timing: Arc<CheckTiming>,
     /// The real server stays out of its pool until the first success.
     pub alpha: bool,
     /// `log_all_failures`: those that change nothing are logged too.
     pub log_all_failures: bool,
     /// `check_vip`: once that has succeeded, the virtual address is asked as well.
-    pub on_vip: Option<OnVip>,
+    pub on_vip: Option<Box<OnVip>>,
     /// `ha_suspend`: nothing is asked while this host has not got that address.
     pub only_with: Option<IpAddr>,
 }
@@ -43,7 +44,7 @@ pub struct OnVip {
 }
 
 /// Where a check comes from; the kernel chooses what is not said.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct CheckSource {
     /// `bindto`, of the family of what is asked.
     pub address: Option<IpAddr>,
@@ -55,7 +56,7 @@ pub struct CheckSource {
     pub mark: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CheckTiming {
     pub delay_loop: Duration,
     pub connect_timeout: Duration,
@@ -73,12 +74,12 @@ pub struct CheckTiming {
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
     Tcp,
-    Http(HttpCheck),
+    Http(Box<HttpCheck>),
     Smtp { helo: String },
     Dns(DnsCheck),
-    Udp(UdpCheck),
+    Udp(Box<UdpCheck>),
     Ping,
-    Misc(MiscCheck),
+    Misc(Box<MiscCheck>),
     File(FileCheck),
 }
 
@@ -87,8 +88,8 @@ impl CheckKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Tcp => "TCP_CHECK",
-            Self::Http(HttpCheck { tls: None, .. }) => "HTTP_GET",
-            Self::Http(HttpCheck { tls: Some(_), .. }) => "SSL_GET",
+            Self::Http(http) if http.tls.is_none() => "HTTP_GET",
+            Self::Http(_) => "SSL_GET",
             Self::Smtp { .. } => "SMTP_CHECK",
             Self::Dns(_) => "DNS_CHECK",
             Self::Udp(_) => "UDP_CHECK",

@@ -2,7 +2,7 @@
 //! is.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -11,6 +11,7 @@ use crate::{
     config::{
         diagnostic::{Class, Report, quote},
         model::{Family, Version, VirtualAddress},
+        room::push,
         source::Span,
         tree::Statement,
     },
@@ -36,9 +37,9 @@ struct Entry {
 impl Reader<'_> {
     /// As keepalived has it: the first advertised address tells, else whatever else is an address.
     pub fn family(&mut self, items: &Items<'_>) -> Family {
-        let lines = |word| items.all(word).flat_map(|block| block.body()).map(|entry| &entry.word);
+        let lines = |word| items.all(word).flat_map(|block| block.body()).map(|entry| entry.word());
         let values = ["unicast_src_ip", "mcast_src_ip"].into_iter().filter_map(|word| items.last(word));
-        let values = values.filter_map(|item| item.statement.arguments.first());
+        let values = values.filter_map(|item| item.statement.words().nth(1));
         let old = self.flag(items, "native_ipv6").then_some(Family::V6);
         let family_of = |text: &str| {
             let address = text.split('/').next().unwrap_or(text);
@@ -106,15 +107,14 @@ impl Reader<'_> {
     ) -> Vec<(String, VirtualAddress)> {
         const STATIC: &str = "static_ipaddress";
         let mut addresses: Vec<(String, VirtualAddress)> = Vec::new();
+        let mut seen = HashSet::new();
         for block in items.all(STATIC) {
-            self.extra(block, &block.statement.arguments);
+            self.extra(block, &block.statement.arguments());
             for statement in block.body() {
                 let Some(Entry { address, span, .. }) = self.virtual_address(STATIC, statement) else {
                     continue;
                 };
                 let interface = address.device.clone().unwrap_or_else(|| usual.to_owned());
-                let is_known =
-                    |(at, it): &(String, VirtualAddress)| *at == interface && it.address == address.address;
                 if address.vmac {
                     self.error(
                         Class::Conflict,
@@ -124,11 +124,11 @@ impl Reader<'_> {
                 } else if let Some(first) = self.vips.get(&address.address).copied() {
                     let message = format!("{} belongs to a vrrp_instance, which moves it", address.address);
                     self.reports.push(Report::error(Class::Conflict, span, message).first(first));
-                } else if addresses.iter().any(is_known) {
+                } else if !seen.insert((interface.clone(), address.address)) {
                     let message = format!("{} is listed twice: the first counts", address.address);
                     self.warn(Class::Duplicate, span, message);
                 } else {
-                    addresses.push((interface, address));
+                    push(&mut addresses, (interface, address));
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Reader<'_> {
     ) -> Vec<Entry> {
         let mut entries = Vec::new();
         for block in items.all(word) {
-            self.extra(block, &block.statement.arguments);
+            self.extra(block, &block.statement.arguments());
             for statement in block.body() {
                 let Some(entry) = self.virtual_address(word, statement) else { continue };
                 let (address, span) = (entry.address.address, entry.span);
@@ -157,16 +157,16 @@ impl Reader<'_> {
                     let message = format!("{address} belongs to another vrrp_instance");
                     self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
                 }
-                entries.push(entry);
+                push(&mut entries, entry);
             }
         }
         entries
     }
 
     /// `ADDRESS[/LENGTH] [dev IF] [label L] [brd B] [scope S]` and flags.
-    fn virtual_address(&mut self, block: &str, entry: &Statement) -> Option<Entry> {
+    fn virtual_address(&mut self, block: &str, entry: Statement<'_>) -> Option<Entry> {
         self.address_has_no_block(entry);
-        let (address, length) = self.word(block, &entry.word, |word| match word.split_once('/') {
+        let (address, length) = self.word(block, &entry.word(), |word| match word.split_once('/') {
             Some((address, length)) => {
                 let address = value::host(address)?;
                 let bits = Family::of(address).bits();
@@ -174,7 +174,7 @@ impl Reader<'_> {
             }
             None => Ok((value::host(word)?, None)),
         })?;
-        let span = entry.word.span;
+        let span = entry.word().span;
         if address.is_loopback() {
             let message = format!("{block}: a loopback address never leaves the node");
             self.error(Class::BadValue, span, message);
@@ -189,10 +189,14 @@ impl Reader<'_> {
             read.preferred = Some(0);
         }
         self.address_options(entry, &mut read);
+        // Who has it stands in two tables.
+        if !self.fits(size_of::<Entry>() + size_of::<VirtualAddress>() + 2 * 64, span) {
+            return None;
+        }
         Some(Entry { address: read, span, has_length: length.is_some() })
     }
 
-    fn address_options(&mut self, entry: &Statement, read: &mut VirtualAddress) {
+    fn address_options(&mut self, entry: Statement<'_>, read: &mut VirtualAddress) {
         const TAKE_A_VALUE: [&str; 8] =
             ["dev", "label", "brd", "broadcast", "scope", "peer", "preferred_lft", "track_group"];
         const ALL: [&str; 12] = [
@@ -209,7 +213,8 @@ impl Reader<'_> {
             "autojoin",
             "use_vmac",
         ];
-        let mut words = entry.arguments.as_slice();
+        let arguments = entry.arguments();
+        let mut words = arguments.as_slice();
         while let [word, rest @ ..] = words {
             let text = word.text;
             let (value, rest) = match rest {

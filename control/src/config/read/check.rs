@@ -5,7 +5,10 @@ mod http;
 mod misc;
 
 use std::{
+    collections::HashSet,
+    hash::Hash,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +16,10 @@ use super::{Item, Items, Reader, service::Inherited, value};
 use crate::config::{
     diagnostic::Class,
     keywords::Block,
-    model::{Check, CheckKind, CheckSource, CheckTiming, Family, Forwarding, OnVip, Reply, UdpCheck},
+    model::{
+        Check, CheckKind, CheckSource, CheckTiming, Family, Forwarding, HttpCheck, MiscCheck, OnVip, Reply,
+        UdpCheck, Url,
+    },
     source::Span,
 };
 
@@ -43,7 +49,7 @@ impl Reader<'_> {
     fn check(&mut self, item: Item<'_>, real: &Checked, outer: &Inherited) -> Option<Check> {
         let block = item.keyword.opens?;
         let items = self.items(block, item.body());
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         let address = self.one(&items, "connect_ip", value::host).unwrap_or(real.address);
         let port = self.one(&items, "connect_port", value::port).unwrap_or(real.port);
         let asks_a_port = !matches!(block, Block::PingCheck | Block::MiscCheck | Block::FileCheck);
@@ -57,18 +63,18 @@ impl Reader<'_> {
             Block::TcpCheck => Some(CheckKind::Tcp),
             Block::HttpGet | Block::SslGet => {
                 let to = SocketAddr::new(address, port);
-                Some(CheckKind::Http(self.http(&items, item, to, &inherited)))
+                Some(CheckKind::Http(Box::new(self.http(&items, item, to, &inherited))))
             }
             Block::SmtpCheck => {
                 let helo = self.one(&items, "helo_name", value::text);
                 Some(CheckKind::Smtp { helo: helo.unwrap_or_else(|| HELO.to_owned()) })
             }
             Block::DnsCheck => self.dns(&items).map(CheckKind::Dns),
-            Block::UdpCheck => Some(CheckKind::Udp(self.udp(&items))),
+            Block::UdpCheck => Some(CheckKind::Udp(Box::new(self.udp(&items)))),
             Block::PingCheck => Some(CheckKind::Ping),
             Block::MiscCheck => {
                 let patience = outer.delay_loop.unwrap_or(DELAY_LOOP);
-                self.misc(&items, item, patience).map(CheckKind::Misc)
+                self.misc(&items, item, patience).map(|misc| CheckKind::Misc(Box::new(misc)))
             }
             Block::FileCheck => self.file_check(&items, item).map(CheckKind::File),
             _ => None,
@@ -76,9 +82,15 @@ impl Reader<'_> {
         let on_vip = self.on_vip(&items, kind.as_ref(), real, outer);
         let only_with = real.vip.filter(|_| real.ha_suspend);
         let timing = self.timing(&items, block, &inherited);
+        let timing = shared(&mut self.timings, timing);
         let source = self.source_of_check(&items, address);
+        let source = shared(&mut self.sources, source);
         let log_all_failures = self.switch(&items, "log_all_failures").unwrap_or(self.log_all_failures);
-        Some(Check { kind: kind?, address, port, source, timing, alpha, log_all_failures, on_vip, only_with })
+        let kind = kind?;
+        if !self.fits(size_of::<Check>() + boxed(&kind), item.statement.word().span) {
+            return None;
+        }
+        Some(Check { kind, address, port, source, timing, alpha, log_all_failures, on_vip, only_with })
     }
 
     /// What the three levels say of check_vip, as far as `kind` can ask the virtual address.
@@ -88,14 +100,16 @@ impl Reader<'_> {
         kind: Option<&CheckKind>,
         real: &Checked,
         outer: &Inherited,
-    ) -> Option<OnVip> {
+    ) -> Option<Box<OnVip>> {
         let wanted = self.switch(items, "check_vip").or(outer.check_vip).unwrap_or(false);
         if let Some(span) = items.span("check_vip").filter(|_| wanted) {
             self.check_vip_with(real.vip, span);
             if real.forwarding == Some(Forwarding::Nat) {
                 self.check_vip_with_nat(span);
             }
-            if let Some(CheckKind::Udp(UdpCheck { reply: Reply::NotNeeded, .. })) = kind {
+            if let Some(CheckKind::Udp(udp)) = kind
+                && udp.reply == Reply::NotNeeded
+            {
                 let message = "check_vip finds little without require_reply: silence is a success";
                 self.warn(Class::Conflict, span, message);
             }
@@ -110,7 +124,7 @@ impl Reader<'_> {
             | CheckKind::Udp(_) => {
                 let forwarding = real.forwarding.filter(|forwarding| *forwarding != Forwarding::Nat)?;
                 let (IpAddr::V4(address), IpAddr::V4(real)) = (real.vip?, real.address) else { return None };
-                Some(OnVip { address, real, forwarding })
+                Some(Box::new(OnVip { address, real, forwarding }))
             }
         }
     }
@@ -174,5 +188,32 @@ impl Reader<'_> {
             rise: self.one(items, "rise", value::number(1..=1_000_000)).unwrap_or(1),
             fall,
         }
+    }
+}
+
+/// The one among them that is the same.
+fn shared<T: Eq + Hash>(known: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
+    if let Some(known) = known.get(&value) {
+        return known.clone();
+    }
+    let value = Arc::new(value);
+    known.insert(value.clone());
+    value
+}
+
+/// Bytes that it takes beside itself. Names of hosts may be those of an outer block.
+fn boxed(kind: &CheckKind) -> usize {
+    match kind {
+        CheckKind::Http(http) => {
+            let urls = http.urls.iter().map(|url| size_of::<Url>() + 2 * url.host.len());
+            size_of::<HttpCheck>() + urls.sum::<usize>()
+        }
+        CheckKind::Udp(udp) => size_of::<UdpCheck>() + udp.payload.len(),
+        CheckKind::Misc(_) => size_of::<MiscCheck>(),
+        CheckKind::Tcp
+        | CheckKind::Smtp { .. }
+        | CheckKind::Dns(_)
+        | CheckKind::Ping
+        | CheckKind::File(_) => 0,
     }
 }

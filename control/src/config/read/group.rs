@@ -33,7 +33,8 @@ impl Reader<'_> {
     }
 
     fn group_name(&mut self, item: Item<'_>) -> Option<String> {
-        let Some((word, extra)) = item.statement.arguments.split_first() else {
+        let arguments = item.statement.arguments();
+        let Some((word, extra)) = arguments.split_first() else {
             self.error(Class::Missing, item.statement.span(), "vrrp_sync_group without a name");
             return None;
         };
@@ -49,12 +50,12 @@ impl Reader<'_> {
 
     fn members(&mut self, items: &Items<'_>, item: Item<'_>, instances: &[VrrpInstance]) -> Vec<usize> {
         let mut members = Vec::new();
-        let entries = items.last("group").map_or(&[][..], |group| group.body());
-        if entries.is_empty() && !items.misspelt.contains(&"group") {
+        let group = items.last("group");
+        if group.is_none_or(|group| group.body().is_empty()) && !items.misspelt.contains(&"group") {
             self.error(Class::Missing, item.statement.span(), "vrrp_sync_group without members");
         }
         // keepalived reads several names a line too.
-        for word in entries.iter().flat_map(|entry| std::iter::once(&entry.word).chain(&entry.arguments)) {
+        for word in group.into_iter().flat_map(|group| group.body()).flat_map(|entry| entry.words()) {
             if word.spoilt {
                 continue;
             }
@@ -73,7 +74,7 @@ impl Reader<'_> {
             }
             members.push(index);
         }
-        if members.len() == 1 && entries.len() == 1 {
+        if members.len() == 1 && group.is_some_and(|group| group.body().count() == 1) {
             self.warn(Class::Trap, item.statement.span(), "a sync group of one moves as it would without");
         }
         members

@@ -100,11 +100,12 @@ impl Reader<'_> {
             checksum_of_message,
         };
         self.strictly(&items, &instance);
-        Some(instance)
+        self.fits(2 * size_of::<VrrpInstance>(), span).then_some(instance)
     }
 
     fn name(&mut self, item: Item<'_>) -> Option<String> {
-        let [word, extra @ ..] = item.statement.arguments.as_slice() else {
+        let arguments = item.statement.arguments();
+        let [word, extra @ ..] = arguments.as_slice() else {
             self.error(Class::Missing, item.statement.span(), "vrrp_instance without a name");
             return None;
         };
@@ -133,7 +134,7 @@ impl Reader<'_> {
         const MOST: usize = 8;
         let Some(item) = items.last("heartbeat_interface") else { return Vec::new() };
         let mut heartbeats: Vec<String> = Vec::new();
-        for word in &item.statement.arguments {
+        for word in &item.statement.arguments() {
             let Some(name) = self.word("heartbeat_interface", word, value::interface) else { continue };
             if Some(name.as_str()) == interface || heartbeats.contains(&name) {
                 let message =
@@ -143,9 +144,9 @@ impl Reader<'_> {
                 heartbeats.push(name);
             }
         }
-        if !(1..=MOST).contains(&item.statement.arguments.len()) {
+        if !(1..=MOST).contains(&item.statement.arguments().len()) {
             let message = format!("heartbeat_interface needs the names of 1 to {MOST} interfaces");
-            self.error(Class::BadValue, item.statement.word.span, message);
+            self.error(Class::BadValue, item.statement.word().span, message);
         }
         heartbeats
     }
@@ -191,13 +192,13 @@ impl Reader<'_> {
 
     fn authentication(&mut self, items: &Items<'_>, version: Version) -> Authentication {
         let Some(item) = items.last("authentication") else { return Authentication::None };
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         let inner = self.items(Block::Authentication, item.body());
         let is_ah = self.required(&inner, item, "auth_type", value::choice(&[("PASS", false), ("AH", true)]));
         let Some(password) = self.required(&inner, item, "auth_pass", |word| Ok(word.to_owned())) else {
             return Authentication::None;
         };
-        let span = item.statement.word.span;
+        let span = item.statement.word().span;
         if version == Version::V3 {
             let message = "VRRP version 3 has no authentication: adverts go without";
             self.warn(Class::CutPassword, span, message);
@@ -287,7 +288,7 @@ impl Reader<'_> {
         let (mut order, mut limits) = (Vec::new(), Vec::new());
         let blocks: Vec<_> = items.all("unicast_peer").collect();
         for item in &blocks {
-            self.extra(*item, &item.statement.arguments);
+            self.extra(*item, &item.statement.arguments());
         }
         let entries: Vec<_> = blocks.iter().flat_map(|item| item.body()).collect();
         if let (Some(item), true) = (blocks.first(), entries.is_empty()) {
@@ -295,28 +296,28 @@ impl Reader<'_> {
         }
         let alone = entries.len() == 1;
         for entry in entries {
-            let address = self.word("unicast_peer", &entry.word, value::host_of(family));
+            let address = self.word("unicast_peer", &entry.word(), value::host_of(family));
             let Some(address) = address else { continue };
             self.address_has_no_block(entry);
-            let [least, most] = self.ttl_limit(&entry.arguments);
+            let [least, most] = self.ttl_limit(&entry.arguments());
             if least.is_some() || most.is_some() {
                 let (least, most) = (least.unwrap_or(0), most.unwrap_or(255));
                 limits.push(TtlLimit { peer: address, least, most });
                 if least > most {
                     let message = format!("min_ttl {least} is above max_ttl {most}");
-                    self.error(Class::BadValue, entry.word.span, message);
+                    self.error(Class::BadValue, entry.word().span, message);
                 }
             }
             if source == Some(address) {
                 let message = format!("unicast_peer: {address} is this node itself: not a peer");
                 match alone {
-                    true => self.error(Class::Conflict, entry.word.span, message),
+                    true => self.error(Class::Conflict, entry.word().span, message),
                     // One list for all nodes is usual.
-                    false => self.warn(Class::Conflict, entry.word.span, message),
+                    false => self.warn(Class::Conflict, entry.word().span, message),
                 }
-            } else if let Some(first) = peers.insert(address, entry.word.span) {
+            } else if let Some(first) = peers.insert(address, entry.word().span) {
                 let message = format!("unicast_peer: {address} is named twice");
-                self.reports.push(Report::warning(Class::Duplicate, entry.word.span, message).first(first));
+                self.reports.push(Report::warning(Class::Duplicate, entry.word().span, message).first(first));
             } else {
                 order.push(address);
             }
@@ -346,9 +347,9 @@ impl Reader<'_> {
         limit
     }
 
-    pub fn address_has_no_block(&mut self, entry: &Statement) {
-        if entry.body.is_some() {
-            self.error(Class::Syntax, entry.word.span, "an address takes no block");
+    pub fn address_has_no_block(&mut self, entry: Statement<'_>) {
+        if entry.is_block() {
+            self.error(Class::Syntax, entry.word().span, "an address takes no block");
         }
     }
 

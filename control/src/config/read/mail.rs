@@ -28,11 +28,9 @@ impl Reader<'_> {
         let checker = self.switch(items, "smtp_alert_checker").or(all);
         let mut to = Vec::new();
         for item in items.all("notification_email") {
-            self.extra(item, &item.statement.arguments);
-            for word in
-                item.body().iter().flat_map(|entry| std::iter::once(&entry.word).chain(&entry.arguments))
-            {
-                to.extend(self.word("notification_email", word, address));
+            self.extra(item, &item.statement.arguments());
+            for word in item.body().flat_map(|entry| entry.words()) {
+                to.extend(self.word("notification_email", &word, address));
             }
         }
         let from = self.one(items, "notification_email_from", address);
@@ -65,8 +63,9 @@ impl Reader<'_> {
     /// `smtp_server HOST [PORT]`.
     fn relay(&mut self, items: &Items<'_>) -> Option<(String, u16)> {
         let item = items.last("smtp_server")?;
-        let [host, rest @ ..] = item.statement.arguments.as_slice() else {
-            self.error(Class::BadValue, item.statement.word.span, "smtp_server needs a value");
+        let arguments = item.statement.arguments();
+        let [host, rest @ ..] = arguments.as_slice() else {
+            self.error(Class::BadValue, item.statement.word().span, "smtp_server needs a value");
             return None;
         };
         let port = match rest {

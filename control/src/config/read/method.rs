@@ -9,7 +9,7 @@ use crate::config::{
 
 impl Reader<'_> {
     pub fn method(&mut self, items: &Items<'_>, word: &'static str) -> Option<Forwarding> {
-        match items.last(word)?.statement.arguments.as_slice() {
+        match items.last(word)?.statement.arguments().as_slice() {
             [name, options @ ..] if name.text == "TUN" => {
                 self.tunnel(items.last(word)?, options).map(Forwarding::Tunnel)
             }

@@ -1,12 +1,16 @@
 //! What a line of virtual_routes or static_routes says, in the words of `ip route`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use super::{Items, Reader, value, value::Wrong};
 use crate::config::{
     diagnostic::{Class, Report, quote},
     lexer::Word,
     model::{RouteKind, VirtualRoute},
+    room::push,
     tree::Statement,
 };
 
@@ -25,16 +29,23 @@ const UNIVERSE: u8 = 0;
 /// What the kernel tells routes apart by: destination, length of its prefix, table, metric.
 pub type Key = (IpAddr, u8, u32, u32);
 
+/// Of a route and of knowing it again, in two tables that may have grown just now.
+const SIZE: usize = size_of::<VirtualRoute>() + 6 * size_of::<(Key, usize)>();
+
 impl Reader<'_> {
     /// Of all blocks of that word.
     pub(super) fn routes(&mut self, items: &Items<'_>, word: &'static str) -> Vec<VirtualRoute> {
         let mut routes: Vec<VirtualRoute> = Vec::new();
+        let mut own: HashMap<Key, usize> = HashMap::new();
         for item in items.all(word) {
-            self.extra(item, &item.statement.arguments);
+            self.extra(item, &item.statement.arguments());
             for entry in item.body() {
                 let Some(route) = self.route(word, entry) else { continue };
-                let span = entry.word.span;
-                let before = routes.iter().find(|other| key(other) == key(&route));
+                let span = entry.word().span;
+                if !self.fits(SIZE, span) {
+                    return routes;
+                }
+                let before = own.get(&key(&route)).and_then(|index| routes.get(*index));
                 if before.is_some_and(|before| *before == route) {
                     self.warn(Class::Duplicate, span, format!("{word}: a route is named twice"));
                     continue;
@@ -53,17 +64,18 @@ impl Reader<'_> {
                     });
                 }
                 self.routes.entry(key(&route)).or_insert(span);
-                routes.push(route);
+                own.entry(key(&route)).or_insert(routes.len());
+                push(&mut routes, route);
             }
         }
         routes
     }
 
-    fn route(&mut self, block: &str, entry: &Statement<'_>) -> Option<VirtualRoute> {
-        if entry.body.is_some() {
-            self.error(Class::Syntax, entry.word.span, "a route takes no block");
+    fn route(&mut self, block: &str, entry: Statement<'_>) -> Option<VirtualRoute> {
+        if entry.is_block() {
+            self.error(Class::Syntax, entry.word().span, "a route takes no block");
         }
-        let line: Vec<Word<'_>> = std::iter::once(&entry.word).chain(&entry.arguments).copied().collect();
+        let line: Vec<Word<'_>> = entry.words().collect();
         let mut route = VirtualRoute {
             kind: RouteKind::Unicast,
             to: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -129,7 +141,7 @@ impl Reader<'_> {
             words = rest;
         }
         let Some((to, length)) = to else {
-            self.error(Class::Missing, entry.word.span, format!("{block}: a route to nowhere"));
+            self.error(Class::Missing, entry.word().span, format!("{block}: a route to nowhere"));
             return None;
         };
         (route.to, route.prefix_len) = (to, length);
@@ -139,17 +151,17 @@ impl Reader<'_> {
         let others = route.gateway.iter().chain(&route.source);
         if let Some(other) = others.into_iter().find(|other| other.is_ipv4() != route.to.is_ipv4()) {
             let message = format!("{block}: {other} is not of the family of {}", route.to);
-            self.error(Class::Conflict, entry.word.span, message);
+            self.error(Class::Conflict, entry.word().span, message);
             return None;
         }
         let leads_on = route.gateway.is_some() || (route.device.is_some() && route.to.is_ipv4());
         if route.kind != RouteKind::Unicast && leads_on {
             let message = format!("{block}: a route that leads nowhere has neither via nor dev");
-            self.error(Class::Conflict, entry.word.span, message);
+            self.error(Class::Conflict, entry.word().span, message);
             return None;
         }
         if route.kind == RouteKind::Unicast && route.gateway.is_none() && route.device.is_none() {
-            self.error(Class::Missing, entry.word.span, format!("{block}: a route without via and dev"));
+            self.error(Class::Missing, entry.word().span, format!("{block}: a route without via and dev"));
             return None;
         }
         // As `ip route` has it.

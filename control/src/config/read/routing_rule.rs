@@ -1,12 +1,13 @@
 //! What a line of virtual_rules or static_rules says, in the words of `ip rule`.
 
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::{collections::HashSet, net::IpAddr, ops::RangeInclusive};
 
 use super::{Items, Reader, route, value, value::Wrong};
 use crate::config::{
     diagnostic::{Class, Report, quote},
     lexer::Word,
     model::{Family, RuleAction, VirtualRule},
+    room::push,
     tree::Statement,
 };
 
@@ -55,6 +56,9 @@ const WITH_VALUE: [&str; 24] = [
     "sup_pl",
 ];
 
+/// Of a rule and of knowing it again, in a table that may have grown just now.
+const SIZE: usize = 4 * size_of::<VirtualRule>();
+
 impl Reader<'_> {
     /// Of all blocks of that word. `family`: where a rule does not say.
     pub(super) fn routing_rules(
@@ -63,26 +67,30 @@ impl Reader<'_> {
         word: &'static str,
         family: Family,
     ) -> Vec<VirtualRule> {
-        let mut rules: Vec<VirtualRule> = Vec::new();
+        let mut rules = Vec::new();
+        let mut seen = HashSet::new();
         for item in items.all(word) {
-            self.extra(item, &item.statement.arguments);
+            self.extra(item, &item.statement.arguments());
             for entry in item.body() {
                 let Some(rule) = self.routing_rule(word, entry, family) else { continue };
-                if rules.contains(&rule) {
-                    self.warn(Class::Duplicate, entry.word.span, format!("{word}: a rule is named twice"));
+                if !self.fits(SIZE, entry.word().span) {
+                    return rules;
+                }
+                if !seen.insert(rule.clone()) {
+                    self.warn(Class::Duplicate, entry.word().span, format!("{word}: a rule is named twice"));
                 } else {
-                    rules.push(rule);
+                    push(&mut rules, rule);
                 }
             }
         }
         rules
     }
 
-    fn routing_rule(&mut self, block: &str, entry: &Statement<'_>, family: Family) -> Option<VirtualRule> {
-        if entry.body.is_some() {
-            self.error(Class::Syntax, entry.word.span, "a rule takes no block");
+    fn routing_rule(&mut self, block: &str, entry: Statement<'_>, family: Family) -> Option<VirtualRule> {
+        if entry.is_block() {
+            self.error(Class::Syntax, entry.word().span, "a rule takes no block");
         }
-        let line: Vec<Word<'_>> = std::iter::once(&entry.word).chain(&entry.arguments).copied().collect();
+        let line: Vec<Word<'_>> = entry.words().collect();
         let mut rule = VirtualRule {
             family,
             priority: 0,
@@ -164,11 +172,11 @@ impl Reader<'_> {
     fn finish_rule(
         &mut self,
         block: &str,
-        entry: &Statement<'_>,
+        entry: Statement<'_>,
         mut rule: VirtualRule,
         (family, priority, action): (Option<Family>, Option<u32>, Option<RuleAction>),
     ) -> Option<VirtualRule> {
-        let span = entry.word.span;
+        let span = entry.word().span;
         let of = |prefix: &Option<(IpAddr, u8)>| prefix.map(|(address, _)| Family::of(address));
         let families: Vec<Family> = [family, of(&rule.from), of(&rule.to)].into_iter().flatten().collect();
         if let [first, rest @ ..] = families.as_slice() {

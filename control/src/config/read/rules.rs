@@ -104,7 +104,8 @@ impl Reader<'_> {
         if let (None, Some(span)) = (here, items.span("vmac_xmit_base")) {
             self.warn(Class::Ignored, span, "vmac_xmit_base has no effect without use_vmac");
         }
-        let mut words = here.map_or(&[][..], |item| &item.statement.arguments);
+        let arguments = here.map(|item| item.statement.arguments()).unwrap_or_default();
+        let mut words = arguments.as_slice();
         if let [name, rest @ ..] = words
             && !name.text.contains(':')
             && !["netlink_notify_msg", "group"].contains(&name.text)
@@ -142,14 +143,15 @@ impl Reader<'_> {
     /// `[all] SECONDS`
     fn extra_garp(&mut self, items: &Items<'_>, word: &'static str) -> Option<Extra> {
         let item = items.last(word)?;
-        let (everywhere, words) = match item.statement.arguments.as_slice() {
+        let arguments = item.statement.arguments();
+        let (everywhere, words) = match arguments.as_slice() {
             [all, words @ ..] if all.text == "all" => (true, words),
             words => (false, words),
         };
         let [seconds, extra @ ..] = words else {
             self.error(
                 Class::BadValue,
-                item.statement.word.span,
+                item.statement.word().span,
                 format!("{word} needs a number of seconds"),
             );
             return None;

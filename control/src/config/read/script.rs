@@ -15,7 +15,7 @@ use crate::{
 impl Reader<'_> {
     pub(super) fn notify(&mut self, items: &Items<'_>) -> Notify {
         let says_deleted = items.last("notify_deleted").is_some();
-        let deleted = items.last("notify_deleted").is_some_and(|item| !item.statement.arguments.is_empty());
+        let deleted = items.last("notify_deleted").is_some_and(|item| !item.statement.arguments().is_empty());
         Notify {
             master: self.command_of(items, "notify_master"),
             backup: self.command_of(items, "notify_backup"),
@@ -44,8 +44,8 @@ impl Reader<'_> {
     fn command_of(&mut self, items: &Items<'_>, word: &'static str) -> Option<Script> {
         let item = items.last(word)?;
         let (command, user) = self.first(item)?;
-        let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
-        self.word(word, command, |_| runnable(words_of(command)?, account))
+        let account = if user.is_empty() { self.script_account } else { self.account(item, &user)? };
+        self.word(word, &command, |_| runnable(words_of(&command)?, account))
     }
 
     /// `WORD COMMAND [USER [GROUP]]`, and how long it may take.
@@ -78,8 +78,8 @@ impl Reader<'_> {
         }
         let item = items.last(word)?;
         let (path, user) = self.first(item)?;
-        let account = if user.is_empty() { self.script_account } else { self.account(item, user)? };
-        let path = self.word(word, path, |path| match path {
+        let account = if user.is_empty() { self.script_account } else { self.account(item, &user)? };
+        let path = self.word(word, &path, |path| match path {
             path if path.starts_with('/') => Ok(PathBuf::from(path)),
             path => Err(Wrong::new(format!("{} does not begin with `/`", quote(path)))),
         })?;
@@ -91,7 +91,7 @@ impl Reader<'_> {
         let word = item.keyword.word;
         let (user, rest) = match words {
             [] => {
-                self.error(Class::BadValue, item.statement.word.span, format!("{word} needs a value"));
+                self.error(Class::BadValue, item.statement.word().span, format!("{word} needs a value"));
                 return None;
             }
             [user, rest @ ..] => (user, rest),
@@ -117,7 +117,7 @@ impl Reader<'_> {
         items: &Items<'t>,
         block: Item<'_>,
         word: &'static str,
-    ) -> Option<(&'t Word<'t>, VecDeque<String>)> {
+    ) -> Option<(Word<'t>, VecDeque<String>)> {
         if items.lacks(word) {
             self.error(
                 Class::Missing,
@@ -127,18 +127,19 @@ impl Reader<'_> {
         }
         let item = items.last(word)?;
         let (first, rest) = self.first(item)?;
-        let words = self.word(word, first, |_| words_of(first))?;
-        let all = || item.statement.arguments.iter().map(|word| word.unquoted().into_owned()).collect();
+        let words = self.word(word, &first, |_| words_of(&first))?;
+        let all = || item.statement.words().skip(1).map(|word| word.unquoted().into_owned()).collect();
         Some((first, if rest.is_empty() { words } else { all() }))
     }
 
-    fn first<'t>(&mut self, item: Item<'t>) -> Option<(&'t Word<'t>, &'t [Word<'t>])> {
-        let words = item.statement.arguments.split_first();
-        if words.is_none() {
+    fn first<'t>(&mut self, item: Item<'t>) -> Option<(Word<'t>, Vec<Word<'t>>)> {
+        let mut words = item.statement.words().skip(1);
+        let first = words.next();
+        if first.is_none() {
             let message = format!("{} needs a value", item.keyword.word);
-            self.error(Class::BadValue, item.statement.word.span, message);
+            self.error(Class::BadValue, item.statement.word().span, message);
         }
-        words
+        Some((first?, words.collect()))
     }
 }
 

@@ -16,7 +16,8 @@ pub(super) type Endpoints = Vec<(IpAddr, u16)>;
 
 impl Reader<'_> {
     pub fn server_group(&mut self, item: Item<'_>) {
-        let [word, extra @ ..] = item.statement.arguments.as_slice() else {
+        let arguments = item.statement.arguments();
+        let [word, extra @ ..] = arguments.as_slice() else {
             return self.error(Class::Missing, item.statement.span(), "virtual_server_group without a name");
         };
         self.extra(item, extra);
@@ -45,17 +46,18 @@ impl Reader<'_> {
     }
 
     /// `ADDRESS [PORT]`, `A.B.C.D-E [PORT]` or, by hexadecimal digits, `A:B::C-D [PORT]`.
-    fn group_entry(&mut self, item: Item<'_>, entry: &Statement<'_>) -> Option<Endpoints> {
-        if entry.word.text == "fwmark" {
+    fn group_entry(&mut self, item: Item<'_>, entry: Statement<'_>) -> Option<Endpoints> {
+        if entry.word().text == "fwmark" {
             let message = "fwmark: XDP sees packets before any firewall could have marked them";
-            self.error(Class::Unsupported, entry.word.span, message);
+            self.error(Class::Unsupported, entry.word().span, message);
             return None;
         }
-        if entry.body.is_some() {
-            self.error(Class::Syntax, entry.word.span, "an entry takes no block");
+        if entry.is_block() {
+            self.error(Class::Syntax, entry.word().span, "an entry takes no block");
         }
-        let range = self.word("virtual_server_group", &entry.word, range);
-        let port = match entry.arguments.as_slice() {
+        let range = self.word("virtual_server_group", &entry.word(), range);
+        let arguments = entry.arguments();
+        let port = match arguments.as_slice() {
             [] => 0,
             [port, extra @ ..] => {
                 self.extra(item, extra);

@@ -1,8 +1,8 @@
 //! What a virtual_server says.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -19,8 +19,15 @@ use crate::config::{
         Family, Forwarding, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer,
         Timeouts, VirtualServer,
     },
+    room::push,
     source::Span,
 };
+
+/// What telling services apart takes of one, in a table that may have grown just now.
+const KNOWN: usize = 4 * size_of::<((IpAddr, u16, Protocol), Span)>();
+
+/// What telling real servers apart takes of one.
+const NAMED: usize = size_of::<((IpAddr, u16), &Span)>() + size_of::<Span>();
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -56,9 +63,10 @@ struct Outer {
 
 impl Reader<'_> {
     /// One for each address of a group.
-    pub fn services(&mut self, item: Item<'_>) -> Vec<(Span, VirtualServer)> {
+    pub fn services(&mut self, item: Item<'_>) -> Vec<VirtualServer> {
         let span = item.statement.span();
-        let mut endpoints: VecDeque<_> = match item.statement.arguments.as_slice() {
+        let arguments = item.statement.arguments();
+        let mut endpoints: VecDeque<_> = match arguments.as_slice() {
             [kind, name, extra @ ..] if kind.text == "group" => {
                 self.extra(item, extra);
                 self.group_endpoints(name).unwrap_or_default().into_iter().map(Some).collect()
@@ -69,6 +77,10 @@ impl Reader<'_> {
         let first = endpoints.pop_front().flatten();
         let mut read: Vec<_> = self.service(item, first).into_iter().collect();
         for endpoint in endpoints {
+            if self.room.is_full() {
+                break;
+            }
+            self.room.repeat(item.statement.length());
             let told = self.reports.mark();
             read.extend(self.service(item, endpoint));
             self.reports.forget_since(told);
@@ -80,7 +92,7 @@ impl Reader<'_> {
                 self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
             }
         }
-        read.into_iter().map(|service| (span, service)).collect()
+        read
     }
 
     fn service(&mut self, item: Item<'_>, endpoint: Option<(IpAddr, u16)>) -> Option<VirtualServer> {
@@ -124,6 +136,9 @@ impl Reader<'_> {
         let notify = self.up_down(&items, ["quorum_up", "quorum_down"]);
         let omega = self.flag(&items, "omega");
         let ((address, port), protocol, forwarding) = (endpoint?, protocol?, forwarding?);
+        if !self.fits(size_of::<VirtualServer>() + KNOWN, item.statement.word().span) {
+            return None;
+        }
         Some(VirtualServer {
             address,
             port,
@@ -144,7 +159,7 @@ impl Reader<'_> {
 
     fn service_endpoint(&mut self, item: Item<'_>) -> Option<(IpAddr, u16)> {
         let span = item.statement.span();
-        match item.statement.arguments.as_slice() {
+        match item.statement.arguments().as_slice() {
             [] => {
                 self.error(Class::Missing, span, "virtual_server without an address and a port");
                 None
@@ -200,10 +215,10 @@ impl Reader<'_> {
     pub fn timeouts(&mut self, items: &Items<'_>) -> Timeouts {
         let mut timeouts = Timeouts::default();
         let Some(item) = items.last("lvs_timeouts") else { return timeouts };
-        if item.statement.arguments.is_empty() {
-            self.error(Class::BadValue, item.statement.word.span, "lvs_timeouts needs a value");
+        if item.statement.arguments().is_empty() {
+            self.error(Class::BadValue, item.statement.word().span, "lvs_timeouts needs a value");
         }
-        for pair in item.statement.arguments.chunks(2) {
+        for pair in item.statement.arguments().chunks(2) {
             let [name, rest @ ..] = pair else { continue };
             type Field = fn(&mut Timeouts) -> &mut Duration;
             let fields: [(&str, Field); 3] =
@@ -297,7 +312,7 @@ impl Reader<'_> {
         let seconds = |word: &str| value::number(1..=MONTH)(word);
         let timeout = match items.last("persistence_timeout") {
             None => prefix_len.map(|_| DEFAULT_PERSISTENCE),
-            Some(item) if item.statement.arguments.is_empty() => Some(DEFAULT_PERSISTENCE),
+            Some(item) if item.statement.arguments().is_empty() => Some(DEFAULT_PERSISTENCE),
             Some(_) => self
                 .one(items, "persistence_timeout", seconds)
                 .map(|seconds| Duration::from_secs(seconds.into())),
@@ -316,7 +331,7 @@ impl Reader<'_> {
             return self.method(items, "lvs_method");
         }
         let has_own =
-            |real: Item<'_>| real.body().iter().any(|it| ["lvs_method", "lb_kind"].contains(&it.word.text));
+            |real: Item<'_>| real.body().any(|it| ["lvs_method", "lb_kind"].contains(&it.word().text));
         if !items.all("real_server").all(has_own) {
             let message = "virtual_server without lvs_method: NAT, as in keepalived";
             let report = Report::warning(Class::SilentDefault, item.statement.span(), message);
@@ -418,19 +433,14 @@ impl Reader<'_> {
     }
 
     fn reals(&mut self, items: &Items<'_>, item: Item<'_>, outer: &Outer) -> Vec<RealServer> {
-        let mut seen = HashMap::new();
         let mut reals = Vec::new();
+        let mut spans = Vec::new();
         for real in items.all("real_server") {
-            let span = real.statement.span();
             let Some(read) = self.real(real, outer) else { continue };
-            let address = SocketAddr::new(read.address, read.port);
-            if let Some(first) = seen.insert(address, span) {
-                let message = format!("a second real_server {} {}", read.address, read.port);
-                self.reports.push(Report::error(Class::Duplicate, span, message).first(first));
-                continue;
-            }
-            reals.push(read);
+            push(&mut reals, read);
+            push(&mut spans, real.statement.span());
         }
+        self.no_real_is_named_twice(&reals, &spans);
         if items.lacks("real_server") {
             self.error(Class::Missing, item.statement.span(), "virtual_server without a real_server");
         } else if !reals.is_empty() && reals.iter().all(|real| real.weight == 0) {
@@ -438,6 +448,18 @@ impl Reader<'_> {
             self.warn(Class::Trap, item.statement.span(), message);
         }
         reals
+    }
+
+    fn no_real_is_named_twice(&mut self, reals: &[RealServer], spans: &[Span]) {
+        let mut named: Vec<_> = reals.iter().map(|real| (real.address, real.port)).zip(spans).collect();
+        named.sort_unstable();
+        for same in named.chunk_by(|(one, _), (next, _)| one == next) {
+            let [((address, port), first), others @ ..] = same else { continue };
+            for (_, again) in others {
+                let message = format!("a second real_server {address} {port}");
+                self.reports.push(Report::error(Class::Duplicate, **again, message).first(**first));
+            }
+        }
     }
 
     fn real(&mut self, item: Item<'_>, outer: &Outer) -> Option<RealServer> {
@@ -461,7 +483,7 @@ impl Reader<'_> {
         // The checks are read even without an address, for their own mistakes.
         let (address, port) = endpoint.unwrap_or((Ipv4Addr::UNSPECIFIED.into(), 0));
         // Where all ports are served, the written one is for checks alone.
-        let written = || item.statement.arguments.get(1).and_then(|port| port.text.parse().ok());
+        let written = || item.statement.arguments().get(1).and_then(|port| port.text.parse().ok());
         let asked = if port == 0 { written().unwrap_or(0) } else { port };
         let vip = outer.endpoint.map(|(address, _)| address);
         if let (Some(span), Some(true)) = (items.span("check_vip"), inherited.check_vip) {
@@ -474,6 +496,9 @@ impl Reader<'_> {
         }
         endpoint?;
         let notify = self.up_down(&items, ["notify_up", "notify_down"]);
+        if !self.fits(size_of::<RealServer>() + NAMED, item.statement.word().span) {
+            return None;
+        }
         Some(RealServer {
             address,
             port,
@@ -504,7 +529,8 @@ impl Reader<'_> {
         forwarding: Option<Forwarding>,
     ) -> Option<(IpAddr, u16)> {
         let name = item.keyword.word;
-        let (address, port) = match item.statement.arguments.as_slice() {
+        let arguments = item.statement.arguments();
+        let (address, port) = match arguments.as_slice() {
             [] => {
                 self.error(Class::Missing, item.statement.span(), format!("{name} without an address"));
                 return None;
@@ -569,15 +595,16 @@ impl Reader<'_> {
     }
 
     /// Without any vrrp_instance something else answers for the addresses.
-    pub fn every_service_has_an_instance(&mut self, services: &[(Span, VirtualServer)]) {
+    pub fn every_service_has_an_instance(&mut self, services: &[VirtualServer], spans: &[Span]) {
         if self.vips.is_empty() {
             return;
         }
         // Those of a group are one statement.
-        for services in services.chunk_by(|(one, _), (next, _)| one == next) {
-            let addresses = services.iter().map(|(_, service)| service.address);
+        let mut services = services.iter();
+        for same in spans.chunk_by(|one, next| one == next) {
+            let addresses = services.by_ref().take(same.len()).map(|service| service.address);
             let absent: BTreeSet<_> = addresses.filter(|it| !self.vips.contains_key(it)).collect();
-            let Some((span, _)) = services.first().filter(|_| !absent.is_empty()) else { continue };
+            let Some(span) = same.first().filter(|_| !absent.is_empty()) else { continue };
             const NAMED: usize = 3;
             let mut names = absent.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
             if absent.len() > NAMED {

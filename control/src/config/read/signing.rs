@@ -17,7 +17,7 @@ const LENGTHS: std::ops::RangeInclusive<usize> = 32..=64;
 impl Reader<'_> {
     pub(super) fn signing(&mut self, items: &Items<'_>, advert_interval: Duration) -> Option<Signing> {
         let item = items.last("auth_hmac")?;
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         let inner = self.items(Block::AuthHmac, item.body());
         let keys = self.keys(&inner);
         if inner.lacks("key") {
@@ -57,7 +57,8 @@ impl Reader<'_> {
     fn keys(&mut self, items: &Items<'_>) -> Vec<SigningKey> {
         let mut keys: Vec<SigningKey> = Vec::new();
         for item in items.all("key") {
-            let (number, value) = match item.statement.arguments.as_slice() {
+            let arguments = item.statement.arguments();
+            let (number, value) = match arguments.as_slice() {
                 [number, value, extra @ ..] => {
                     self.extra(item, extra);
                     (number, value)

@@ -47,17 +47,17 @@ impl Reader<'_> {
         let items = self.items(Block::VrrpScript, item.body());
         let name = self.tracker_name(item);
         let account = match items.last("user") {
-            Some(user) => self.account(user, &user.statement.arguments),
+            Some(user) => self.account(user, &user.statement.arguments()),
             None => Some(self.script_account),
         };
         let command = self.program(&items, item, "script");
         let script = account.zip(command).and_then(|(account, (word, words))| {
-            self.word("script", word, |_| runnable(words.clone(), account))
+            self.word("script", &word, |_| runnable(words.clone(), account))
         });
         let interval = self.one(&items, "interval", value::seconds(Duration::from_millis(10)..=DAY));
         let timeout = self.one(&items, "timeout", value::seconds(Duration::ZERO..=DAY));
         let weight =
-            items.last("weight").map(|item| self.weight("weight", &item.statement.arguments, WEIGHTS));
+            items.last("weight").map(|item| self.weight("weight", &item.statement.arguments(), WEIGHTS));
         let rise = self.one(&items, "rise", value::number(1..=1_000_000));
         let fall = self.one(&items, "fall", value::number(1..=1_000_000));
         let init_fail = self.flag(&items, "init_fail");
@@ -80,7 +80,8 @@ impl Reader<'_> {
 
     /// The name of a block that defines a tracker.
     fn tracker_name(&mut self, item: Item<'_>) -> Option<(String, Span)> {
-        let Some((name, extra)) = item.statement.arguments.split_first() else {
+        let arguments = item.statement.arguments();
+        let Some((name, extra)) = arguments.split_first() else {
             let message = format!("{} without a name", item.keyword.word);
             self.error(Class::Missing, item.statement.span(), message);
             return None;
@@ -116,37 +117,37 @@ impl Reader<'_> {
         for kind in ["track_script", "track_interface", "track_file", "track_process"] {
             let blocks: Vec<_> = items.all(kind).collect();
             for entry in blocks.iter().flat_map(|item| item.body()) {
-                if entry.body.is_some() {
-                    self.error(Class::Syntax, entry.word.span, "an entry takes no block");
+                if entry.is_block() {
+                    self.error(Class::Syntax, entry.word().span, "an entry takes no block");
                 }
                 let found = match kind {
-                    "track_interface" => self.interface(&entry.word),
-                    kind => self.named(kind, &entry.word),
+                    "track_interface" => self.interface(&entry.word()),
+                    kind => self.named(kind, &entry.word()),
                 };
                 let weights = match kind {
                     "track_file" => file::WEIGHTS,
                     "track_process" => process::WEIGHTS,
                     _ => WEIGHTS,
                 };
-                let own = (!entry.arguments.is_empty())
-                    .then(|| self.track_weight(&entry.arguments, weights.clone()));
+                let own = (!entry.arguments().is_empty())
+                    .then(|| self.track_weight(&entry.arguments(), weights.clone()));
                 let Some(Named { tracker, weight, .. }) = found else { continue };
                 let Weight { weight, reverse } = own.unwrap_or(weight);
                 if !weights.contains(&weight.into()) {
                     let (least, most) = (weights.start(), weights.end());
                     let message = format!("{kind}: the weight {weight} is not in {least} to {most}");
-                    self.error(Class::BadValue, entry.word.span, message);
+                    self.error(Class::BadValue, entry.word().span, message);
                 }
-                if let Some(first) = seen.insert(tracker, entry.word.span) {
+                if let Some(first) = seen.insert(tracker, entry.word().span) {
                     let message =
-                        format!("{kind}: {} is named twice: the first counts", quote(entry.word.text));
-                    let report = Report::warning(Class::Duplicate, entry.word.span, message);
+                        format!("{kind}: {} is named twice: the first counts", quote(entry.word().text));
+                    let report = Report::warning(Class::Duplicate, entry.word().span, message);
                     self.reports.push(report.first(first));
                     continue;
                 }
                 if weight != 0 && priority.is_owner() {
                     let message = "a weight does not change priority 255, as in keepalived";
-                    self.warn(Class::Trap, entry.word.span, message);
+                    self.warn(Class::Trap, entry.word().span, message);
                 }
                 tracks.push(Track { tracker, weight, reverse });
             }

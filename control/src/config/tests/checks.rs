@@ -33,7 +33,7 @@ fn the_words_of_connecting_checks_are_read() {
         interface: Some("eth1".to_owned()),
         mark: Some(7),
     };
-    assert_eq!((&full.source, full.log_all_failures, bare.log_all_failures), (&source, false, true));
+    assert_eq!((&*full.source, full.log_all_failures, bare.log_all_failures), (&source, false, true));
     assert_eq!((full.address, full.port), ([10, 9, 0, 11].into(), 8080));
     let milliseconds = Duration::from_millis;
     let timing = CheckTiming {
@@ -45,7 +45,7 @@ fn the_words_of_connecting_checks_are_read() {
         rise: 2,
         fall: Some(3),
     };
-    assert_eq!(full.timing, timing);
+    assert_eq!(*full.timing, timing);
     assert_eq!((bare.timing.rise, bare.timing.fall, bare.timing.retry), (1, None, 1));
 }
 
@@ -53,8 +53,11 @@ fn the_words_of_connecting_checks_are_read() {
 fn check_vip_goes_down_to_the_checkers_that_can_ask_and_not_through_nat() {
     let config = sound("check_vip");
     let service = config.services.first().unwrap();
-    let on_vip: Vec<Vec<_>> =
-        service.reals.iter().map(|real| real.checks.iter().map(|check| check.on_vip).collect()).collect();
+    let on_vip: Vec<Vec<_>> = service
+        .reals
+        .iter()
+        .map(|real| real.checks.iter().map(|check| check.on_vip.as_deref().copied()).collect())
+        .collect();
     let IpAddr::V4(address) = service.address else { panic!("{service:?}") };
     let on = |real, forwarding| Some(OnVip { address, real, forwarding });
     let direct = on([10, 0, 0, 11].into(), Forwarding::Direct);
@@ -86,7 +89,7 @@ fn the_checks_of_other_protocols_are_read_with_their_defaults() {
     let checks = &config.services.first().unwrap().reals.get(2).unwrap().checks;
     let helo = |helo: &str| CheckKind::Smtp { helo: helo.to_owned() };
     let dns = |name, record| CheckKind::Dns(DnsCheck::new(name, record).unwrap());
-    let udp = |payload: &[u8], reply| CheckKind::Udp(UdpCheck { payload: payload.to_vec(), reply });
+    let udp = |payload: &[u8], reply| CheckKind::Udp(Box::new(UdpCheck { payload: payload.to_vec(), reply }));
     let like = Reply::Like { bytes: vec![(0xa0, 0xff), (0x07, 0x0f)], min: 2, max: 512 };
     let filler = b"lvsd check - lvsd check - lvsd c";
     let expected = [
@@ -113,7 +116,8 @@ fn the_name_for_tls_is_the_most_special_one_and_the_address_without_any() {
     let read: Vec<_> = checks
         .iter()
         .map(|check| match &check.kind {
-            CheckKind::Http(HttpCheck { urls, tls: Some(tls), .. }) => {
+            CheckKind::Http(http) => {
+                let HttpCheck { urls, tls: Some(tls), .. } = &**http else { panic!("{http:?}") };
                 assert_eq!(tls.roots.as_ref().map(|roots| roots.len()), Some(1));
                 assert_eq!(tls.identity.as_ref().map(|identity| identity.chain.len()), Some(1));
                 let names = urls.iter().map(|url| url.server_name.to_str().into_owned());
@@ -151,7 +155,8 @@ fn a_program_is_read_with_its_arguments() {
     let read: Vec<_> = checks
         .iter()
         .map(|check| match &check.kind {
-            CheckKind::Misc(MiscCheck { script, timeout, dynamic }) => {
+            CheckKind::Misc(misc) => {
+                let MiscCheck { script, timeout, dynamic } = &**misc;
                 (script.arguments.join("|"), timeout.as_millis(), *dynamic, check.timing.retry)
             }
             other => panic!("{other:?}"),

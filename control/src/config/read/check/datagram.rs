@@ -43,7 +43,7 @@ impl Reader<'_> {
         let (min, max) = (length("min_reply_length"), length("max_reply_length"));
         let reply = match items.last("require_reply") {
             None => Reply::NotNeeded,
-            Some(item) if item.statement.arguments.is_empty() => Reply::Any,
+            Some(item) if item.statement.arguments().is_empty() => Reply::Any,
             Some(_) => Reply::Like {
                 bytes: self.hexadecimal(items, "require_reply", true).unwrap_or_default(),
                 min: min.unwrap_or(0),
@@ -72,9 +72,9 @@ impl Reader<'_> {
     /// All words of the statement together: blanks between digits mean nothing.
     fn hexadecimal(&mut self, items: &Items<'_>, word: &'static str, masks: bool) -> Option<Masked> {
         let item = items.last(word)?;
-        let words = &item.statement.arguments;
+        let words = &item.statement.arguments();
         if words.is_empty() {
-            self.error(Class::BadValue, item.statement.word.span, format!("{word} needs a value"));
+            self.error(Class::BadValue, item.statement.word().span, format!("{word} needs a value"));
         }
         let digits: Vec<_> =
             words.iter().filter_map(|it| self.word(word, it, |it| nibbles(it, masks))).collect();

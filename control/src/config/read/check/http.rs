@@ -48,7 +48,9 @@ impl Reader<'_> {
         let (tls, sni_name) = tls.map_or((None, None), |(tls, name)| (Some(tls), name));
         let server =
             Server { tls: tls.is_some(), address: to, virtualhost: outer.virtualhost.clone(), sni_name };
-        let urls = items.all("url").filter_map(|url| self.url(url, &server)).collect();
+        let mut urls: Vec<_> = items.all("url").filter_map(|url| self.url(url, &server)).collect();
+        // One of them is the rule.
+        urls.shrink_to_fit();
         if items.lacks("url") {
             let message = format!("{} without url", item.keyword.word);
             self.error(Class::Missing, item.statement.span(), message);
@@ -67,7 +69,7 @@ impl Reader<'_> {
     /// `SSL`: for all SSL_GETs of the file.
     pub fn certificates(&mut self, top: &Items<'_>) {
         let Some(item) = top.last("SSL") else { return };
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         let items = self.items(Block::Ssl, item.body());
         self.roots = self.one(&items, "ca", roots).map(Arc::new);
         let chain = self.one(&items, "certificate", certificates);
@@ -87,7 +89,7 @@ impl Reader<'_> {
 
     fn url(&mut self, item: Item<'_>, server: &Server) -> Option<Url> {
         let items = self.items(Block::Url, item.body());
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         let path = self.required(&items, item, "path", path);
         let digest = self.one(&items, "digest", digest);
         let host = self.one(&items, "virtualhost", value::text).or_else(|| server.virtualhost.clone());
@@ -107,9 +109,9 @@ impl Reader<'_> {
 
     fn status(&mut self, items: &Items<'_>) -> Vec<(u16, u16)> {
         let Some(item) = items.last("status_code") else { return vec![(200, 299)] };
-        let words = &item.statement.arguments;
+        let words = &item.statement.arguments();
         if words.is_empty() {
-            self.error(Class::BadValue, item.statement.word.span, "status_code needs a value");
+            self.error(Class::BadValue, item.statement.word().span, "status_code needs a value");
         }
         words.iter().filter_map(|word| self.word("status_code", word, codes)).collect()
     }
@@ -143,8 +145,8 @@ impl Reader<'_> {
     fn regex_options(&mut self, items: &Items<'_>) -> String {
         let mut flags = String::new();
         let mut unicode = "-u";
-        for word in items.all("regex_options").flat_map(|item| &item.statement.arguments) {
-            match self.word("regex_options", word, value::choice(&OPTIONS)) {
+        for word in items.all("regex_options").flat_map(|item| item.statement.arguments()) {
+            match self.word("regex_options", &word, value::choice(&OPTIONS)) {
                 Some("utf" | "ucp") => unicode = "",
                 Some("unsupported") => {
                     let message = format!("regex_options: {} is not supported", word.text);

@@ -15,14 +15,14 @@ impl Reader<'_> {
     ) -> Option<MiscCheck> {
         const HOUR: Duration = Duration::from_secs(3600);
         let account = match items.last("user") {
-            Some(user) => self.account(user, &user.statement.arguments),
+            Some(user) => self.account(user, &user.statement.arguments()),
             None => Some(self.script_account),
         };
         let timeout = self.one(items, "misc_timeout", value::seconds(Duration::from_millis(1)..=HOUR));
         let dynamic = self.flag(items, "misc_dynamic");
         let (word, words) = self.program(items, block, "misc_path")?;
         let account = account?;
-        let script = self.word("misc_path", word, |_| runnable(words.clone(), account))?;
+        let script = self.word("misc_path", &word, |_| runnable(words.clone(), account))?;
         Some(MiscCheck { script, timeout: timeout.unwrap_or(patience), dynamic })
     }
 }

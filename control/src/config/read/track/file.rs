@@ -31,7 +31,7 @@ impl Reader<'_> {
         });
         let weight = items
             .last("weight")
-            .map(|item| self.weight(item.keyword.word, &item.statement.arguments, ALL_WEIGHTS));
+            .map(|item| self.weight(item.keyword.word, &item.statement.arguments(), ALL_WEIGHTS));
         let initial = self.init_file(&items);
         let Some((name, span)) = name else { return };
         let tracker = path.map(|path| Tracker::File(TrackFile { name: name.clone(), path, initial }));
@@ -42,7 +42,8 @@ impl Reader<'_> {
     /// `init_file [NUMBER] [overwrite]`.
     fn init_file(&mut self, items: &Items<'_>) -> Option<Initial> {
         let item = items.last("init_file")?;
-        let mut words = item.statement.arguments.as_slice();
+        let arguments = item.statement.arguments();
+        let mut words = arguments.as_slice();
         let mut initial = Initial { value: 0, overwrite: false };
         if let [number, rest @ ..] = words
             && number.text != "overwrite"
@@ -64,13 +65,14 @@ impl Reader<'_> {
     pub(in super::super) fn file_check(&mut self, items: &Items<'_>, block: Item<'_>) -> Option<FileCheck> {
         let own = items
             .last("weight")
-            .map(|item| self.weight(item.keyword.word, &item.statement.arguments, ALL_WEIGHTS));
+            .map(|item| self.weight(item.keyword.word, &item.statement.arguments(), ALL_WEIGHTS));
         if items.lacks("track_file") {
             self.error(Class::Missing, block.statement.span(), "FILE_CHECK without track_file");
         }
         let item = items.last("track_file")?;
-        let [name, extra @ ..] = item.statement.arguments.as_slice() else {
-            self.error(Class::BadValue, item.statement.word.span, "track_file needs a value");
+        let arguments = item.statement.arguments();
+        let [name, extra @ ..] = arguments.as_slice() else {
+            self.error(Class::BadValue, item.statement.word().span, "track_file needs a value");
             return None;
         };
         self.extra(item, extra);

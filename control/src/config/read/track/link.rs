@@ -20,16 +20,17 @@ impl Reader<'_> {
         let mut seen = HashMap::new();
         let mut list = Vec::new();
         let Some(item) = top.last("interface_up_down_delays") else { return list };
-        self.extra(item, &item.statement.arguments);
+        self.extra(item, &item.statement.arguments());
         for entry in item.body() {
-            if entry.body.is_some() {
-                self.error(Class::Syntax, entry.word.span, "an entry takes no block");
+            if entry.is_block() {
+                self.error(Class::Syntax, entry.word().span, "an entry takes no block");
             }
-            let interface = self.word("interface_up_down_delays", &entry.word, value::interface);
+            let interface = self.word("interface_up_down_delays", &entry.word(), value::interface);
             let seconds = value::seconds(Duration::ZERO..=MOST);
-            let (down, up) = match entry.arguments.as_slice() {
+            let arguments = entry.arguments();
+            let (down, up) = match arguments.as_slice() {
                 [] => {
-                    self.error(Class::Missing, entry.word.span, "an interface without a delay");
+                    self.error(Class::Missing, entry.word().span, "an interface without a delay");
                     continue;
                 }
                 [down] => (self.word("delay", down, &seconds), None),
@@ -39,9 +40,9 @@ impl Reader<'_> {
                 }
             };
             let (Some(interface), Some(down)) = (interface, down) else { continue };
-            if let Some(first) = seen.insert(interface.clone(), entry.word.span) {
+            if let Some(first) = seen.insert(interface.clone(), entry.word().span) {
                 let message = format!("{} is named twice", quote(&interface));
-                self.reports.push(Report::error(Class::Duplicate, entry.word.span, message).first(first));
+                self.reports.push(Report::error(Class::Duplicate, entry.word().span, message).first(first));
                 continue;
             }
             // Else a backup takes over before this node knows that it is cut off.
@@ -54,7 +55,7 @@ impl Reader<'_> {
                     quote(&instance.name),
                     down.as_secs_f64()
                 );
-                self.warn(Class::Trap, entry.word.span, message);
+                self.warn(Class::Trap, entry.word().span, message);
             }
             list.push(LinkDelays { interface, down, up: up.unwrap_or(down) });
         }

@@ -23,7 +23,7 @@ impl Reader<'_> {
             value::choice(&[("initial", ParamMatch::Initial), ("partial", ParamMatch::Partial)]),
         );
         let weight =
-            items.last("weight").map(|item| self.weight("weight", &item.statement.arguments, WEIGHTS));
+            items.last("weight").map(|item| self.weight("weight", &item.statement.arguments(), WEIGHTS));
         let quorum = self.quorum_of_processes(&items);
         let delay = self.one(&items, "delay", value::seconds(Duration::ZERO..=HOUR)).unwrap_or_default();
         let fork_delay = self.one(&items, "fork_delay", value::seconds(Duration::ZERO..=HOUR));
@@ -54,8 +54,9 @@ impl Reader<'_> {
             self.error(Class::Missing, block.statement.span(), "vrrp_track_process without process");
         }
         let item = items.last("process")?;
-        let [process, parameters @ ..] = item.statement.arguments.as_slice() else {
-            self.error(Class::BadValue, item.statement.word.span, "process needs a value");
+        let arguments = item.statement.arguments();
+        let [process, parameters @ ..] = arguments.as_slice() else {
+            self.error(Class::BadValue, item.statement.word().span, "process needs a value");
             return None;
         };
         let process = self.word("process", process, |word| match word {
