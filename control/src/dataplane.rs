@@ -35,6 +35,8 @@ use crate::{
 };
 
 mod attach;
+#[cfg(test)]
+mod distribution;
 mod flows;
 pub mod lease;
 mod maglev;

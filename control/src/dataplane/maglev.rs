@@ -146,17 +146,20 @@ mod tests {
 
     #[test]
     fn losing_one_of_a_hundred_moves_little_more_than_its_own_slots() {
-        let all = members(&[1; 100]);
-        let length = length(100);
-        let before = ring(&all, length);
-        let mut less = all.clone();
-        less[42].weight = 0;
-        let after = ring(&less, length);
-        let must = before.iter().filter(|index| **index == 42).count();
-        let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
-        let beyond = (moved - must) as f64 / length as f64;
-        assert!(beyond <= 0.02, "{beyond} of the ring moved without need");
-        assert!(!after.contains(&42));
+        let weights: Vec<u16> = (0..100).map(|number| number % 5 + 1).collect();
+        let pools = [members(&[1; 100]), members(&weights)];
+        for (all, lost) in pools.iter().flat_map(|all| [0, 17, 42, 99].map(|lost| (all, lost))) {
+            let length = length(100);
+            let before = ring(all, length);
+            let mut less = all.clone();
+            less[usize::from(lost)].weight = 0;
+            let after = ring(&less, length);
+            let must = before.iter().filter(|index| **index == lost).count();
+            let moved = before.iter().zip(&after).filter(|(a, b)| a != b).count();
+            let beyond = (moved - must) as f64 / length as f64;
+            assert!(beyond <= 0.02, "{beyond} of the ring moved without need");
+            assert!(!after.contains(&lost));
+        }
     }
 
     #[test]
