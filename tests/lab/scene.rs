@@ -66,7 +66,7 @@ impl Scene {
 }
 
 impl RealServer {
-    fn new(node: Node) -> Result<Self> {
+    pub fn new(node: Node) -> Result<Self> {
         // What direct routing asks of a real server: to own the VIP and not to tell anybody.
         node.sysctl("ipv4.conf.all.arp_ignore", "1")?;
         node.sysctl("ipv4.conf.all.arp_announce", "2")?;
