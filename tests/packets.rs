@@ -47,6 +47,8 @@ mod redirect;
 mod services6;
 #[path = "packets/tunnel.rs"]
 mod tunnel;
+#[path = "packets/tunnel6.rs"]
+mod tunnel6;
 #[path = "packets/veth.rs"]
 mod veth;
 #[path = "packets/virtual_mac.rs"]

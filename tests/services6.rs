@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    io::{Read as _, Write as _},
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
-    thread,
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Conversation, Director, Need, Node, PATIENCE, Process, Scene, Sum, VIP, Vrrp, get, require, wait_for,
+    Conversation, Director, Need, Node, PATIENCE, Process, Scene, VIP, Vrrp, echo, get, require, wait_for,
 };
 
 const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x100);
@@ -177,67 +175,14 @@ fn what_is_large_or_in_pieces_arrives_whole() -> Result<()> {
     }
     let stage = Stage::new()?;
     for real in &stage.scene.reals {
-        let (bulk, echo) = real.node.in_ns(|| Ok((TcpListener::bind(BULK)?, UdpSocket::bind(ECHO)?)))?;
-        thread::spawn(move || {
-            bulk.incoming().flatten().for_each(|stream| drop(thread::spawn(|| give_back(stream))))
-        });
-        thread::spawn(move || {
-            let mut buffer = [0; 1 << 16];
-            while let Ok((length, from)) = echo.recv_from(&mut buffer) {
-                // A client that went away needs no answer.
-                let _ = echo.send_to(&buffer[..length], from);
-            }
-        });
+        for at in [BULK, ECHO] {
+            echo::give_back(&real.node, at.into())?;
+        }
     }
     let [_lb1, _lb2] = stage.directors(Stage::services)?;
     stage.scene.client.in_ns(|| {
-        let mut stream = TcpStream::connect_timeout(&BULK.into(), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut reader = stream.try_clone()?;
-        // Both ways at once: what goes to the service is all in full-sized segments.
-        let writer = thread::spawn(move || -> Result<Sum> {
-            let mut sum = Sum::default();
-            for number in 0..AMOUNT as u64 / 8192 {
-                let block: Vec<u8> = (0..1024).flat_map(|at| (number << 10 | at).to_be_bytes()).collect();
-                sum.add(&block);
-                stream.write_all(&block)?;
-            }
-            Ok(sum)
-        });
-        let (mut sum, mut left, mut buffer) = (Sum::default(), AMOUNT, vec![0; 1 << 16]);
-        while left > 0 {
-            let length = reader.read(&mut buffer)?;
-            ensure!(length > 0, "{left} bytes are missing");
-            sum.add(buffer.get(..length).context("more than asked for")?);
-            left -= length;
-        }
-        let sent = writer.join().map_err(|_| anyhow!("the writer panicked"))??;
-        ensure!(sent == sum, "what came back is not what was sent");
-
-        for port in FIRST_PORT..FIRST_PORT + FLOWS {
-            let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
-            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-            socket.connect(ECHO)?;
-            // In one piece, and in three.
-            for length in [40, 4000] {
-                let query = port.to_be_bytes().repeat(length / 2);
-                socket.send(&query)?;
-                let mut answer = [0; 1 << 16];
-                let length =
-                    socket.recv(&mut answer).with_context(|| format!("{length} from port {port}"))?;
-                ensure!(answer.get(..length) == Some(&query[..]), "another answer than the query");
-            }
-        }
-        Ok(())
+        echo::stream(BULK.into(), AMOUNT)?;
+        // In one piece, and in three.
+        (FIRST_PORT..FIRST_PORT + FLOWS).try_for_each(|port| echo::datagrams(ECHO.into(), port, &[40, 4000]))
     })
-}
-
-fn give_back(mut stream: TcpStream) {
-    let Ok(mut writer) = stream.try_clone() else { return };
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        if writer.write_all(&buffer[..length]).is_err() {
-            return;
-        }
-    }
 }

@@ -45,7 +45,7 @@ outcomes! {
     ConnectionReset = "connection_reset",
     /// Its TTL ended at this node, which routes by NAT: the sender was told (ICMP time exceeded).
     TimeExceeded = "time_exceeded",
-    /// Too large for the way to its real server or, as an answer by NAT, to its client, with DF set: the sender was told the size that fits (ICMP fragmentation needed).
+    /// Too large for the way to its real server or, as an answer by NAT, to its client, with DF set or over IPv6: the sender was told the size that fits (ICMP fragmentation needed, ICMPv6 packet too big).
     FragmentationNeeded = "fragmentation_needed",
     /// Forwarded to a real server behind another interface.
     Redirected = "redirected",
@@ -91,7 +91,7 @@ outcomes! {
     DeadReal = "dead_real",
     /// The MAC of the real server, or of the next hop to the client of a NAT service, is not known yet: dropped, the neighbour is being asked for.
     NoNeighbour = "no_neighbour",
-    /// Too large for the way to its real server or client, and the sender cannot be told to send less (no DF set): dropped, because XDP cannot fragment.
+    /// Too large for the way to its real server or client, and the sender cannot be told to send less (no DF set, over IPv6 no more than 1280 bytes): dropped, because XDP cannot fragment.
     TooBig = "too_big",
     /// An answer by NAT to a client that a route says is not to be reached: dropped.
     NoRoute = "no_route",

@@ -9,15 +9,73 @@ pub mod tunnel;
 use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lvs_ebpf_common::{Outcome, Real};
 
-use crate::{event, ip::Ip, maps::REAL_COUNTERS, packet::Packet, veth};
+use crate::{
+    event,
+    ip::Ip,
+    ipv6::Ipv6,
+    maps::{REAL_COUNTERS, REALS},
+    packet::Packet,
+    parse::Ipv4,
+    veth,
+};
 
-/// `has_checksum`: it may be one of TCP or UDP, with a checksum that is still to be computed.
+/// `TAGGED`: the frame has VLAN tags, so that it [`stays`].
 #[inline(always)]
-pub fn to_real<I: Ip>(
+pub fn to_real<const TAGGED: bool>(
+    ctx: &XdpContext,
+    frame: Packet,
+    real: (u32, &Real),
+) -> Result<Outcome, Outcome> {
+    send::<Ipv4>(ctx, frame, real, true, |real| match real.method {
+        Real::NAT | Real::NAT_SHARED if !TAGGED => nat::to_real(ctx, real),
+        _ => tunnel::enter(ctx, real),
+    })
+}
+
+/// By direct routing. `has_checksum`: it may be one of TCP or UDP, with a checksum that is still to be computed.
+#[inline(always)]
+pub fn to_real6(
+    ctx: &XdpContext,
+    frame: Packet,
+    real: (u32, &Real),
+    has_checksum: bool,
+) -> Result<Outcome, Outcome> {
+    send::<Ipv6>(ctx, frame, real, has_checksum, |_| Err(Outcome::BadTable))
+}
+
+/// A real server of IPv6 services that is not reached by direct routing.
+#[inline(always)]
+pub fn is_elsewhere(real: &Real) -> bool {
+    matches!(real.method, Real::IPIP | Real::GUE | Real::GRE)
+}
+
+/// To one that [`is_elsewhere`]; `index` is its place in `REALS`. A function of its own, so that the ways there are not below
+/// the balancer, which leaves no room for them on the stack.
+#[inline(never)]
+pub fn to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Outcome {
+    let (Ok(outcome) | Err(outcome)) = try_to_real_elsewhere6(ctx, index);
+    outcome
+}
+
+#[inline(always)]
+fn try_to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Result<Outcome, Outcome> {
+    let frame = Packet::of_context(ctx);
+    let real = REALS.get(index).ok_or(Outcome::BadTable)?;
+    send::<Ipv6>(ctx, frame, (index, real), true, |real| match tunnel::enter6(ctx, real) {
+        Err(Outcome::TooBig) => Err(refusal::too_big6(ctx, tunnel::limit(real).ok_or(Outcome::BadTable)?)),
+        entered => entered,
+    })
+}
+
+/// `readdress` makes the packet one that reaches a real server which is not on the link with the virtual address on it; the
+/// MACs are still to be written.
+#[inline(always)]
+fn send<I: Ip>(
     ctx: &XdpContext,
     frame: Packet,
     (index, real): (u32, &Real),
     has_checksum: bool,
+    readdress: impl FnOnce(&Real) -> Result<(), Outcome>,
 ) -> Result<Outcome, Outcome> {
     let [destination, both, source] = macs(real);
     if first_mac([destination, both]) == 0 {
@@ -47,7 +105,7 @@ pub fn to_real<I: Ip>(
         Real::DIRECT_BESIDE_LOCAL if I::is_meant_for_here(ctx, real) => return Ok(Outcome::Local),
         Real::DIRECT_BESIDE_LOCAL => Packet::new(ctx),
         _ => {
-            I::readdress(ctx, real)?;
+            readdress(real)?;
             Packet::new(ctx)
         }
     };

@@ -4,7 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use lvs_ebpf_common::{Outcome, Real, Service, Vip, flow::Flow};
 
 use crate::{
-    checksum, forward, fragment,
+    forward, fragment,
     ipv6::Ipv6,
     packet::Packet,
     parse::{Ipv4, Ports},
@@ -42,9 +42,6 @@ pub trait Ip {
     fn reset(ctx: &XdpContext) -> Outcome;
     /// Computes what a veth device has left to be computed.
     fn complete_checksum(ctx: &XdpContext) -> bool;
-    /// Makes the packet one that reaches a real server which is not on the link with the virtual address on it. The MACs
-    /// are still to be written.
-    fn readdress(ctx: &XdpContext, real: &Real) -> Result<(), Outcome>;
 }
 
 impl Ip for Ipv4<'_> {
@@ -122,14 +119,6 @@ impl Ip for Ipv4<'_> {
     fn complete_checksum(ctx: &XdpContext) -> bool {
         veth::complete(ctx)
     }
-
-    #[inline(always)]
-    fn readdress(ctx: &XdpContext, real: &Real) -> Result<(), Outcome> {
-        match real.method {
-            Real::NAT | Real::NAT_SHARED => forward::nat::to_real(ctx, real),
-            _ => forward::tunnel::enter(ctx, real),
-        }
-    }
 }
 
 impl Ip for Ipv6<'_> {
@@ -160,9 +149,7 @@ impl Ip for Ipv6<'_> {
 
     #[inline(always)]
     fn sum_of_addresses(&self) -> u64 {
-        let [a, b] = self.header.source.0;
-        let [c, d] = self.header.destination.0;
-        [a, b, c, d].map(checksum::sum_of).iter().sum()
+        self.header.sum_of_addresses()
     }
 
     #[inline(always)]
@@ -209,11 +196,5 @@ impl Ip for Ipv6<'_> {
     #[inline(always)]
     fn complete_checksum(ctx: &XdpContext) -> bool {
         veth::complete6(ctx)
-    }
-
-    #[inline(always)]
-    fn readdress(_: &XdpContext, _: &Real) -> Result<(), Outcome> {
-        // lvsd has no other way of forwarding for IPv6.
-        Err(Outcome::BadTable)
     }
 }

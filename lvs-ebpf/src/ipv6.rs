@@ -5,7 +5,7 @@ use lvs_ebpf_common::Outcome;
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{packet::Packet, parse::Ethernet, vip};
+use crate::{checksum, packet::Packet, parse::Ethernet, vip};
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
@@ -20,6 +20,14 @@ pub struct Header {
 
 impl Header {
     pub const LEN: usize = size_of::<Self>();
+
+    /// For [`checksum::fold`].
+    #[inline(always)]
+    pub fn sum_of_addresses(&self) -> u64 {
+        let [a, b] = self.source.0;
+        let [c, d] = self.destination.0;
+        [a, b, c, d].map(checksum::sum_of).iter().sum()
+    }
 
     /// RFC 4443 2.4: no answer to an address that is no single host's.
     #[inline(always)]

@@ -67,10 +67,17 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
             if TAGGED && !forward::stays(ctx, real.1) {
                 return Err(Outcome::NotOurs);
             }
-            forward::to_real::<Ipv4>(ctx, frame, real, true)
+            forward::to_real::<TAGGED>(ctx, frame, real)
         }
         IPV6 if !TAGGED => {
-            Ok(balance_v6(ctx).or_else(|| follow_v6(ctx)).unwrap_or_else(|| icmpv6::answer(ctx)))
+            let found = match balance_v6(ctx) {
+                Found::OTHER => follow_v6(ctx),
+                found => found,
+            };
+            Ok(match found.elsewhere() {
+                Some(real) => forward::to_real_elsewhere6(ctx, real),
+                None => found.outcome().unwrap_or_else(|| icmpv6::answer(ctx)),
+            })
         }
         // Not on veth devices, whose checksums would have to be computed here too: the verifier would walk that loop twice.
         vlan::CUSTOMER | vlan::SERVICE if !TAGGED && !veth::is_any() => Ok(vlan::run(ctx)),
@@ -81,38 +88,77 @@ fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
 // IPv6 has functions of its own, so that IPv4 does not pay for it; one for each kind of packet and none calling another,
 // since there is little room on the stack for functions that call each other.
 
-/// None of ICMPv6.
+/// What such a function has come to, as one word: BPF functions return no more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Found(u64);
+
+impl Found {
+    /// The packet is of another kind.
+    const OTHER: Self = Self(1 << 32);
+    /// With the index of a real server below.
+    const ELSEWHERE: u64 = 1 << 33;
+
+    #[inline(always)]
+    fn of(outcome: Outcome) -> Self {
+        Self(outcome as u64)
+    }
+
+    /// It is for a real server that is not reached by direct routing.
+    #[inline(always)]
+    fn at(index: u32) -> Self {
+        Self(Self::ELSEWHERE | u64::from(index))
+    }
+
+    #[inline(always)]
+    fn elsewhere(self) -> Option<u32> {
+        (self.0 & Self::ELSEWHERE != 0).then_some(self.0 as u32)
+    }
+
+    #[inline(always)]
+    fn outcome(self) -> Option<Outcome> {
+        // SAFETY: a word without the upper bits was made of an outcome.
+        (self.0 >> 32 == 0).then(|| unsafe { core::mem::transmute::<u32, Outcome>(self.0 as u32) })
+    }
+}
+
+/// All but ICMPv6.
 #[inline(never)]
-fn balance_v6(ctx: &XdpContext) -> Option<Outcome> {
+fn balance_v6(ctx: &XdpContext) -> Found {
     let balanced = open_v6(ctx, |frame, ethernet, ip| {
         let real = match ip.protocol {
-            ICMPV6 => return Ok(None),
+            ICMPV6 => return Ok(Found::OTHER),
             _ if ethernet.destination.is_multicast() => return Err(Outcome::NotOurs),
             TCP | UDP => balance(ctx, Table::live(), ip, NO_NAT)?,
             // It names the first header behind it, which may be one of options (RFC 8200 4.5).
             _ if !ip.is_first_fragment() => balance(ctx, Table::live(), ip, NO_NAT)?,
             _ => return Err(Outcome::NotOurs),
         };
-        forward::to_real::<Ipv6>(ctx, frame, real, true).map(Some)
+        if forward::is_elsewhere(real.1) {
+            return Ok(Found::at(real.0));
+        }
+        forward::to_real6(ctx, frame, real, true).map(Found::of)
     });
-    balanced.unwrap_or_else(Some)
+    balanced.unwrap_or_else(Found::of)
 }
 
-/// An error to the real server of the flow that it is about. None of other ICMPv6.
+/// An error, to the real server of the flow that it is about.
 #[inline(never)]
-fn follow_v6(ctx: &XdpContext) -> Option<Outcome> {
+fn follow_v6(ctx: &XdpContext) -> Found {
     let followed = open_v6(ctx, |frame, _, ip| {
         // The kernel's, if anybody's: discovery is never in pieces (RFC 6980).
         if ip.is_fragment() {
             return Err(Outcome::NotOurs);
         }
         if !icmpv6::is_error(ip) {
-            return Ok(None);
+            return Ok(Found::OTHER);
         }
         let real = follow(ctx, Table::live(), icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
-        forward::to_real::<Ipv6>(ctx, frame, real, false).map(Some)
+        if forward::is_elsewhere(real.1) {
+            return Ok(Found::at(real.0));
+        }
+        forward::to_real6(ctx, frame, real, false).map(Found::of)
     });
-    followed.unwrap_or_else(Some)
+    followed.unwrap_or_else(Found::of)
 }
 
 #[inline(always)]

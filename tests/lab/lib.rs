@@ -13,6 +13,7 @@ mod crowd;
 mod datagrams;
 mod dice;
 mod director;
+pub mod echo;
 mod frr;
 mod http;
 mod keepalived;

@@ -50,7 +50,7 @@ pub struct Director {
 }
 
 /// The kernel gives a frame 256 bytes of headroom, 40 of which it needs itself.
-const HEADROOM: usize = 216;
+pub const HEADROOM: usize = 216;
 
 impl Director {
     /// None, and said so, where BPF is not allowed.

@@ -14,19 +14,22 @@ const FRAME: usize = 32;
 
 #[test]
 fn the_kernel_takes_the_program() {
-    let start = thread_time();
-    let Some(mut director) = director() else { return };
-    let took = thread_time() - start;
-    let info = director.program_mut().info().unwrap();
     let release = nix::sys::utsname::uname().unwrap().release().to_string_lossy().into_owned();
-    // The kernel counts these from 5.16 on.
-    let verified =
-        info.verified_instruction_count().map_or("?".to_owned(), |instructions| instructions.to_string());
-    println!(
-        "Linux {release}: loaded in {took:?}; {verified} instructions verified, {} bytes of machine code",
-        info.size_jitted()
-    );
-    assert_eq!(director.run(&tcp(VIP, WEB)).outcome, Outcome::Forwarded);
+    for devices in ["cards", "veth devices"] {
+        let start = thread_time();
+        let loaded = if devices == "cards" { Director::load() } else { Director::load_for_veth() };
+        let Some(mut director) = loaded.map(master) else { return };
+        let took = thread_time() - start;
+        let info = director.program_mut().info().unwrap();
+        // The kernel counts these from 5.16 on.
+        let verified =
+            info.verified_instruction_count().map_or("?".to_owned(), |instructions| instructions.to_string());
+        println!(
+            "Linux {release}, for {devices}: loaded in {took:?}; {verified} instructions verified, {} bytes of machine code",
+            info.size_jitted()
+        );
+        assert_eq!(director.run(&tcp(VIP, WEB)).outcome, Outcome::Forwarded);
+    }
 }
 
 #[test]

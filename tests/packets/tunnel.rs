@@ -5,8 +5,8 @@ use etherparse::{Icmpv4Type, IpDscp, IpEcn, Ipv4HeaderSlice, icmpv4::DestUnreach
 use crate::{director::Action, frames::*, *};
 
 pub const TUNNEL_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
-const MTU: u16 = 1500;
-const GUE_PORT: u16 = 6080;
+pub const MTU: u16 = 1500;
+pub const GUE_PORT: u16 = 6080;
 const METHODS: [(u8, usize); 3] = [(Real::IPIP, 20), (Real::GUE, 32), (Real::GRE, 24)];
 
 /// Makes both real servers of the master ends of tunnels.
@@ -152,7 +152,7 @@ fn flows_differ_in_the_source_port_of_gue_and_a_flow_keeps_its_own() {
 }
 
 /// What the client is told: `limit`, and the beginning of its packet.
-fn fragmentation_needed(frame: &[u8], limit: u16) -> Vec<u8> {
+pub fn fragmentation_needed(frame: &[u8], limit: u16) -> Vec<u8> {
     let inner = Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap();
     let (source, destination) = (inner.destination(), inner.source());
     let mut header = etherparse::Ipv4Header::new(0, 64, IpNumber::ICMP, source, destination).unwrap();

@@ -120,9 +120,10 @@ codes! {
     HostAddress "E0112" "an address without the length of its subnet"
         "It becomes a /32, so the node has no route to its neighbours by that address. Write the length, or /32 if that \
          is meant: then the message goes."
-    MixedFamilies "E0113" "addresses of both families in one virtual_ipaddress"
-        "An advert carries one family. keepalived drops the addresses of the other one. Put them into \
-         virtual_ipaddress_excluded, or make a second instance."
+    MixedFamilies "E0113" "addresses of both families where there can be one"
+        "An advert carries one family. keepalived drops the addresses of the other one in virtual_ipaddress. Put them into \
+         virtual_ipaddress_excluded, or make a second instance. DR and NAT keep a packet's family, as in IPVS: only by \
+         lvs_method TUN may a real server be of another one than its service."
     TooManyAddresses "E0114" "more addresses than an advert holds"
         "keepalived moves those beyond it without advertising them. Put them into virtual_ipaddress_excluded."
     UnusableScript "E0115" "a program that cannot be run, or that others could replace"

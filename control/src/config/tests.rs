@@ -385,6 +385,8 @@ fn each_real_server_travels_as_it_says_or_as_its_service_says() {
     let gue = Forwarding::Tunnel(Tunnel::Gue { port: 6080 });
     assert_eq!(forwarding(0), [ipip, gue, gre, Forwarding::Direct, gue]);
     assert_eq!(forwarding(1), [gue, ipip, gue]);
+    assert_eq!(forwarding(2), [ipip, gre, Forwarding::Direct, ipip]);
+    assert_eq!(forwarding(3), [gue]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     checksum, icmp,
-    packet::Packet,
+    ipv6::{Header, Ipv6},
+    packet::{BLOCK, Packet},
     parse::{Ethernet, Ipv4, Ipv4Header, TTL},
 };
 
@@ -95,4 +96,85 @@ fn answer<const EXCERPT: usize>(
     frame.write(Ethernet::LEN, header.with_checksum()).ok_or(failed)?;
     let message = Message { checksum, ..message };
     frame.write(Ethernet::LEN + size_of::<Ipv4Header>(), message).ok_or(failed)
+}
+
+/// RFC 4443 3.2.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Message6 {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    mtu: u32,
+}
+
+const HEADERS6: usize = Header::LEN + size_of::<Message6>();
+/// RFC 8200 5: so much goes over every link, and no sender heeds who tells it less.
+const LEAST_MTU: u16 = 1280;
+/// RFC 4443 2.4 c: as much as an answer of the least MTU holds.
+const EXCERPT6: usize = LEAST_MTU as usize - HEADERS6;
+
+/// "Packet too big", in the name of the address that it was sent to. A function of its own: a rare one.
+#[inline(never)]
+pub fn too_big6(ctx: &XdpContext, limit: u16) -> Outcome {
+    match try_too_big6(ctx, limit) {
+        Ok(()) => Outcome::FragmentationNeeded,
+        Err(outcome) => outcome,
+    }
+}
+
+#[inline(always)]
+fn try_too_big6(ctx: &XdpContext, limit: u16) -> Result<(), Outcome> {
+    const FAILED: Outcome = Outcome::TooBig;
+    let frame = Packet::of_context(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(FAILED)?;
+    let ip = Ipv6::parse(frame)?;
+    let asked = ip.header;
+    let mtu = if limit > LEAST_MTU { limit } else { LEAST_MTU };
+    let fits = usize::from(u16::from_be(asked.payload_len)) + Header::LEN <= usize::from(mtu);
+    // RFC 4443 2.4 e: no error about an error.
+    let is_error = ip.protocol == IpProto::Ipv6Icmp as u8;
+    if fits || is_error || !asked.source_is_host() || ethernet.source.is_multicast() {
+        return Err(FAILED);
+    }
+    let header = Header {
+        version_class_flow: (6_u32 << 28).to_be(),
+        payload_len: (LEAST_MTU - Header::LEN as u16).to_be(),
+        next_header: IpProto::Ipv6Icmp as u8,
+        hop_limit: TTL,
+        source: asked.destination,
+        destination: asked.source,
+    };
+    let back = Ethernet { destination: ethernet.source, source: ethernet.destination, ..ethernet };
+    Packet::grown(ctx, HEADERS6).ok_or(Outcome::NoHeadroom)?;
+    let frame = Packet::resized(ctx, Ethernet::LEN + usize::from(LEAST_MTU)).ok_or(FAILED)?;
+    frame.write(0, back).ok_or(FAILED)?;
+    frame.write(Ethernet::LEN, header).ok_or(FAILED)?;
+    let message = Message6 { kind: 2, code: 0, checksum: 0, mtu: u32::from(mtu).to_be() };
+    frame.write(Ethernet::LEN + Header::LEN, message).ok_or(FAILED)?;
+    let excerpt = sum_of_excerpt6(frame.skip(Ethernet::LEN + HEADERS6)).ok_or(FAILED)?;
+    let checksum = message.checksum(&header, excerpt);
+    frame.write(Ethernet::LEN + Header::LEN, Message6 { checksum, ..message }).ok_or(FAILED)
+}
+
+#[inline(always)]
+fn sum_of_excerpt6(excerpt: Packet) -> Option<u64> {
+    const BLOCKS: usize = EXCERPT6 / BLOCK;
+    let mut sum = 0;
+    for number in 0..BLOCKS {
+        sum = excerpt.sum_of_block(number * BLOCK, sum)?;
+    }
+    let rest: [u64; EXCERPT6 % BLOCK / 8] = excerpt.read(BLOCKS * BLOCK)?;
+    Some(rest.iter().fold(sum.into(), |sum, word| sum + checksum::sum_of(*word)))
+}
+
+impl Message6 {
+    /// RFC 4443 2.3: with the pseudo header. `excerpt`: the sum of what follows.
+    #[inline(always)]
+    fn checksum(&self, header: &Header, excerpt: u64) -> u16 {
+        let pseudo = header.sum_of_addresses()
+            + u64::from(header.payload_len)
+            + u64::from(u16::from(header.next_header).to_be());
+        !checksum::fold(pseudo + checksum::sum_of(zerocopy::transmute!(*self)) + excerpt)
+    }
 }

@@ -585,8 +585,10 @@ impl Reader<'_> {
         if own != wanted && !matches!(forwarding, Forwarding::Tunnel(_)) {
             let message =
                 format!("{name}: {address} behind a service of {wanted}: {method} keeps the family");
-            self.error(Class::MixedFamilies, span, message);
-        } else if (own, wanted) != (Family::V4, Family::V4) && forwarding != Forwarding::Direct {
+            let report = Report::error(Class::MixedFamilies, span, message);
+            self.reports
+                .push(report.help("write `lvs_method TUN`: a tunnel leads from one family to the other"));
+        } else if own == Family::V6 && forwarding == Forwarding::Nat {
             self.error(Class::Unsupported, span, format!("{name}: {method} is not supported for IPv6 yet"));
         } else {
             return Some(());
