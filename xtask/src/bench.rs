@@ -9,13 +9,12 @@ mod packets;
 mod update;
 mod wire;
 
-use std::{env, os::unix::process::CommandExt as _, process::Command};
+use std::env;
 
-use anyhow::{Context as _, Result, bail};
-use lvs_tests::find_program;
+use anyhow::Result;
 use nix::unistd::geteuid;
 
-use crate::{build, cargo, run_visibly, setup::setup};
+use crate::{as_root, build, cargo, run_visibly, setup::setup};
 
 /// Without a word: what a packet costs in the XDP program, path by path, into docs/performance/packets.*
 #[derive(clap::Args)]
@@ -104,21 +103,12 @@ fn in_lab(built: bool, options: &[&str], bench: impl FnOnce() -> Result<()>) -> 
     if !built && !options.is_empty() {
         run_visibly(cargo().args(["build", "--bin", "lvsd"]).args(options))?;
     }
-    if geteuid().is_root() { bench() } else { again_as_root() }
+    if geteuid().is_root() { bench() } else { as_root::again() }
 }
 
 fn build_all() -> Result<()> {
     build::build(&build::Arguments::default())?;
     run_visibly(cargo().args(["build", "--package", "lvs-tests", "--bins"]))
-}
-
-fn again_as_root() -> Result<()> {
-    let Some(sudo) = find_program("sudo") else {
-        bail!("network namespaces and XDP need root: run this as root")
-    };
-    let mut command = Command::new(sudo);
-    command.arg("--preserve-env").arg(env::current_exe()?).args(env::args_os().skip(1)).arg("--built");
-    Err(command.exec()).context("running sudo")
 }
 
 /// A measurement among the tests.
@@ -130,11 +120,8 @@ fn measure(test: &[&str], name: &str) -> Result<()> {
 fn chaos() -> Result<()> {
     setup()?;
     build_all()?;
-    let mut command = cargo();
-    command.args(["test", "--package", "lvs-tests", "--test", "chaos"]);
-    if !geteuid().is_root() && find_program("sudo").is_some() {
-        command.args(["--config", "target.'cfg(all())'.runner = 'sudo -E'"]);
-    }
+    let mut command = as_root::cargo_test();
+    command.args(["--package", "lvs-tests", "--test", "chaos"]);
     command.args(["--", "--nocapture", "never_two_answer"]);
     if env::var_os("CHAOS_SECONDS").is_none() {
         command.env("CHAOS_SECONDS", TEN_MINUTES);

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a developer types. One file per subcommand.
 
+mod as_root;
 mod bench;
 mod build;
 mod fuzz;

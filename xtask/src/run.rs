@@ -2,13 +2,13 @@
 
 mod demonstration;
 
-use std::{env, os::unix::process::CommandExt as _, process::Command};
+use std::{os::unix::process::CommandExt as _, process::Command};
 
-use anyhow::{Context as _, Result, bail};
-use lvs_tests::{find_program, remove_leftovers};
+use anyhow::{Context as _, Result};
+use lvs_tests::remove_leftovers;
 use nix::unistd::geteuid;
 
-use crate::{build, cargo, run_visibly};
+use crate::{as_root, build, cargo, run_visibly};
 
 /// Without arguments: the demonstration, on hosts that are network namespaces.
 #[derive(clap::Args)]
@@ -37,26 +37,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         run_visibly(cargo().args(["build", "--package", "lvs-tests", "--bin", "lab-http"]))?;
     }
     if !geteuid().is_root() {
-        return again_as_root(arguments);
+        return as_root::again();
     }
     if arguments.clean {
         println!("{} labs removed", remove_leftovers()?);
         return Ok(());
     }
     demonstration::show(arguments.keep)
-}
-
-fn again_as_root(arguments: &Arguments) -> Result<()> {
-    let Some(sudo) = find_program("sudo") else {
-        bail!("network namespaces and XDP need root, and there is no sudo: run this as root");
-    };
-    let mut command = Command::new(sudo);
-    command.arg("--preserve-env").arg(env::current_exe()?).args(["run", "--built"]);
-    if arguments.keep {
-        command.arg("--keep");
-    }
-    if arguments.clean {
-        command.arg("--clean");
-    }
-    Err(command.exec()).context("running sudo")
 }

@@ -29,7 +29,7 @@ pub fn setup() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !(geteuid().is_root() && find_program("apt-get").is_some()) {
+    if !may_install() {
         bail!(by_hand(&missing));
     }
     eprintln!("setup: installing {}", names(&missing));
@@ -113,7 +113,6 @@ fn install(missing: &[Missing]) -> Result<()> {
     if toolchain {
         packages.extend(TOOLCHAIN_PACKAGES);
     }
-    run_visibly(Command::new("apt-get").args(["update", "-q"]))?;
     apt_install(&packages)?;
     if toolchain {
         run_visibly(Command::new("rustup").args(["toolchain", "link", "bpf", "/usr"]))?;
@@ -124,10 +123,23 @@ fn install(missing: &[Missing]) -> Result<()> {
     Ok(())
 }
 
-pub fn apt_install(packages: &[&str]) -> Result<()> {
+/// Packages for something that not everybody runs.
+pub fn install_packages(packages: &[&str], what: &str) -> Result<()> {
+    if !packages.is_empty() && !may_install() {
+        bail!("for {what}, as root:\n    apt-get install {}", packages.join(" "));
+    }
+    apt_install(packages)
+}
+
+fn may_install() -> bool {
+    geteuid().is_root() && find_program("apt-get").is_some()
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
+    run_visibly(Command::new("apt-get").args(["update", "-q"]))?;
     run_visibly(
         Command::new("apt-get")
             .env("DEBIAN_FRONTEND", "noninteractive")

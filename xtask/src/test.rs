@@ -10,10 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use lvs_tests::find_program;
-use nix::unistd::geteuid;
 
-use crate::{cargo, run_visibly, setup::setup, vm::Kernel};
+use crate::{as_root, cargo, run_visibly, setup::setup, vm::Kernel};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -36,12 +34,8 @@ pub fn test(arguments: &Arguments) -> Result<()> {
     let mut units = cargo();
     units.args(["test", "--workspace", "--lib", "--bins"]);
     let units_passed = watch(units, arguments, &mut summary)?;
-    let mut labs = cargo();
-    labs.args(["test", "--workspace", "--test", "*"]);
-    if !geteuid().is_root() && find_program("sudo").is_some() {
-        // Only these: they make namespaces and load XDP. Without sudo they say that they are skipped.
-        labs.args(["--config", "target.'cfg(all())'.runner = 'sudo -E'"]);
-    }
+    let mut labs = as_root::cargo_test();
+    labs.args(["--workspace", "--test", "*"]);
     let labs_passed = watch(labs, arguments, &mut summary)?;
 
     print!("{summary}");

@@ -3,12 +3,10 @@
 use std::{fmt::Write as _, fs, path::Path, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use lvs_tests::find_program;
-use nix::unistd::geteuid;
 use serde_json::Value;
 
 use super::figures::{bar, conditions, opening};
-use crate::{cargo, root, run_visibly, setup::setup};
+use crate::{as_root, cargo, root, run_visibly, setup::setup};
 
 const ROUNDS: u32 = 100;
 const QUICK_ROUNDS: u32 = 20;
@@ -49,11 +47,8 @@ const PATHS: [(&str, &str); 17] = [
 pub fn bench(quick: bool) -> Result<()> {
     setup()?;
     let file = root().join(DIRECTORY).join("packets.json");
-    let mut command = cargo();
-    command.args(["test", "--package", "lvs-tests", "--test", "packets"]);
-    if !geteuid().is_root() && find_program("sudo").is_some() {
-        command.args(["--config", "target.'cfg(all())'.runner = 'sudo -E'"]);
-    }
+    let mut command = as_root::cargo_test();
+    command.args(["--package", "lvs-tests", "--test", "packets"]);
     command.args(["--", "--ignored", "--nocapture", "what_a_packet_costs"]);
     command.env("BENCH_OBJECT", object()?).env("BENCH_FIGURES", &file);
     command.env("BENCH_ROUNDS", if quick { QUICK_ROUNDS } else { ROUNDS }.to_string());

@@ -1,10 +1,9 @@
 //! `cargo xtask bench wire`: how many packets a second, beside what the kernel does by itself?
 
-use std::{fmt::Write as _, fs, path::Path, process::Command};
+use std::{fmt::Write as _, fs, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use lvs_tests::find_program;
-use nix::unistd::geteuid;
 use serde_json::Value;
 
 use super::{
@@ -12,8 +11,8 @@ use super::{
     packets,
 };
 use crate::{
-    cargo, root, run_visibly,
-    setup::{apt_install, setup},
+    as_root, cargo, root, run_visibly,
+    setup::{install_packages, setup},
 };
 
 const ROUNDS: u32 = 50;
@@ -44,14 +43,13 @@ const WAYS: [(&str, &str); 4] = [
 
 pub fn bench(quick: bool) -> Result<()> {
     setup()?;
-    install_nftables()?;
+    if find_program("nft").is_none() {
+        install_packages(&["nftables"], "the balancer to compare with")?;
+    }
     run_visibly(cargo().args(["build", "--package", "control", "--package", "lvs-tests", "--bins"]))?;
     let file = root().join("docs/performance/wire.json");
-    let mut command = cargo();
-    command.args(["test", "--package", "lvs-tests", "--test", "wire"]);
-    if !geteuid().is_root() && find_program("sudo").is_some() {
-        command.args(["--config", "target.'cfg(all())'.runner = 'sudo -E'"]);
-    }
+    let mut command = as_root::cargo_test();
+    command.args(["--package", "lvs-tests", "--test", "wire"]);
     command.args(["--", "--ignored", "--nocapture", "how_many_packets_a_second"]);
     command.env("BENCH_OBJECT", packets::object()?).env("BENCH_FIGURES", &file);
     command.env("BENCH_ROUNDS", if quick { QUICK_ROUNDS } else { ROUNDS }.to_string());
@@ -61,17 +59,6 @@ pub fn bench(quick: bool) -> Result<()> {
     println!("\n{text}");
     fs::write(file.with_extension("md"), text)?;
     Ok(fs::write(file.with_extension("svg"), rates.plot()?)?)
-}
-
-fn install_nftables() -> Result<()> {
-    if find_program("nft").is_some() {
-        return Ok(());
-    }
-    if !(geteuid().is_root() && find_program("apt-get").is_some()) {
-        bail!("for the balancer to compare with, as root:\n    apt-get install nftables");
-    }
-    run_visibly(Command::new("apt-get").args(["update", "-q"]))?;
-    apt_install(&["nftables"])
 }
 
 struct Rate {

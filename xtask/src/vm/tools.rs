@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use lvs_tests::find_program;
-use nix::unistd::geteuid;
 
-use crate::{cargo, run_visibly, setup::apt_install};
+use crate::{cargo, run_visibly, setup};
 
 const VIRTME: &str = "virtme-ng==1.42";
 const VIRTIOFSD: &str = "1.14.0";
@@ -45,14 +44,7 @@ fn install_packages() -> Result<()> {
     if !has_venv() {
         packages.push("python3-venv");
     }
-    if packages.is_empty() {
-        return Ok(());
-    }
-    if !(geteuid().is_root() && find_program("apt-get").is_some()) {
-        bail!("for a virtual machine, as root:\n    apt-get install {}", packages.join(" "));
-    }
-    run_visibly(Command::new("apt-get").args(["update", "-q"]))?;
-    apt_install(&packages)
+    setup::install_packages(&packages, "a virtual machine")
 }
 
 fn has_venv() -> bool {
