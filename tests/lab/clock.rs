@@ -5,6 +5,8 @@ use std::{env, ops::Add, thread, time::Duration};
 use anyhow::{Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::signals::print_current_logs;
+
 /// A moment of the clock that nobody sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(Duration);
@@ -49,7 +51,8 @@ fn read(clock: ClockId) -> Duration {
     clock_gettime(clock).map(Duration::from).unwrap_or_default()
 }
 
-/// Looks every few milliseconds until `look` finds something, for at most `limit` of what an ordinary machine needs.
+/// Looks every few milliseconds until `look` finds something, for at most `limit` of what an ordinary machine needs. In
+/// vain, the lab's logs are printed.
 pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Stamp::now();
     let limit = limit * slowness();
@@ -58,6 +61,7 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result
             return Ok(found);
         }
         if start.elapsed() > limit {
+            print_current_logs();
             bail!("{what}: not within {limit:?}");
         }
         thread::sleep(Duration::from_millis(5));

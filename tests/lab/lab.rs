@@ -28,7 +28,7 @@ use nix::{
 };
 
 use crate::{
-    Mac, Need, Node, Stamp, find_program, last_words,
+    Mac, Need, Node, Stamp, find_program,
     node::output,
     process::signal_pid,
     signals::{leave_current, set_current, undisturbed},
@@ -60,7 +60,6 @@ impl Lab {
         }
         let lock = lock()?;
         sweep(false)?;
-        last_words::listen();
 
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -157,18 +156,13 @@ impl Lab {
     pub fn mend(&self) -> Result<()> {
         self.switch.run("ip link set trunk0 up").map(drop)
     }
-
-    /// The ends of all logs.
-    fn logs(&self) -> String {
-        let mut command = Command::new("tail");
-        command.args(["-n", "40"]).args(log_files(&self.dir));
-        output(command).unwrap_or_else(|error| format!("no logs: {error:#}"))
-    }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        last_words::keep(self.logs());
+        if thread::panicking() {
+            print_logs(&self.dir);
+        }
         let kept = self.kept.load(Ordering::Relaxed);
         leave_current(|| {
             if !kept && let Err(error) = remove(&self.dir) {
@@ -323,6 +317,16 @@ fn unmount_below(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The ends of all logs of the lab in `dir`.
+pub(crate) fn print_logs(dir: &Path) {
+    let mut command = Command::new("tail");
+    command.args(["-n", "40"]).args(log_files(dir));
+    match output(command) {
+        Ok(text) => eprintln!("{text}"),
+        Err(error) => eprintln!("no logs: {error:#}"),
+    }
 }
 
 fn log_files(dir: &Path) -> Vec<PathBuf> {

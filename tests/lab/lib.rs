@@ -18,7 +18,6 @@ mod frr;
 mod http;
 mod keepalived;
 mod lab;
-mod last_words;
 mod need;
 mod neighbours;
 mod node;

@@ -36,6 +36,16 @@ pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// For a test that ends with an error: it does not panic, and when it is known to have failed its lab is gone. Says nothing
+/// while the lab is being removed.
+pub(crate) fn print_current_logs() {
+    if let Ok(current) = CURRENT.try_lock()
+        && let Some(directory) = current.as_ref()
+    {
+        lab::print_logs(directory);
+    }
+}
+
 /// Removes the current lab by `remove`, unless a signal came first: see [`undisturbed`].
 pub(crate) fn leave_current(remove: impl FnOnce()) {
     let mut current = current();
