@@ -43,6 +43,8 @@ mod lease;
 mod local;
 #[path = "packets/nat.rs"]
 mod nat;
+#[path = "packets/quic.rs"]
+mod quic;
 #[path = "packets/redirect.rs"]
 mod redirect;
 #[path = "packets/services6.rs"]

@@ -16,7 +16,8 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use lvs_ebpf_common::{
-    Address, Counter, Outcome, Real, Reply, RingRef, Service, ServiceKey, TableRef, Turn, Vip, Wanted, maps,
+    Address, ById, Counter, Outcome, Real, Reply, RingRef, ServerId, Service, ServiceKey, TableRef, Turn,
+    Vip, Wanted, maps,
 };
 use nix::libc;
 
@@ -93,6 +94,7 @@ pub struct Dataplane {
     /// When the flow table was last looked at.
     looked: Duration,
     outcomes: PerCpuArray<MapData, u64>,
+    by_id: PerCpuArray<MapData, u64>,
     leases: MapData,
     wanted: Mapped<Wanted>,
     /// An earlier daemon's program was forwarding when this one opened.
@@ -113,6 +115,7 @@ struct Maps {
     turns: Mapped<Turn>,
     vips: Vips,
     replies: BpfHash<MapData, ServiceKey, Reply>,
+    server_ids: BpfHash<MapData, ServerId, u32>,
     real_counters: PerCpuArray<MapData, Counter>,
 }
 
@@ -139,7 +142,7 @@ impl Dataplane {
         let mut loader = EbpfLoader::new();
         loader.override_global(maps::VETH, &veth, true);
         loader.override_global(maps::TICK_SHIFT, &tick.shift, true);
-        for name in [maps::REALS, maps::REAL_COUNTERS, maps::REPLIES] {
+        for name in [maps::REALS, maps::REAL_COUNTERS, maps::REPLIES, maps::SERVER_IDS] {
             loader.map_max_entries(name, room.reals);
         }
         loader.map_max_entries(maps::RINGS, room.chunks);
@@ -162,6 +165,7 @@ impl Dataplane {
                 v6: BpfHash::try_from(take(&mut ebpf, maps::VIPS6)?).map_err(load_error)?,
             },
             replies: BpfHash::try_from(take(&mut ebpf, maps::REPLIES)?).map_err(load_error)?,
+            server_ids: BpfHash::try_from(take(&mut ebpf, maps::SERVER_IDS)?).map_err(load_error)?,
             real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
                 .map_err(load_error)?,
         };
@@ -176,6 +180,7 @@ impl Dataplane {
         let flows = Flows::map(sets.fd(), clock.fd(), tick, now)
             .map_err(|source| DataplaneError::Mapping { map: maps::FLOWS, source })?;
         let outcomes = PerCpuArray::try_from(take(&mut ebpf, maps::OUTCOMES)?).map_err(load_error)?;
+        let by_id = PerCpuArray::try_from(take(&mut ebpf, maps::BY_ID)?).map_err(load_error)?;
         let leases = take_array(&mut ebpf, maps::LEASES)?;
         let wanted = mapped(&mut ebpf, maps::WANTED)?;
         let tables = maps.read(now);
@@ -187,6 +192,7 @@ impl Dataplane {
             flows,
             looked: now,
             outcomes,
+            by_id,
             leases,
             wanted,
             adopted,
@@ -326,10 +332,12 @@ impl Dataplane {
 
     /// Packets by fate, over all CPUs.
     pub fn outcomes(&self) -> Vec<(Outcome, u64)> {
-        let count = |outcome: Outcome| {
-            self.outcomes.get(&(outcome as u32), 0).map_or(0, |values| values.iter().sum())
-        };
-        Outcome::ALL.iter().map(|outcome| (*outcome, count(*outcome))).collect()
+        Outcome::ALL.iter().map(|outcome| (*outcome, sum(&self.outcomes, *outcome as u32))).collect()
+    }
+
+    /// What was made of server IDs in QUIC packets, over all CPUs.
+    pub fn by_id(&self) -> Vec<(ById, u64)> {
+        ById::ALL.iter().map(|what| (*what, sum(&self.by_id, *what as u32))).collect()
     }
 
     /// For a start that failed: leaves nothing behind that was not there before.
@@ -371,6 +379,10 @@ pub fn unload(run_dir: &Path) -> Result<bool, DataplaneError> {
         Some(pins) => pins.remove().map(|()| true).map_err(Into::into),
         None => Ok(false),
     }
+}
+
+fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
+    counters.get(&index, 0).map_or(0, |values| values.iter().sum())
 }
 
 const RING_WORD: usize = std::mem::offset_of!(Service, ring) / 8;
@@ -450,6 +462,8 @@ impl Maps {
             Write::VipGone { address } => self.vips.remove(*address)?,
             Write::Reply { key, reply } => self.replies.insert(key, reply, 0)?,
             Write::ReplyGone { key } => self.replies.remove(key)?,
+            Write::ServerId { key, index } => self.server_ids.insert(key, index, 0)?,
+            Write::ServerIdGone { key } => self.server_ids.remove(key)?,
             // Not of these maps.
             Write::Forget { .. } | Write::Grace => {}
         }
@@ -501,6 +515,10 @@ impl Source for Maps {
 
     fn taken(&self, id: u16) -> u64 {
         self.turns.read(id.into()).taken
+    }
+
+    fn server_ids(&self) -> HashMap<ServerId, u32> {
+        self.server_ids.iter().flatten().collect()
     }
 
     fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool {

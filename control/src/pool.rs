@@ -355,6 +355,7 @@ impl Pool {
             instances: instances.collect(),
             services: self.director.services().iter().map(|service| self.service(service)).collect(),
             drifts: self.drifts.named(),
+            quic: self.dataplane.by_id().into_iter().map(|(what, n)| (what.name().to_owned(), n)).collect(),
             outcomes: outcomes.into_iter().map(|(outcome, n)| (outcome.name().to_owned(), n)).collect(),
         }
     }
@@ -366,6 +367,7 @@ impl Pool {
             protocol: service.protocol().to_owned(),
             scheduler: service.config.scheduler.word().to_owned(),
             forwarding: service.config.forwarding.word().to_owned(),
+            quic_config_id: service.config.connection_ids.map(|ids| ids.config),
             quorum: status::Quorum {
                 up: service.has_quorum(),
                 weight: service.weight(),
@@ -424,6 +426,7 @@ impl Pool {
             ordered_weight: real.ordered,
             effective_weight: real.course.part_of(real.effective_weight()),
             state: word(real.standing()).to_owned(),
+            quic_server_id: real.config.server_id.map(|id| id.to_string()),
             packets: counter.packets,
             bytes: counter.bytes,
             checks: checks.collect(),

@@ -10,6 +10,7 @@ pub mod lease;
 pub mod maps;
 pub mod nat;
 pub mod outcome;
+pub mod quic;
 pub mod service;
 
 pub use address::Address;
@@ -17,4 +18,5 @@ pub use claim::Claim;
 pub use lease::{Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
 pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};
 pub use outcome::Outcome;
+pub use quic::{ById, ConnectionIds, ServerId};
 pub use service::{AddressFilter, Counter, Real, RingRef, Service, ServiceKey, TableRef, Turn};

@@ -56,6 +56,11 @@ pub const NAT_FLOWS: &str = "NAT_FLOWS";
 pub const CLIENTS: &str = "CLIENTS";
 /// Array of [`crate::Wanted`]: towards clients, for the kernel to find.
 pub const WANTED: &str = "WANTED";
+/// Hash of [`crate::ServerId`] to an index into its service's range of [`REALS`]: whose connections say in their
+/// identifiers where they belong.
+pub const SERVER_IDS: &str = "SERVER_IDS";
+/// Per-CPU array of `u64`, indexed by [`crate::ById`].
+pub const BY_ID: &str = "BY_ID";
 /// Per-CPU array of `u64`, indexed by [`crate::Outcome`].
 pub const OUTCOMES: &str = "OUTCOMES";
 
@@ -72,7 +77,7 @@ pub const MOVED: u16 = 1 << 15;
 pub const NOBODY: u16 = MOVED - 1;
 /// Elements of [`TURNS`]: as many services as [`SERVICES`] can hold.
 pub const SERVICE_IDS: u32 = SERVICE_SLOTS / 2;
-/// Elements of [`REALS`], [`REAL_COUNTERS`] and [`REPLIES`], or more, as the configuration needs.
+/// Elements of [`REALS`], [`REAL_COUNTERS`], [`REPLIES`] and [`SERVER_IDS`], or more, as the configuration needs.
 pub const REAL_SLOTS: u32 = 1 << 16;
 /// Reals that one service can address: a ring slot keeps 15 bits of index, one of which is [`NOBODY`].
 pub const REALS_PER_SERVICE: u32 = NOBODY as u32;

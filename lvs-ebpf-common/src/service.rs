@@ -53,7 +53,9 @@ pub struct Service {
     pub hash: u16,
     /// 0 = each connection is placed by itself. Else clients are: those that have so many leading bits of their address,
     /// less one, in common are one client.
-    pub persistence: u16,
+    pub persistence: u8,
+    /// A packed [`ConnectionIds`]; 0 = flows are told apart by addresses and ports alone.
+    pub connection_ids: u8,
     /// What the flow table knows the service by; also its element of `TURNS` and of `ADDRESSES`.
     pub id: u16,
     /// One of [`Service::NO_TURNS`] and its kin. With all others but [`Service::EVERY_PACKET`] the flow table remembers every
@@ -312,9 +314,13 @@ mod tests {
     fn persistent_clients_are_one_by_their_leading_bits() {
         let source = u32::from_ne_bytes([10, 1, 2, 3]);
         let packet = Flow { source, destination: 9, source_port: 7, destination_port: 8 };
-        for (bits, expected) in
-            [(32, [10, 1, 2, 3]), (31, [10, 1, 2, 2]), (24, [10, 1, 2, 0]), (8, [10, 0, 0, 0]), (0, [0; 4])]
-        {
+        for (bits, expected) in [
+            (32_u8, [10, 1, 2, 3]),
+            (31, [10, 1, 2, 2]),
+            (24, [10, 1, 2, 0]),
+            (8, [10, 0, 0, 0]),
+            (0, [0; 4]),
+        ] {
             let service = Service { persistence: bits + 1, ..Service::default() };
             let one =
                 Flow { source: u32::from_ne_bytes(expected), source_port: 0, destination_port: 0, ..packet };

@@ -8,6 +8,9 @@
 //!
 //! What is left of a TCP flow whose real server is dead goes nowhere, until it opens anew or that one is back.
 //!
+//! A flow that itself names its real server, by the connection ID of QUIC, goes there; what of it names none follows, and ICMP errors
+//! about it. A persistent client's other flows stay where they are.
+//!
 //! With persistence a flow is all that one client does with the service.
 //!
 //! A flow that finds no room in its set goes where its next packet, which finds no entry, will go as well.
@@ -64,17 +67,21 @@ impl Packet {
     }
 }
 
+/// Of a place: the slot is as if it were the flow's own, and always had been.
+pub const NAMED: u64 = 1 << 48;
+
 /// The flow's real server is dead.
 pub const LOST: u32 = 1 << 16;
 /// The same, and its client is to be told.
 pub const LOST_AND_RESET: u32 = LOST + 1;
 
 /// Index of the real server inside the range of `service`, `NOBODY`, [`LOST`] and its kin, or one beyond the range. The arguments are what
-/// fits five registers: the packed ring, the flow's hash with its slot above, the packed key. A function of its own, so
+/// fits five registers: the packed ring, the flow's hash with its slot above ([`NAMED`]: it is whom the packet names), the packed key. A function of its own, so
 /// that it costs packets of unmoved slots nothing.
 #[inline(never)]
 pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet) -> u32 {
     let (hash, slot) = (place as u32, (place >> 32) as u16);
+    let names = place & NAMED != 0;
     if service.takes_turns == Service::EVERY_PACKET {
         let turn = if packet == Packet::About { None } else { next_turn(service) };
         return turn.unwrap_or(slot & !MOVED).into();
@@ -91,7 +98,11 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
         let moves = opens && service.persistence == 0;
         let reopened = moves && entry.phase == Phase::Closing;
         let state = state(service, entry.real);
-        if !reopened && takes(state, moves) && !(opens && state == Real::LEAVING) {
+        if names && slot != entry.real {
+            if service.persistence != 0 {
+                return slot.into();
+            }
+        } else if !reopened && takes(state, moves) && !(opens && state == Real::LEAVING) {
             if packet != Packet::About {
                 // SAFETY: as above; `way` is inside the set.
                 unsafe { refresh(set, way, entry, packet, now) };
@@ -124,7 +135,7 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     let is_new = opens || packet == Packet::Udp && service.takes_turns != Service::NO_TURNS;
     let by_ring = if is_new { owner } else { without_memory };
     let real = match service.takes_turns {
-        Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED if is_new => {
+        Service::EVERY_TURN | Service::TURNS_OF_OVERLOADED if is_new && !names => {
             let turn = next_turn(service);
             // Every director has the same ring. Only one that remembers a flow knows whose turn that was.
             if service.takes_turns == Service::EVERY_TURN || state(service, by_ring) == Real::OVERLOADED {
@@ -146,6 +157,12 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     // SAFETY: as above; `way` is inside the set.
     unsafe { remember(set, way, entry, now) };
     real.into()
+}
+
+/// Whether a real server of the service may have packets of flows that are its own.
+#[inline(always)]
+pub fn keeps_flows(service: &Service, index: u32) -> bool {
+    index < u32::from(NOBODY) && takes(state(service, index as u16), false)
 }
 
 /// In ticks.

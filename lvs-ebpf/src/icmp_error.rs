@@ -10,7 +10,7 @@ use crate::{
     ipv6::{Header, Ipv6},
     packet::Packet,
     parse::{Ipv4, Ipv4Header, Ports},
-    schedule,
+    quic, schedule,
     service::{self, Table},
 };
 
@@ -102,7 +102,8 @@ fn find(ctx: &XdpContext) -> Option<u32> {
         source_port: about.ports.destination,
         destination_port: port,
     };
-    let (index, _) = schedule::pick(service, service.flow(flow), || flow_table::Packet::About).ok()?;
+    let (index, _) =
+        schedule::pick(service, service.flow(flow), || flow_table::Packet::About, quic::NONE).ok()?;
     Some(index)
 }
 
@@ -122,6 +123,6 @@ fn find6(ctx: &XdpContext) -> Option<u32> {
         destination_port: port,
     };
     let flow = service.flow6(about.header.destination, flow);
-    let (index, _) = schedule::pick(service, flow, || flow_table::Packet::About).ok()?;
+    let (index, _) = schedule::pick(service, flow, || flow_table::Packet::About, quic::NONE).ok()?;
     Some(index)
 }

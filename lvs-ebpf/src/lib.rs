@@ -19,6 +19,7 @@ pub mod maps;
 mod ndp;
 mod packet;
 mod parse;
+mod quic;
 mod reset;
 mod schedule;
 mod service;

@@ -1,13 +1,13 @@
 //! The maps themselves. Their names are those of `lvs_ebpf_common::maps`: the packet tests look each up.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, CpuMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
-    Address, Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, Service, ServiceKey, Turn, Vip,
-    Wanted,
+    Address, ById, Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, ServerId, Service,
+    ServiceKey, Turn, Vip, Wanted,
     flow_table::{FlowSet, SETS},
     maps::{
         CLIENT_SLOTS, LEASE_SLOTS, NAT_FLOW_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS,
@@ -54,6 +54,11 @@ pub static NAT_FLOWS: LruHashMap<NatFlow, Face> = LruHashMap::with_max_entries(N
 pub static CLIENTS: LruHashMap<u32, LastHop> = LruHashMap::with_max_entries(CLIENT_SLOTS, 0);
 #[map]
 pub static WANTED: Array<Wanted> = Array::with_max_entries(WANTED_SLOTS, BPF_F_MMAPABLE);
+/// Takes memory for what is in it alone: few have any.
+#[map]
+pub static SERVER_IDS: HashMap<ServerId, u32> = HashMap::with_max_entries(REAL_SLOTS, BPF_F_NO_PREALLOC);
+#[map]
+pub static BY_ID: PerCpuArray<u64> = PerCpuArray::with_max_entries(ById::COUNT, 0);
 #[map]
 pub static OUTCOMES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Outcome::COUNT, 0);
 /// Full, it loses claims: whoever makes them will make more.

@@ -185,17 +185,18 @@ pub const SYN: u8 = 0x02;
 pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 
+pub const UDP_HEADER: usize = 8;
+
 /// RFC 768: a header of eight bytes, and a length that counts it and ends inside the packet.
 #[inline(always)]
 pub fn check_udp(ip: &impl Ip) -> Result<(), Outcome> {
-    const HEADER: usize = 8;
-    if ip.payload_len() < HEADER {
+    if ip.payload_len() < UDP_HEADER {
         return Err(Outcome::TruncatedUdp);
     }
     let length: u16 = ip.payload().read(4).ok_or(Outcome::TruncatedUdp)?;
     let length = usize::from(u16::from_be(length));
     // Of a first fragment it counts what the others have too.
-    if length < HEADER || length > ip.payload_len() && !ip.is_fragment() {
+    if length < UDP_HEADER || length > ip.payload_len() && !ip.is_fragment() {
         return Err(Outcome::BadUdpLength);
     }
     Ok(())

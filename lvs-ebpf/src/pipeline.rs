@@ -11,7 +11,7 @@ use crate::{
     maps::REALS,
     packet::Packet,
     parse::{Ethernet, Ipv4, Ipv4Header, Ports, check_tcp, check_udp, tcp_flags},
-    schedule,
+    quic, schedule,
     service::Table,
     veth, vlan,
 };
@@ -203,16 +203,18 @@ fn balance<I: Ip>(
             outcome => outcome,
         });
     };
-    if ip.protocol() == TCP {
-        check_tcp(ip)?
+    let named = if ip.protocol() == TCP {
+        check_tcp(ip)?;
+        quic::NONE
     } else {
-        check_udp(ip)?
-    }
+        check_udp(ip)?;
+        quic::named(service, ip)
+    };
     let packet = || match ip.protocol() {
         TCP => flow_table::Packet::tcp(tcp_flags(ip)),
         _ => flow_table::Packet::Udp,
     };
-    let (index, real) = match schedule::pick(service, ip.flow(service, ports), packet) {
+    let (index, real) = match schedule::pick(service, ip.flow(service, ports), packet, named) {
         Err(Outcome::ConnectionReset) => return Err(I::reset(ctx)),
         picked => picked?,
     };

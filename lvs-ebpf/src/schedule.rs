@@ -11,17 +11,19 @@ use lvs_ebpf_common::{
 use crate::{
     flow_table::{self, Packet},
     maps::{REALS, RINGS},
+    quic,
 };
 
 const NOBODY: u32 = maps::NOBODY as u32;
 
 /// The real server of one of the service's flows, and its place in `REALS`. `Err(ConnectionReset)` asks the caller for a
-/// reset.
+/// reset. `named`: whom the packet itself names by its place in the service, or [`quic::NONE`].
 #[inline(always)]
 pub fn pick(
     service: &Service,
     flow: Flow,
     packet: impl FnOnce() -> Packet,
+    named: u16,
 ) -> Result<(u32, &'static Real), Outcome> {
     // SAFETY: a reference; lvsd flips the word with one aligned store, so one load sees place and length agree.
     let ring = RingRef::unpack(unsafe { (&raw const service.ring).read_volatile() });
@@ -34,7 +36,11 @@ pub fn pick(
         slot.into()
     } else {
         let key = FlowKey { source: flow.source, source_port: flow.source_port, service: service.id };
-        let place = u64::from(hash) | u64::from(slot) << 32;
+        let place = match named {
+            quic::NONE => u64::from(slot) << 32,
+            named => u64::from(named) << 32 | flow_table::NAMED,
+        };
+        let place = place | u64::from(hash);
         flow_table::owner(service, ring.pack(), place, key.pack(), packet())
     };
     if index >= service.reals_len {

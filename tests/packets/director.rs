@@ -10,8 +10,8 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Address, AddressFilter, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, Service, ServiceKey,
-    TableRef, Turn, Vip, Wanted,
+    Address, AddressFilter, ById, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, ServerId, Service,
+    ServiceKey, TableRef, Turn, Vip, Wanted,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
@@ -140,6 +140,17 @@ impl Director {
     pub fn reply(&mut self, key: ServiceKey, reply: Reply) {
         let map = self.ebpf.map_mut(maps::REPLIES).unwrap();
         HashMap::<_, ServiceKey, Reply>::try_from(map).unwrap().insert(key, reply, 0).unwrap();
+    }
+
+    pub fn server_id(&mut self, id: ServerId, index: u32) {
+        let map = self.ebpf.map_mut(maps::SERVER_IDS).unwrap();
+        HashMap::<_, ServerId, u32>::try_from(map).unwrap().insert(id, index, 0).unwrap();
+    }
+
+    /// In the order of [`ById::ALL`].
+    pub fn by_id(&self) -> Vec<u64> {
+        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map(maps::BY_ID).unwrap()).unwrap();
+        (0..ById::COUNT).map(|index| map.get(&index, 0).unwrap().iter().sum()).collect()
     }
 
     /// What the kernel is to ask for.

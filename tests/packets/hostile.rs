@@ -221,10 +221,10 @@ fn check_sent(frame: &[u8], out: &[u8]) {
 }
 
 /// xorshift64*: the same frames in every run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;

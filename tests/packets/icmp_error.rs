@@ -40,7 +40,12 @@ fn quote_between(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), options: usize, pro
 }
 
 pub fn about(port: u16) -> Vec<u8> {
-    error(too_big(), ROUTER, VIP, 61, &quote((VIP, WEB), port, 0, TCP))
+    about_of(WEB, port, TCP)
+}
+
+/// Of the service of that port.
+pub fn about_of(service: u16, port: u16, protocol: u8) -> Vec<u8> {
+    error(too_big(), ROUTER, VIP, 61, &quote((VIP, service), port, 0, protocol))
 }
 
 #[test]

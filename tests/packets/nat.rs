@@ -16,7 +16,7 @@ pub const PORT: u16 = 8080;
 pub const REAL: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
 /// This node's, towards clients and towards real servers.
 const OUTSIDE: &str = "10.0.0.1";
-const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
+pub const INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
 /// On the link, but the kernel has not asked for it.
 pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
 /// The routes say that it is not to be reached.
@@ -64,7 +64,7 @@ fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-fn face(port: u16) -> Face {
+pub fn face(port: u16) -> Face {
     Face { address: be(VIP), port: port.to_be(), _pad: 0 }
 }
 

@@ -16,6 +16,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// How often what something else had changed was put back, by what it was.
     pub drifts: BTreeMap<String, u64>,
+    /// Packets of QUIC services by what was made of the server IDs in their connection IDs.
+    pub quic: BTreeMap<String, u64>,
     /// Packets by fate; `lvsd status` explains each.
     pub outcomes: BTreeMap<String, u64>,
 }
@@ -97,6 +99,8 @@ pub struct Service {
     pub scheduler: String,
     /// Of the real servers that have no other.
     pub forwarding: String,
+    /// `quic_config_id`: its connection IDs say whose they are.
+    pub quic_config_id: Option<u8>,
     pub quorum: Quorum,
     /// By ha_suspend: the address is not on this host, so nothing is asked and all stays as it was.
     pub suspended: bool,
@@ -138,6 +142,8 @@ pub struct Real {
     pub effective_weight: u16,
     /// up, down or draining.
     pub state: String,
+    /// In hexadecimal.
+    pub quic_server_id: Option<String>,
     pub packets: u64,
     pub bytes: u64,
     pub checks: Vec<Check>,
@@ -205,6 +211,9 @@ impl fmt::Display for Status {
             let protocol = service.protocol.to_uppercase();
             let name = endpoint(&service.address, service.port);
             write!(f, "{protocol:<4} {name} {}", service.scheduler)?;
+            if let Some(config) = service.quic_config_id {
+                write!(f, " quic config {config}")?;
+            }
             let Quorum { up, weight, required, .. } = &service.quorum;
             if !up {
                 write!(f, " no quorum: {weight} of {required}")?;
@@ -222,6 +231,9 @@ impl fmt::Display for Status {
                     "  -> {name:<28} {:<7} {:<6} {:<8} {:>12} {:>14}",
                     real.forwarding, weight, real.state, real.packets, real.bytes
                 )?;
+                if let Some(id) = &real.quic_server_id {
+                    writeln!(f, "     quic server ID {id}")?;
+                }
                 if let Some(ordered) = real.ordered_weight {
                     writeln!(f, "     overridden: weight {ordered}, configured {}", real.weight)?;
                 }
@@ -245,6 +257,13 @@ impl fmt::Display for Status {
         }
         for (name, count) in drifts {
             writeln!(f, "{name:<20} {count:>14}")?;
+        }
+        if self.services.iter().any(|service| service.quic_config_id.is_some()) {
+            writeln!(f, "\nPackets of QUIC by server ID")?;
+            for what in lvs_ebpf_common::ById::ALL {
+                let count = self.quic.get(what.name()).copied().unwrap_or_default();
+                writeln!(f, "{:<20} {count:>14} {}", what.name(), what.describe())?;
+            }
         }
         writeln!(f, "\nPackets by outcome")?;
         for outcome in lvs_ebpf_common::Outcome::ALL {
@@ -273,6 +292,7 @@ mod tests {
             ordered_weight: Some(4),
             effective_weight: 0,
             state: "down".into(),
+            quic_server_id: Some("0a01".into()),
             packets: 7,
             bytes: 490,
             checks: vec![Check {
@@ -313,6 +333,7 @@ mod tests {
                 protocol: "tcp".into(),
                 scheduler: "mh".into(),
                 forwarding: "DR".into(),
+                quic_config_id: Some(2),
                 quorum: Quorum { up: false, weight: 0, required: 1, hysteresis: 0 },
                 suspended: true,
                 sorry_server: Some(SorryServer {
@@ -326,6 +347,7 @@ mod tests {
                 reals: vec![real],
             }],
             drifts: [("tables".to_owned(), 3), ("pins".to_owned(), 0)].into(),
+            quic: [("led", 5), ("dead_real", 0)].map(|(name, count)| (name.to_owned(), count)).into(),
             outcomes: [("forwarded".to_owned(), 7), ("no_real".to_owned(), 0)].into(),
         };
         let text = status.to_string();
@@ -339,7 +361,9 @@ mod tests {
             "handed over",
             "3 adverts could not be sent",
             "2 adverts refused: ttl",
-            "TCP  10.0.0.100:80 mh no quorum: 0 of 1 checks suspended",
+            "TCP  10.0.0.100:80 mh quic config 2 no quorum: 0 of 1 checks suspended",
+            "quic server ID 0a01",
+            "led                               5 Its connection ID",
             "-> 10.0.0.2:80                  TUN     1      down",
             "overridden: weight 4, configured 1",
             "TCP_CHECK down: refused",

@@ -6,6 +6,7 @@ mod group;
 mod instance;
 mod mail;
 mod method;
+mod quic;
 mod route;
 mod routing_rule;
 mod rules;

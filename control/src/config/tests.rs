@@ -202,6 +202,7 @@ fn the_fragments_mean_what_they_say() {
         weight: 1,
         inhibit_on_failure: false,
         pace: Pace::default(),
+        server_id: None,
         notify: UpDown::default(),
         checks: vec![Check {
             kind,
@@ -249,6 +250,7 @@ fn the_fragments_mean_what_they_say() {
             forwarding: Forwarding::Direct,
             resets_dead: false,
             persistence: None,
+            connection_ids: None,
             quorum: Quorum::default(),
             sorry: None,
             notify: UpDown::default(),

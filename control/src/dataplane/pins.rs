@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-pub const PINNED: [&str; 17] = [
+pub const PINNED: [&str; 19] = [
     maps::TABLE,
     maps::SERVICES,
     maps::ADDRESSES,
@@ -40,6 +40,8 @@ pub const PINNED: [&str; 17] = [
     maps::VIPS,
     maps::VIPS6,
     maps::REPLIES,
+    maps::SERVER_IDS,
+    maps::BY_ID,
     maps::NAT_FLOWS,
     maps::CLIENTS,
     maps::WANTED,

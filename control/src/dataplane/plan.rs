@@ -15,12 +15,15 @@ use std::{
 };
 
 use lvs_ebpf_common::{
-    Address, AddressFilter, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps,
+    Address, AddressFilter, ConnectionIds, Real, Reply, RingRef, ServerId, Service, ServiceKey, TableRef,
+    Vip, maps,
 };
 
 pub use self::drift::Seen;
 pub use self::room::Room;
-use self::{draft::Draft, replies::Translated, space::Space, steps::Steps, table::Placed};
+use self::{
+    draft::Draft, replies::Translated, server_ids::ServerIds, space::Space, steps::Steps, table::Placed,
+};
 use super::{
     maglev::Member,
     ring::Ring,
@@ -33,6 +36,7 @@ mod drift;
 mod reals;
 mod replies;
 mod room;
+mod server_ids;
 mod settle;
 mod space;
 mod steps;
@@ -61,6 +65,8 @@ pub struct DesiredService {
     /// One of `Service::HASH_*`.
     pub hash: u16,
     pub persistence: Option<Persistence>,
+    /// By which QUIC connections find their real server.
+    pub connection_ids: Option<ConnectionIds>,
     /// The scheduler, where it is not hashing alone.
     pub turns: Option<Turns>,
     /// `ops`: each packet by itself, so that no flow has to be kept where it is.
@@ -80,6 +86,8 @@ pub struct DesiredReal {
     pub alive: bool,
     /// Once it is not alive, what is left of its TCP flows is reset.
     pub resets: bool,
+    /// As `SERVER_IDS` has it.
+    pub server_id: Option<[u8; 8]>,
     /// Where its frames go; `None` = not known yet, so it is not on the ring either.
     pub next_hop: Option<NextHop>,
 }
@@ -151,6 +159,14 @@ pub enum Write {
     ReplyGone {
         key: ServiceKey,
     },
+    /// Whose QUIC connections they are that have this ID.
+    ServerId {
+        key: ServerId,
+        index: u32,
+    },
+    ServerIdGone {
+        key: ServerId,
+    },
     /// Removes the flows of services from the flow table, so that others may have their numbers.
     Forget {
         ids: Vec<u16>,
@@ -185,6 +201,8 @@ pub struct Tables {
     addresses: AddressFilter,
     replies: HashMap<ServiceKey, Reply>,
     translated: Translated,
+    /// Of no service that is known.
+    stray_ids: HashMap<ServerId, u32>,
     /// What of `RINGS` is in use, in chunks.
     chunks: Space,
     /// What of `REALS` is in use.
@@ -203,6 +221,7 @@ pub trait Source {
     fn turns(&self, id: u16) -> RingRef;
     /// Turns taken so far.
     fn taken(&self, id: u16) -> u64;
+    fn server_ids(&self) -> HashMap<ServerId, u32>;
     /// Whether a packet was ever sent to one of these reals.
     fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool;
 }
@@ -216,6 +235,9 @@ struct Pool {
     hash: u16,
     /// As read from the maps it has no timeout yet; the first plan knows it.
     persistence: Option<Persistence>,
+    /// A packed [`ConnectionIds`].
+    connection_ids: u8,
+    server_ids: ServerIds,
     /// What ring and turns were made of; `None`: as read from the maps.
     made_of: Option<(Vec<Member>, Option<Turns>)>,
     /// First chunk of the ring.
@@ -306,6 +328,7 @@ impl Tables {
             ranges: Space::new(source.room().reals),
             ids: Space::new(maps::SERVICE_IDS),
             translated: Translated::default(),
+            stray_ids: HashMap::new(),
         };
         let live: Vec<Service> = tables.slots[table::half(table.half)].to_vec();
         for service in live {
@@ -326,10 +349,12 @@ impl Tables {
                 base: service.reals_base,
                 len: service.reals_len,
                 hash: service.hash,
-                persistence: service.persistence.checked_sub(1).map(|bits| Persistence {
-                    timeout: Duration::ZERO,
-                    prefix_len: bits.try_into().unwrap_or(u8::MAX),
-                }),
+                persistence: service
+                    .persistence
+                    .checked_sub(1)
+                    .map(|prefix_len| Persistence { timeout: Duration::ZERO, prefix_len }),
+                connection_ids: service.connection_ids,
+                server_ids: ServerIds::default(),
                 made_of: None,
                 chunk: place.chunk,
                 ring: Arc::new(ring),
@@ -349,6 +374,7 @@ impl Tables {
         }
         tables.translated.doubt(tables.replies.keys());
         tables.addresses = tables.all_addresses();
+        tables.know_server_ids(source.server_ids());
         tables
     }
 
@@ -427,6 +453,7 @@ impl Tables {
                 return Err(error);
             }
         };
+        self.drop_stray_ids(&mut steps);
         for draft in drafts {
             self.take_over(draft, &mut steps);
         }
@@ -456,6 +483,8 @@ impl Tables {
         } else {
             self.clear(&key, before, steps);
         }
+        let before = self.pools.get(&key).map(|before| before.server_ids.clone()).unwrap_or_default();
+        pool.server_ids.replace(&before, pool.id, steps);
         self.pools.insert(key, pool);
     }
 
@@ -467,6 +496,7 @@ impl Tables {
         }
         steps.freed.ranges.push((pool.base, pool.len));
         steps.freed.ids.push(pool.id);
+        ServerIds::default().replace(&pool.server_ids, pool.id, steps);
         self.clear(key, pool.range(), steps);
     }
 

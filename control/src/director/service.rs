@@ -14,7 +14,7 @@ use lvs_ebpf_common::Service;
 use super::{course::Course, orders::Orders};
 use crate::{
     check::Weight,
-    config::model::{Forwarding, Protocol, RealServer, Scheduler, SorryServer, VirtualServer},
+    config::model::{Forwarding, Protocol, QuicServerId, RealServer, Scheduler, SorryServer, VirtualServer},
     dataplane::{
         plan::{DesiredReal, DesiredService, Endpoint, NextHop},
         turns::Turns,
@@ -151,6 +151,7 @@ impl ServiceState {
             alive: real.standing() != Standing::Down && !real.course.is_over(),
             // A drain was given its time; a check may succeed again in a moment.
             resets: self.config.resets_dead || real.course.is_over(),
+            server_id: real.config.server_id.map(QuicServerId::padded),
             forwarding: real.config.forwarding,
             next_hop: way(real.config.forwarding, next_hop(real.config.address)),
         });
@@ -161,6 +162,7 @@ impl ServiceState {
             // keepalived's rule: without sorry_server_inhibit it leaves with its connections.
             alive: sorry || it.inhibit,
             resets: true,
+            server_id: None,
             forwarding: it.forwarding,
             next_hop: way(it.forwarding, next_hop(it.address)),
         });
@@ -168,6 +170,7 @@ impl ServiceState {
             key: self.key,
             hash: hash(&self.config),
             persistence: self.config.persistence,
+            connection_ids: self.config.connection_ids,
             turns: turns(&self.config),
             one_packet: self.config.one_packet,
             reals: reals.chain(last).collect(),

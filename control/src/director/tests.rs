@@ -39,6 +39,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         weight: 3,
         inhibit_on_failure: false,
         pace: Pace::default(),
+        server_id: None,
         notify: UpDown::default(),
         checks: vec![check; checks],
     }
@@ -61,6 +62,7 @@ fn service(reals: Vec<RealServer>) -> VirtualServer {
         forwarding: Forwarding::Direct,
         resets_dead: false,
         persistence: None,
+        connection_ids: None,
         quorum: Quorum::default(),
         sorry: None,
         notify: UpDown::default(),

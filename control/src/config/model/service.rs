@@ -1,5 +1,9 @@
 //! Virtual servers and their real servers.
 
+use std::fmt;
+
+use lvs_ebpf_common::{ConnectionIds, ServerId};
+
 use super::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,6 +99,8 @@ pub struct VirtualServer {
     /// `dead_connections reset`: what is left of a dead real server's connections is reset.
     pub resets_dead: bool,
     pub persistence: Option<Persistence>,
+    /// `quic_config_id`, and how long the real servers' IDs are.
+    pub connection_ids: Option<ConnectionIds>,
     pub quorum: Quorum,
     /// Takes the place of all real servers while there is no quorum.
     pub sorry: Option<SorryServer>,
@@ -125,6 +131,46 @@ pub struct Persistence {
     pub timeout: Duration,
     /// Clients whose addresses begin with the same bits are one: 1 to 32, or to 128 over IPv6.
     pub prefix_len: u8,
+}
+
+/// What a real server writes into the connection IDs that it makes: 1 to 8 octets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct QuicServerId {
+    octets: [u8; 8],
+    length: u8,
+}
+
+impl QuicServerId {
+    /// None of too many octets, and of none.
+    pub fn new(octets: &[u8]) -> Option<Self> {
+        let length =
+            u8::try_from(octets.len()).ok().filter(|length| (1..=ServerId::LONGEST).contains(length))?;
+        let mut padded = [0; 8];
+        padded.iter_mut().zip(octets).for_each(|(to, from)| *to = *from);
+        Some(Self { octets: padded, length })
+    }
+
+    /// In octets.
+    pub fn length(self) -> u8 {
+        self.length
+    }
+
+    /// As [`ServerId::octets`] has it.
+    pub fn padded(self) -> [u8; 8] {
+        self.octets
+    }
+}
+
+impl fmt::Display for QuicServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.octets.iter().take(self.length.into()).try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for QuicServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Weight of living real servers that a service needs: lost below `weight - hysteresis`, gained again at
@@ -170,6 +216,8 @@ pub struct RealServer {
     pub inhibit_on_failure: bool,
     /// `slow_start`, `drain_timeout`.
     pub pace: Pace,
+    /// `quic_server_id`.
+    pub server_id: Option<QuicServerId>,
     /// `notify_up`, `notify_down`.
     pub notify: UpDown,
     /// All must succeed; none = always up.

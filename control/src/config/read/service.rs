@@ -9,6 +9,7 @@ use std::{
 use super::{
     Item, Items, Reader,
     check::Checked,
+    quic::server_id,
     value,
     value::{Value, Wrong},
 };
@@ -126,6 +127,7 @@ impl Reader<'_> {
         {
             self.check_vip_with_nat(span);
         }
+        let connection_ids = self.connection_ids(&items, protocol, one_packet);
         let sorry = self.sorry(&items, &outer, &reals);
         let family = endpoint.map(|(address, _)| Family::of(address));
         let persistence = self.persistence(&items, family).or_else(|| {
@@ -149,6 +151,7 @@ impl Reader<'_> {
             forwarding,
             resets_dead,
             persistence,
+            connection_ids,
             quorum,
             sorry,
             notify,
@@ -506,6 +509,7 @@ impl Reader<'_> {
             weight,
             inhibit_on_failure,
             pace,
+            server_id: self.one(&items, "quic_server_id", server_id),
             notify,
             checks,
         })

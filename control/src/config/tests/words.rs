@@ -35,6 +35,28 @@ fn around(block: Block, line: &str) -> Option<String> {
 }
 
 #[test]
+fn real_servers_have_ids_in_the_connection_ids_of_quic_services() {
+    let config = sound("quic");
+    let read: Vec<_> = config
+        .services
+        .iter()
+        .map(|service| {
+            let ids: Vec<_> = service
+                .reals
+                .iter()
+                .map(|real| real.server_id.map(|id| (id.to_string(), id.padded())))
+                .collect();
+            (service.connection_ids, ids)
+        })
+        .collect();
+    let id = |text: &str, padded| Some((text.to_owned(), padded));
+    let kind = |config, length| Some(lvs_ebpf_common::ConnectionIds { config, length });
+    let two = vec![id("0a01", [0x0a, 1, 0, 0, 0, 0, 0, 0]), id("0a02", [0x0a, 2, 0, 0, 0, 0, 0, 0])];
+    let longest = vec![id("0123456789abcdef", [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef])];
+    assert_eq!(read, [(kind(2, 2), two), (kind(0, 8), longest)]);
+}
+
+#[test]
 fn every_word_that_is_called_supported_is_read() {
     // Processes and interfaces may be called anything.
     let anything = ["process", "heartbeat_interface"];

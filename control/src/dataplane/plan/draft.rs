@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lvs_ebpf_common::{Real, RingRef, Service, maps};
+use lvs_ebpf_common::{ConnectionIds, Real, RingRef, Service, maps};
 
-use super::{DesiredService, Endpoint, PlanError, Pool, Source, Steps, Tables, Write, chunks};
+use super::{DesiredService, Endpoint, PlanError, Pool, ServerIds, Source, Steps, Tables, Write, chunks};
 use crate::{
     config::model::Persistence,
     dataplane::{
@@ -22,6 +22,11 @@ pub(super) struct Draft {
     pub reals: Vec<Real>,
     /// It has another ring than before.
     pub flips: bool,
+}
+
+/// As `Service::connection_ids` has it.
+pub(super) fn packed(ids: Option<ConnectionIds>) -> u8 {
+    ids.map_or(0, ConnectionIds::pack)
 }
 
 impl Tables {
@@ -46,13 +51,19 @@ impl Tables {
         let remembered = pool.remembers();
         let takers = match desired.turns.map_or(Service::NO_TURNS, Turns::takers) {
             Service::EVERY_TURN if desired.one_packet => Service::EVERY_PACKET,
-            Service::NO_TURNS if desired.persistence.is_some() => Service::REMEMBERED,
+            // What its connection ID does not lead is to go where those go that it does.
+            Service::NO_TURNS if desired.persistence.is_some() || desired.connection_ids.is_some() => {
+                Service::REMEMBERED
+            }
             takers => takers,
         };
         let prefix_len = |persistence: Option<Persistence>| persistence.map(|it| it.prefix_len);
-        steps.rebuild |= (pool.hash, pool.takers) != (desired.hash, takers)
+        let connection_ids = packed(desired.connection_ids);
+        steps.rebuild |= (pool.hash, pool.takers, pool.connection_ids)
+            != (desired.hash, takers, connection_ids)
             || prefix_len(pool.persistence) != prefix_len(desired.persistence);
         (pool.hash, pool.takers, pool.persistence) = (desired.hash, takers, desired.persistence);
+        pool.connection_ids = connection_ids;
 
         let length = maglev::length(desired.reals.len());
         let doubted = remembered && !pool.remembers() && !desired.one_packet;
@@ -101,6 +112,8 @@ impl Tables {
             len: 0,
             hash: desired.hash,
             persistence: desired.persistence,
+            connection_ids: 0,
+            server_ids: ServerIds::default(),
             made_of: None,
             chunk: 0,
             ring: Arc::default(),

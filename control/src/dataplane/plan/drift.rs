@@ -76,6 +76,13 @@ impl Tables {
         );
         let foreign = found.keys().filter(|key| !self.replies.contains_key(*key));
         writes.extend(foreign.map(|key| Write::ReplyGone { key: *key }));
+        let (wanted, found) = (self.server_ids(), seen.server_ids());
+        let differs = |(key, index): &(&_, &u32)| found.get(*key) != Some(*index);
+        writes.extend(
+            wanted.iter().filter(differs).map(|(key, index)| Write::ServerId { key: *key, index: *index }),
+        );
+        let foreign = found.keys().filter(|key| !wanted.contains_key(*key));
+        writes.extend(foreign.map(|key| Write::ServerIdGone { key: *key }));
         // Last, as with every change: what it leads to is right by then.
         if seen.table() != self.table {
             writes.push(Write::Table(self.table));

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use lvs_ebpf_common::{Address, Real, maps};
 
-use super::{DesiredReal, DesiredService, Draft, PlanError, Source, Steps, Tables, takes_flows};
+use super::{
+    DesiredReal, DesiredService, Draft, PlanError, ServerIds, Source, Steps, Tables, draft, takes_flows,
+};
 use crate::{
     config::model::{Forwarding, Tunnel},
     dataplane::{
@@ -61,10 +63,12 @@ impl Draft {
         free.reverse();
         let marks = desired.turns.is_some_and(Turns::follow_load);
         let beside_local = desired.reals.iter().any(|real| is_local(real, &Real::default()));
+        let mut server_ids = ServerIds::default();
         let mut members = Vec::with_capacity(desired.reals.len());
         for real in &desired.reals {
             let Some(index) = known.remove(&identity(real)).or_else(|| free.pop()) else { continue };
             change(&mut self.reals[index], real, marks, beside_local);
+            server_ids.add(real, index);
             members.push(member(index, real));
         }
         for index in known.values() {
@@ -74,6 +78,10 @@ impl Draft {
             }
         }
         self.pool.leaving = known.into_values().map(|index| index as u16).collect();
+        if self.pool.connection_ids == draft::packed(desired.connection_ids) {
+            server_ids.keep(&self.pool.server_ids, &self.pool.leaving);
+        }
+        self.pool.server_ids = server_ids;
         members
     }
 }

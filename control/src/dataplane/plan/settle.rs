@@ -139,6 +139,7 @@ impl Tables {
             }
             let loads = found.loads.get(&pool.id).map(Vec::as_slice).unwrap_or_default();
             let (ring, base) = (&pool.ring, pool.base);
+            let mut freed = Vec::new();
             pool.leaving.retain(|index| {
                 let load = loads.get(usize::from(*index)).copied().unwrap_or_default();
                 let stays = ring.knows(*index) || load != Load::default();
@@ -146,10 +147,15 @@ impl Tables {
                     let index = base + u32::from(*index);
                     let before = std::mem::take(&mut self.reals[index as usize]);
                     self.translated.replace(key, index, &before, &Real::default());
-                    writes.push(Write::Real { index, real: Real::default() });
+                    freed.push(Write::Real { index, real: Real::default() });
                 }
                 stays
             });
+            if !freed.is_empty() {
+                let range = pool.base as usize..(pool.base + pool.len) as usize;
+                pool.server_ids.settle(&self.reals[range], pool.id, &mut writes);
+                writes.append(&mut freed);
+            }
             if follow_load(pool, loads, source, &mut writes) {
                 mark(pool, &mut self.reals, &mut writes);
             }

@@ -77,7 +77,8 @@ impl Pool {
             reals_base: self.base,
             reals_len: self.len,
             hash: self.hash,
-            persistence: self.persistence.map_or(0, |it| u16::from(it.prefix_len) + 1),
+            persistence: self.persistence.map_or(0, |it| it.prefix_len.saturating_add(1)),
+            connection_ids: self.connection_ids,
             id: self.id,
             takes_turns: self.takers,
         }

@@ -11,6 +11,7 @@ use super::*;
 use crate::{config::model::Tunnel, dataplane::flows::LiveFlow};
 
 mod flows;
+mod server_ids;
 
 const HOP: NextHop =
     NextHop { mac: [2, 0, 0, 0, 0, 9], source_mac: [2, 0, 0, 0, 0, 1], ifindex: 3, source: None, mtu: 1500 };
@@ -26,6 +27,7 @@ fn real(last: u8, weight: u16) -> DesiredReal {
         forwarding: Forwarding::Direct,
         alive: true,
         resets: false,
+        server_id: None,
         next_hop: Some(HOP),
     }
 }
@@ -35,6 +37,7 @@ fn web(reals: &[DesiredReal]) -> Desired {
         key: WEB,
         hash: Service::HASH_CONNECTION,
         persistence: None,
+        connection_ids: None,
         turns: None,
         one_packet: false,
         reals: reals.to_vec(),
@@ -61,6 +64,7 @@ struct Maps {
     turns: HashMap<u16, Turn>,
     vips: HashMap<IpAddr, Vip>,
     replies: HashMap<ServiceKey, Reply>,
+    server_ids: HashMap<ServerId, u32>,
     has_forwarded: bool,
 }
 
@@ -83,6 +87,10 @@ impl Source for Maps {
 
     fn taken(&self, id: u16) -> u64 {
         self.turns.get(&id).copied().unwrap_or_default().taken
+    }
+
+    fn server_ids(&self) -> HashMap<ServerId, u32> {
+        self.server_ids.clone()
     }
 
     fn has_forwarded(&self, _: std::ops::Range<u32>) -> bool {
@@ -128,6 +136,7 @@ impl Maps {
             turns: HashMap::new(),
             vips: HashMap::new(),
             replies: HashMap::new(),
+            server_ids: HashMap::new(),
             has_forwarded: true,
         }
     }
@@ -168,6 +177,13 @@ impl Maps {
             }
             Write::ReplyGone { key } => {
                 self.replies.remove(key);
+            }
+            Write::ServerId { key, index } => {
+                self.server_ids.insert(*key, *index);
+            }
+            Write::ServerIdGone { key } => {
+                // The kernel says so too.
+                assert!(self.server_ids.remove(key).is_some(), "{key:?} was not there");
             }
             Write::Forget { .. } | Write::Grace => {}
         }
@@ -412,6 +428,7 @@ fn ten_thousand_services_are_all_found() {
             key: *key,
             hash: 0,
             persistence: None,
+            connection_ids: None,
             turns: None,
             one_packet: false,
             reals: vec![real(1, 1)],
@@ -533,6 +550,7 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() {
             forwarding: Forwarding::Direct,
             alive: true,
             resets: false,
+            server_id: None,
             next_hop: Some(HOP),
         })
         .collect();
@@ -556,6 +574,7 @@ fn translated(key: Endpoint, port: u16) -> DesiredService {
         key,
         hash: Service::HASH_CONNECTION,
         persistence: None,
+        connection_ids: None,
         turns: None,
         one_packet: false,
         reals: vec![real],
