@@ -21,6 +21,7 @@ pub struct Status {
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
     pub drifts: BTreeMap<String, u64>,
+    pub quic: BTreeMap<String, u64>,
     pub outcomes: BTreeMap<String, u64>,
 }
 
