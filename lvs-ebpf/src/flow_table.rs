@@ -82,6 +82,11 @@ pub const LOST_AND_RESET: u32 = LOST + 1;
 pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet) -> u32 {
     let (hash, slot) = (place as u32, (place >> 32) as u16);
     let names = place & NAMED != 0;
+    let packet = match packet {
+        // The flow is all that the client does, of which one connection ends.
+        Packet::Ends if service.persistence != 0 => Packet::Continues,
+        packet => packet,
+    };
     if service.takes_turns == Service::EVERY_PACKET {
         let turn = if packet == Packet::About { None } else { next_turn(service) };
         return turn.unwrap_or(slot & !MOVED).into();
@@ -295,8 +300,6 @@ unsafe fn refresh(set: *mut FlowSet, way: usize, entry: Entry, packet: Packet, n
     let phase = match (entry.phase, packet) {
         (_, Packet::Ends) => Phase::Closing,
         (Phase::New, Packet::Continues | Packet::Udp) => Phase::Established,
-        // A persistent client's next connection: others begin anew.
-        (Phase::Closing, Packet::Opens) => Phase::Established,
         (phase, _) => phase,
     };
     if phase != entry.phase {

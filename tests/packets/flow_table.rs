@@ -386,6 +386,17 @@ fn a_persistent_clients_connections_all_go_to_one_real_server_whatever_moves() {
 }
 
 #[test]
+fn a_persistent_client_lives_on_when_one_of_its_connections_ends() {
+    let Some(site) = persistent() else { return };
+    for (port, flags) in [(1, SYN), (1, ACK), (2, SYN), (1, FIN), (2, RST)] {
+        assert_eq!(site.send(from(port), flags), 0);
+        let entries: Vec<_> =
+            site.sets().values().flat_map(|set| set.entries).filter_map(Entry::unpack).collect();
+        assert!(matches!(entries[..], [Entry { phase: Phase::New | Phase::Established, .. }]), "{entries:?}");
+    }
+}
+
+#[test]
 fn a_persistent_client_comes_back_to_a_real_server_that_drains_but_not_to_one_that_left() {
     let Some(mut site) = persistent() else { return };
     assert_eq!(site.send(from(1), SYN), 0);

@@ -233,10 +233,12 @@ impl Pool {
         self.takers == Service::TURNS_OF_OVERLOADED
     }
 
-    /// A persistent client is kept at least as long as any of its connections would be.
+    /// A persistent client is kept at least as long as any of its connections would be, whichever of them have ended.
     fn timeout(&self, timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
-        let connection = timeout(timeouts, protocol, phase);
-        self.persistence.map_or(connection, |persistence| persistence.timeout.max(connection))
+        match self.persistence {
+            None => timeout(timeouts, protocol, phase),
+            Some(it) => it.timeout.max(timeout(timeouts, protocol, Phase::Established)),
+        }
     }
 }
 

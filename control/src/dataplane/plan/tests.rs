@@ -681,7 +681,7 @@ fn a_persistent_service_remembers_all_its_clients_and_no_longer_doubts_none() {
         let flow = LiveFlow { key, real: 0, phase: Phase::Closing, idle: Duration::from_secs(idle) };
         tables.survey(Timeouts::default()).meet(&flow)
     };
-    assert_eq!([119, 120].map(|idle| lives(&tables, idle)), [true, false]);
+    assert_eq!([899, 900].map(|idle| lives(&tables, idle)), [true, false]);
     maps.reach(&mut tables, &with(persistence(5000)));
     assert_eq!([4999, 5000].map(|idle| lives(&tables, idle)), [true, false]);
 
