@@ -102,12 +102,14 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
         // A persistent client comes back to where it was, also while that one drains.
         let moves = opens && service.persistence == 0;
         let reopened = moves && entry.phase == Phase::Closing;
+        // UDP does not say what opens, so a client that goes on sending would never leave.
+        let comes_back = opens || packet == Packet::Udp && service.persistence != 0;
         let state = state(service, entry.real);
         if names && slot != entry.real {
             if service.persistence != 0 {
                 return slot.into();
             }
-        } else if !reopened && takes(state, moves) && !(opens && state == Real::LEAVING) {
+        } else if !reopened && takes(state, moves) && !(comes_back && state == Real::LEAVING) {
             if packet != Packet::About {
                 // SAFETY: as above; `way` is inside the set.
                 unsafe { refresh(set, way, entry, packet, now) };

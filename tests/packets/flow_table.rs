@@ -408,6 +408,18 @@ fn a_persistent_client_comes_back_to_a_real_server_that_drains_but_not_to_one_th
 }
 
 #[test]
+fn a_persistent_client_of_udp_stays_while_its_real_server_drains_and_moves_once_it_has_left() {
+    let Some(mut site) = persistent() else { return };
+    let frame = udp(VIP, DNS);
+    assert_eq!(site.to(&frame), 0);
+    site.ring(1, Some(Some(0)));
+    site.is(0, Real::DRAINING);
+    assert_eq!(site.to(&frame), 0);
+    site.is(0, Real::LEAVING);
+    assert_eq!([site.to(&frame), site.to(&frame)], [1, 1]);
+}
+
+#[test]
 fn a_persistent_client_takes_one_turn() {
     let Some(mut site) = persistent() else { return };
     let sequence = site.0.ring(70, &[1, 2, 3]);
