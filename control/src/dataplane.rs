@@ -310,14 +310,9 @@ impl Dataplane {
             .collect()
     }
 
-    /// Whether a real server's checks succeeded, by the tables as they were found; `None`: they do not say. One that
-    /// drained may have had weight 0, unless it does so when it fails (`inhibits`).
+    /// As [`Tables::was_up`], by the tables as they were found.
     pub fn was_up(&self, key: &Endpoint, address: IpAddr, port: u16, inhibits: bool) -> Option<bool> {
-        match self.tables.state(key, address, port)? {
-            Real::ALIVE | Real::OVERLOADED => Some(true),
-            Real::DEAD | Real::RESETTING | Real::DEAD_BESIDE_LOCAL => Some(false),
-            _ => inhibits.then_some(false),
-        }
+        self.tables.was_up(key, address, port, inhibits)
     }
 
     /// What a real server was sent, over all CPUs.

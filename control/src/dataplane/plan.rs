@@ -394,8 +394,20 @@ impl Tables {
         Some(pool.base + position as u32)
     }
 
+    /// Whether a real server's checks succeeded; `None`: the tables do not say. `inhibits`: it drains when they fail. Others
+    /// drain by their weight, or behind a sorry server, and are dead when they fail.
+    pub fn was_up(&self, key: &Endpoint, address: IpAddr, port: u16, inhibits: bool) -> Option<bool> {
+        match self.state(key, address, port)? {
+            Real::ALIVE | Real::OVERLOADED => Some(true),
+            Real::DRAINING => Some(!inhibits),
+            Real::DEAD | Real::RESETTING | Real::DEAD_BESIDE_LOCAL => Some(false),
+            // One that the file did not have any more, and that took flows until then.
+            _ => inhibits.then_some(false),
+        }
+    }
+
     /// [`Real::state`] of a service's real server.
-    pub fn state(&self, key: &Endpoint, address: IpAddr, port: u16) -> Option<u8> {
+    fn state(&self, key: &Endpoint, address: IpAddr, port: u16) -> Option<u8> {
         self.real_index(key, address, port).map(|index| self.reals[index as usize].state)
     }
 

@@ -368,6 +368,27 @@ fn a_restarted_daemon_finds_nothing_to_write_in_the_tables_it_left() {
 }
 
 #[test]
+fn who_drained_was_up_unless_that_is_what_it_does_when_it_fails() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let failed = |last| DesiredReal { alive: false, ..real(last, 0) };
+    maps.reach(
+        &mut tables,
+        &web(&[real(1, 1), real(2, 0), failed(3), DesiredReal { resets: true, ..failed(4) }, real(5, 1)]),
+    );
+    // The last one leaves the file.
+    let desired = web(&[real(1, 1), real(2, 0), failed(3), DesiredReal { resets: true, ..failed(4) }]);
+    maps.reach(&mut tables, &desired);
+    let adopted = maps.tables();
+    for (inhibits, drained) in [(false, true), (true, false)] {
+        let was_up = |last| adopted.was_up(&WEB, [10, 77, 0, last].into(), 80, inhibits);
+        let left = inhibits.then_some(false);
+        let known = [Some(true), Some(drained), Some(false), Some(false), left, None];
+        assert_eq!([1, 2, 3, 4, 5, 6].map(was_up), known, "{inhibits}");
+    }
+}
+
+#[test]
 fn a_check_that_fails_moves_only_the_flows_of_its_real() {
     let mut maps = Maps::new();
     let mut tables = maps.tables();
