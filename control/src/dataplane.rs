@@ -454,11 +454,11 @@ impl Maps {
             }
             Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
             Write::Vip { address, vip } => self.vips.insert(*address, vip)?,
-            Write::VipGone { address } => self.vips.remove(*address)?,
+            Write::VipGone { address } => gone(self.vips.remove(*address))?,
             Write::Reply { key, reply } => self.replies.insert(key, reply, 0)?,
-            Write::ReplyGone { key } => self.replies.remove(key)?,
+            Write::ReplyGone { key } => gone(self.replies.remove(key))?,
             Write::ServerId { key, index } => self.server_ids.insert(key, index, 0)?,
-            Write::ServerIdGone { key } => self.server_ids.remove(key)?,
+            Write::ServerIdGone { key } => gone(self.server_ids.remove(key))?,
             // Not of these maps.
             Write::Forget { .. } | Write::Grace => {}
         }
@@ -544,6 +544,14 @@ impl Seen for Maps {
     }
 }
 
+/// Something else may have removed it first.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Returns when every CPU has left code that may have read what was unpublished before the call:
 /// MEMBARRIER_CMD_GLOBAL waits for an RCU grace period (membarrier(2)), and XDP programs run inside one.
 fn wait_for_every_cpu() {
@@ -553,5 +561,20 @@ fn wait_for_every_cpu() {
     if done != 0 {
         // Refused with nohz_full CPUs. No packet takes this long.
         thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn what_something_else_has_removed_is_gone_and_other_errors_are_errors() {
+        for (kind, is_gone) in [(io::ErrorKind::NotFound, true), (io::ErrorKind::PermissionDenied, false)] {
+            let error = SyscallError { call: "bpf_map_delete_elem", io_error: kind.into() };
+            assert_eq!(gone(Err(error.into())).is_ok(), is_gone, "{kind}");
+        }
     }
 }

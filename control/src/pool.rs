@@ -55,7 +55,8 @@ pub struct Pool {
     /// Which of the addresses that checks depend on this host has.
     pub held: watch::Receiver<HashSet<IpAddr>>,
     pub drifts: Drifts,
-    /// The tables lag behind what they shall say, since a change failed, at last then.
+    /// The tables lag behind what they shall say, since a change failed, at last then. They are read anew after that, and only
+    /// a whole plan knows again what they do not say: how long clients persist, and who is leaving.
     pub lagging: Option<Instant>,
     /// Where orders lie for the next daemon.
     pub orders_path: PathBuf,
@@ -312,14 +313,16 @@ impl Pool {
         }
         let (dataplane, timeouts) = (&mut self.dataplane, self.global.timeouts);
         if let Err(error) = tokio::task::block_in_place(|| dataplane.settle(timeouts)) {
-            tracing::error!(%error, "what the flows tell could not be written; the next look tries again");
+            tracing::error!(%error, "what the flows tell could not be written, trying on");
+            self.lagging = Some(Instant::now());
         }
     }
 
     fn mend(&mut self) {
         let (dataplane, drifts) = (&mut self.dataplane, &self.drifts);
         if let Err(error) = tokio::task::block_in_place(|| dataplane.mend(drifts)) {
-            tracing::error!(%error, "what something else changed could not be put back; the next look tries again");
+            tracing::error!(%error, "what something else changed could not be put back, trying on");
+            self.lagging = Some(Instant::now());
         }
     }
 
