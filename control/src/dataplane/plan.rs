@@ -338,10 +338,8 @@ impl Tables {
                 continue;
             };
             let Some(key) = Endpoint::of(&service, source) else { continue };
-            if !tables.ids.take(service.id.into(), 1)
-                || !tables.ranges.take(service.reals_base, service.reals_len)
-                || !tables.chunks.take(place.chunk, ring.chunks().len() as u32)
-            {
+            let chunks = (place.chunk, ring.chunks().len() as u32);
+            if !tables.take(&service, chunks) {
                 continue;
             }
             let mut pool = Pool {
@@ -376,6 +374,24 @@ impl Tables {
         tables.addresses = tables.all_addresses();
         tables.know_server_ids(source.server_ids());
         tables
+    }
+
+    /// What a predecessor's service has of the maps: all of it, or nothing where some of it is another's.
+    fn take(&mut self, service: &Service, chunks: (u32, u32)) -> bool {
+        let wanted = [
+            (&mut self.ids, service.id.into(), 1),
+            (&mut self.ranges, service.reals_base, service.reals_len),
+            (&mut self.chunks, chunks.0, chunks.1),
+        ];
+        let mut taken = Vec::new();
+        for (space, start, len) in wanted {
+            if !space.take(start, len) {
+                taken.into_iter().for_each(|(space, start, len): (&mut Space, _, _)| space.give(start, len));
+                return false;
+            }
+            taken.push((space, start, len));
+        }
+        true
     }
 
     fn read_turns(&mut self, id: u16, source: &impl Source) -> Option<PoolTurns> {

@@ -542,19 +542,18 @@ fn thirty_thousand_reals_in_one_service_all_take_flows() {
 }
 
 #[test]
-fn tables_that_make_no_sense_are_written_anew() {
-    let mut maps = Maps::new();
-    let slot = WEB.packed().homes(0)[0] as usize;
-    maps.slots[slot] = Service {
-        key: WEB.packed(),
-        ring: u64::MAX,
-        reals_base: u32::MAX,
-        reals_len: 9,
-        ..Default::default()
-    };
-    let mut tables = maps.tables();
-    maps.reach(&mut tables, &web(&[real(1, 1)]));
-    maps.assert_no_hole();
+fn tables_that_make_no_sense_are_written_anew_and_take_no_space() {
+    for ring in [u64::MAX, RingRef { chunk: 0, length: 1 }.pack()] {
+        let mut maps = Maps::new();
+        let slot = WEB.packed().homes(0)[0] as usize;
+        let (key, reals_base) = (WEB.packed(), u32::MAX);
+        maps.slots[slot] = Service { key, ring, reals_base, reals_len: 9, ..Default::default() };
+        maps.addresses.insert(0, WEB.address.into());
+        let mut tables = maps.tables();
+        assert!(tables.chunks.is_empty() && tables.ranges.is_empty() && tables.ids.is_empty());
+        maps.reach(&mut tables, &web(&[real(1, 1)]));
+        maps.assert_no_hole();
+    }
 }
 
 #[test]
