@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use lvs_ebpf_common::Service;
 
 use super::maglev::Member;
+use crate::config::model::Scheduler;
 
 /// How a service's turns go, by the name of the IPVS scheduler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,8 +60,18 @@ pub const AHEAD: usize = 256;
 const MARGIN: u64 = 16;
 /// And less than this part of what it would have if it were loaded as that one.
 const MARGIN_PART: u64 = 4;
-/// The longest `wrr` sequence. It is exact while the weights, divided by what divides them all, add up to no more.
-pub const LONGEST: u64 = 4096;
+/// Turns of a `wrr` sequence, at most, unless there are more candidates: each has one. It is exact while the weights, divided
+/// by what divides them all, add up to no more.
+const LONGEST: u64 = 4096;
+
+/// How long the sequences of a service with so many real servers are at most.
+pub fn longest(scheduler: Scheduler, reals: usize) -> usize {
+    match scheduler {
+        // What is cut down to `LONGEST` is lengthened again by a turn for each that would have none.
+        Scheduler::Wrr => LONGEST as usize + reals,
+        _ => AHEAD.max(reals),
+    }
+}
 
 impl Turns {
     /// Which flows take them: `Service::takes_turns`.
@@ -269,6 +280,16 @@ mod tests {
         assert_eq!(Turns::WeightedRoundRobin.sequence(&pool(&[(200, 0), (100, 0)]), 0), [0, 0, 1]);
         let huge = Turns::WeightedRoundRobin.sequence(&pool(&[(65_535, 0), (65_534, 0), (1, 0)]), 0);
         assert_eq!(shares(&huge, 3), [2048, 2047, 1]);
+    }
+
+    #[test]
+    fn no_sequence_is_longer_than_there_is_room_for() {
+        for (heavy, light) in [(5000, 0), (0, 5000), (1, 5000), (4000, 4000)] {
+            let weights = [vec![(60_000, 0); heavy], vec![(1, 0); light]].concat();
+            let sequence = Turns::WeightedRoundRobin.sequence(&pool(&weights), 0);
+            let room = longest(Scheduler::Wrr, weights.len());
+            assert!(sequence.len() <= room, "{heavy} {light}: {} of {room}", sequence.len());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use lvs_ebpf_common::maps;
 
 use super::{chunks, reals};
 use crate::{
-    config::model::{Scheduler, VirtualServer},
+    config::model::VirtualServer,
     dataplane::{maglev, turns},
 };
 
@@ -27,10 +27,7 @@ impl Room {
         services.iter().fold(Self::LEAST, |room, service| {
             let count = service.destinations().count();
             let reals = reals::range(count);
-            let turns = match service.scheduler {
-                Scheduler::Wrr => turns::LONGEST as u32,
-                _ => turns::AHEAD.max(count) as u32,
-            };
+            let turns = u32::try_from(turns::longest(service.scheduler, count)).unwrap_or(u32::MAX);
             let slots = chunks(maglev::length(count)).saturating_add(chunks(turns));
             Self {
                 reals: room.reals.saturating_add(reals + reals / 2),
