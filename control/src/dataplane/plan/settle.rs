@@ -125,6 +125,7 @@ impl Tables {
     ) -> Vec<Write> {
         let mut writes = Vec::new();
         let mut shrunk = Vec::new();
+        let mut freed = Vec::new();
         for (key, pool) in &mut self.pools {
             let timeout = pool.timeout(&timeouts, key.protocol, Phase::Established);
             if let Some(dissent) = found.dissent.get(&pool.id).filter(|_| pool.ring.has_due(now, timeout)) {
@@ -139,7 +140,7 @@ impl Tables {
             }
             let loads = found.loads.get(&pool.id).map(Vec::as_slice).unwrap_or_default();
             let (ring, base) = (&pool.ring, pool.base);
-            let mut freed = Vec::new();
+            let left = pool.leaving.len();
             pool.leaving.retain(|index| {
                 let load = loads.get(usize::from(*index)).copied().unwrap_or_default();
                 let stays = ring.knows(*index) || load != Load::default();
@@ -151,21 +152,19 @@ impl Tables {
                 }
                 stays
             });
-            if !freed.is_empty() {
+            if pool.leaving.len() < left {
                 let range = pool.base as usize..(pool.base + pool.len) as usize;
                 pool.server_ids.settle(&self.reals[range], pool.id, &mut writes);
-                writes.append(&mut freed);
             }
             if follow_load(pool, loads, source, &mut writes) {
                 mark(pool, &mut self.reals, &mut writes);
             }
         }
-        let mut gone = Vec::new();
-        self.plan_replies(&mut writes, &mut gone);
-        writes.extend(gone);
-        if !shrunk.is_empty() {
+        self.plan_replies(&mut writes, &mut freed);
+        if !shrunk.is_empty() || !freed.is_empty() {
             writes.push(Write::Grace);
         }
+        writes.extend(freed);
         shrunk.into_iter().for_each(|(start, len)| self.chunks.give(start, len));
         writes
     }
