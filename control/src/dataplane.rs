@@ -216,10 +216,13 @@ impl Dataplane {
         &mut self.ebpf
     }
 
-    /// Brings the tables to `desired`. Blocks for a grace period where something is taken away.
+    /// Brings the tables to `desired`. Blocks for a grace period where something is taken away. Where there is no room for all
+    /// that comes beside all that goes, it comes afterwards.
     pub fn apply(&mut self, desired: &Desired) -> Result<(), DataplaneError> {
         let mut planned = self.tables.plan(desired, &self.maps, monotonic());
-        if matches!(planned, Err(PlanError::NoRoomForRing { .. })) {
+        if matches!(planned, Err(PlanError::NoRoomForRing { .. } | PlanError::NoRoomForReals { .. })) {
+            let departures = self.tables.plan_departures(desired, &self.maps, monotonic())?;
+            self.carry_out(departures)?;
             self.apply_services(&desired.services)?;
             planned = self.tables.plan(desired, &self.maps, monotonic());
         }

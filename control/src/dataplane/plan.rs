@@ -439,13 +439,26 @@ impl Tables {
         source: &impl Source,
         now: Duration,
     ) -> Result<Vec<Write>, PlanError> {
-        let wanted: HashSet<Endpoint> = desired.services.iter().map(|s| s.key).collect();
-        let gone = self.pools.keys().filter(|key| !wanted.contains(key)).copied().collect();
-        let (mut steps, placed) = self.change(&desired.services, gone, source, now)?;
+        let (mut steps, placed) = self.change(&desired.services, self.departing(desired), source, now)?;
         self.plan_vips(desired, &mut steps);
         self.addresses = self.all_addresses();
         self.publish_table(placed, &mut steps);
         Ok(self.finish(steps))
+    }
+
+    /// The first part of that: services that are not desired any more leave, and with them what they have of the maps.
+    pub fn plan_departures(
+        &mut self,
+        desired: &Desired,
+        source: &impl Source,
+        now: Duration,
+    ) -> Result<Vec<Write>, PlanError> {
+        self.plan_change(&[], self.departing(desired), source, now)
+    }
+
+    fn departing(&self, desired: &Desired) -> Vec<Endpoint> {
+        let wanted: HashSet<Endpoint> = desired.services.iter().map(|s| s.key).collect();
+        self.pools.keys().filter(|key| !wanted.contains(key)).copied().collect()
     }
 
     /// The same where some services are not as they were and all else is.
@@ -455,7 +468,17 @@ impl Tables {
         source: &impl Source,
         now: Duration,
     ) -> Result<Vec<Write>, PlanError> {
-        let (mut steps, placed) = self.change(services, Vec::new(), source, now)?;
+        self.plan_change(services, Vec::new(), source, now)
+    }
+
+    fn plan_change(
+        &mut self,
+        services: &[DesiredService],
+        gone: Vec<Endpoint>,
+        source: &impl Source,
+        now: Duration,
+    ) -> Result<Vec<Write>, PlanError> {
+        let (mut steps, placed) = self.change(services, gone, source, now)?;
         self.publish_table(placed, &mut steps);
         Ok(self.finish(steps))
     }

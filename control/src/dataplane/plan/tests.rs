@@ -8,7 +8,10 @@ use lvs_ebpf_common::{
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::{config::model::Tunnel, dataplane::flows::LiveFlow};
+use crate::{
+    config::model::Tunnel,
+    dataplane::{flows::LiveFlow, maglev},
+};
 
 mod flows;
 mod server_ids;
@@ -524,6 +527,26 @@ fn where_all_new_rings_find_no_room_beside_the_old_ones_each_in_turn_does() {
         tables.plan_services(service, &maps, NOW).unwrap().iter().for_each(|write| maps.apply(write));
     }
     assert_eq!(tables.plan(&all, &maps, NOW).unwrap(), []);
+}
+
+#[test]
+fn what_finds_no_room_beside_a_service_that_goes_finds_it_when_that_one_has_gone() {
+    let desired = |port| {
+        let mut desired = web(&[real(1, 1)]);
+        desired.services[0].key.port = port;
+        desired
+    };
+    let ring = chunks(maglev::length(1));
+    for room in [Room { chunks: ring, ..Room::LEAST }, Room { reals: 8, ..Room::LEAST }] {
+        let mut maps = Maps::of(room);
+        let mut tables = maps.tables();
+        maps.reach(&mut tables, &desired(80));
+        assert!(tables.plan(&desired(81), &maps, NOW).is_err(), "{room:?}");
+        let departures = tables.plan_departures(&desired(81), &maps, NOW).unwrap();
+        departures.iter().for_each(|write| maps.apply(write));
+        maps.reach(&mut tables, &desired(81));
+        assert!(maps.service(&Endpoint { port: 81, ..WEB }).is_some(), "{room:?}");
+    }
 }
 
 #[test]
