@@ -446,6 +446,7 @@ impl Maps {
     fn write(&mut self, write: &Write) -> Result<(), DataplaneError> {
         match write {
             Write::Real { index, real } => self.reals.write(*index, real),
+            Write::Count { index, from } => self.count(*index, *from)?,
             Write::Ring { chunk, slots } => self.rings.write(*chunk, slots),
             Write::Address { id, address } => self.addresses.write((*id).into(), address),
             Write::Service { slot, service } => self.services.write(*slot, service),
@@ -464,6 +465,20 @@ impl Maps {
             Write::ServerIdGone { key } => gone(self.server_ids.remove(key))?,
             // Not of these maps.
             Write::Forget { .. } | Write::Grace => {}
+        }
+        Ok(())
+    }
+}
+
+impl Maps {
+    fn count(&mut self, index: u32, from: Option<u32>) -> Result<(), MapError> {
+        let before = self.real_counters.get(&index, 0)?;
+        let counters = match from {
+            Some(from) => self.real_counters.get(&from, 0)?.to_vec(),
+            None => vec![Counter::default(); before.len()],
+        };
+        if **before != *counters {
+            self.real_counters.set(index, counters.try_into()?, 0)?;
         }
         Ok(())
     }

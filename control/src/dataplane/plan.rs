@@ -123,6 +123,11 @@ pub enum Write {
         chunk: u32,
         slots: maps::RingChunk,
     },
+    /// What was sent to an element of `REALS`: what was sent to another one so far, or nothing.
+    Count {
+        index: u32,
+        from: Option<u32>,
+    },
     /// The address of the service of this number.
     Address {
         id: u16,
@@ -518,6 +523,11 @@ impl Tables {
     fn take_over(&mut self, draft: Draft, steps: &mut Steps) {
         let Draft { key, pool, reals, flips } = draft;
         let before = self.pools.get(&key).map_or(0..0, Pool::range);
+        if before != pool.range() {
+            // Without the packets of the moment until the flip.
+            let moved = pool.range().zip(before.clone());
+            steps.prepare.extend(moved.map(|(index, from)| Write::Count { index, from: Some(from) }));
+        }
         for (index, real) in pool.range().zip(reals) {
             if self.put(&key, index, real) {
                 steps.prepare.push(Write::Real { index, real });
@@ -554,7 +564,7 @@ impl Tables {
     fn clear(&mut self, key: &Endpoint, range: std::ops::Range<u32>, steps: &mut Steps) {
         for index in range {
             if self.put(key, index, Real::default()) {
-                steps.retire.push(Write::Real { index, real: Real::default() });
+                steps.retire.extend(freed(index));
             }
         }
     }
@@ -585,6 +595,11 @@ impl Tables {
 
 fn chunks(length: u32) -> u32 {
     length.div_ceil(maps::RING_CHUNK as u32)
+}
+
+/// An element that nobody has is all zero, so that the next one finds nothing of the last.
+fn freed(index: u32) -> [Write; 2] {
+    [Write::Real { index, real: Real::default() }, Write::Count { index, from: None }]
 }
 
 fn takes_flows(real: &Real) -> bool {

@@ -148,7 +148,7 @@ impl Tables {
                     let index = base + u32::from(*index);
                     let before = std::mem::take(&mut self.reals[index as usize]);
                     self.translated.replace(key, index, &before, &Real::default());
-                    freed.push(Write::Real { index, real: Real::default() });
+                    freed.extend(super::freed(index));
                 }
                 stays
             });

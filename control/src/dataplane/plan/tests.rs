@@ -69,6 +69,7 @@ struct Maps {
     replies: HashMap<ServiceKey, Reply>,
     server_ids: HashMap<ServerId, u32>,
     has_forwarded: bool,
+    counts: HashMap<u32, u64>,
 }
 
 impl Source for Maps {
@@ -141,6 +142,7 @@ impl Maps {
             replies: HashMap::new(),
             server_ids: HashMap::new(),
             has_forwarded: true,
+            counts: HashMap::new(),
         }
     }
 
@@ -159,6 +161,10 @@ impl Maps {
     fn apply(&mut self, write: &Write) {
         match write {
             Write::Real { index, real } => self.reals[*index as usize] = *real,
+            Write::Count { index, from } => {
+                let count = from.and_then(|from| self.counts.get(&from).copied()).unwrap_or_default();
+                self.counts.insert(*index, count);
+            }
             Write::Ring { chunk, slots } => {
                 self.rings.insert(*chunk, *slots);
             }
@@ -755,6 +761,32 @@ fn a_real_server_that_left_answers_until_its_flows_have_ended() {
     assert!(grace < at(|write| matches!(write, Write::Real { real, .. } if *real == Real::default())));
     writes.iter().for_each(|write| maps.apply(write));
     assert_eq!(maps.replies.len(), 1);
+}
+
+#[test]
+fn what_a_real_server_was_sent_moves_with_it_and_is_nobody_elses_when_it_has_gone() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let reals: Vec<_> = (1..=9).map(|last| real(last, 1)).collect();
+    let index = |tables: &Tables, last| tables.real_index(&WEB, [10, 77, 0, last].into(), 80).unwrap();
+    maps.reach(&mut tables, &web(&reals[..8]));
+    let before = tables.pools[&WEB].range();
+    (1..=8).for_each(|last| drop(maps.counts.insert(index(&tables, last), last.into())));
+    maps.reach(&mut tables, &web(&reals));
+    assert_ne!(tables.pools[&WEB].range(), before);
+    assert!((1..=8).all(|last| maps.counts[&index(&tables, last)] == u64::from(last)));
+    assert!(before.into_iter().all(|index| maps.counts[&index] == 0));
+
+    let second = index(&tables, 2);
+    maps.reach(&mut tables, &web(&[&reals[..1], &reals[2..]].concat()));
+    let timeouts = crate::config::model::Timeouts::default();
+    let found = tables.survey(timeouts).finish();
+    let writes = tables.settle(&found, timeouts, &maps, NOW + timeouts.tcp);
+    writes.iter().for_each(|write| maps.apply(write));
+    maps.reach(&mut tables, &web(&[&reals[..1], &reals[2..], &[real(20, 1)]].concat()));
+    assert_eq!((index(&tables, 20), maps.counts[&second]), (second, 0));
+    maps.reach(&mut tables, &Desired::default());
+    assert!(maps.counts.values().all(|count| *count == 0));
 }
 
 #[test]
