@@ -152,7 +152,8 @@ impl Daemon {
         let site = Site::survey(config, &netlink, &HashMap::new()).await?;
         let listener = admin::listen(run_dir, site.config.global.admin_group)?;
         let before = dataplane::left_vips(run_dir);
-        let mut dataplane = Dataplane::open(run_dir, site.has_veth, Room::of(&site.config.services))?;
+        let (mut dataplane, attempt) =
+            Dataplane::open(run_dir, site.has_veth, Room::of(&site.config.services))?;
         let leases = dataplane.leases()?;
         let indexes = leases.assign(&site.owners())?;
         let orders_path = Orders::path(run_dir);
@@ -170,10 +171,7 @@ impl Daemon {
         virtual_macs::forget(&netlink, macs.difference(&virtual_macs::of(&site.instances))).await;
         // Tables first: the program never meets a packet that it has no answer for.
         dataplane.apply(&director.take_desired())?;
-        if let Err(error) = dataplane.attach_all(&site.interfaces, mode) {
-            dataplane.abandon();
-            return Err(error.into());
-        }
+        dataplane.attach_all(&site.interfaces, mode)?;
         dataplane.forget_unused(&site.interfaces);
 
         let tasks = TaskTracker::new();
@@ -222,13 +220,7 @@ impl Daemon {
             cancel,
             silence,
         };
-        let election = match Election::hold(&site, &indexes, None, &around).await {
-            Ok(election) => election,
-            Err(error) => {
-                dataplane.abandon();
-                return Err(error);
-            }
-        };
+        let election = Election::hold(&site, &indexes, None, &around).await?;
 
         let (verdict_sender, verdicts) = mpsc::channel(VERDICTS);
         let here = Here {
@@ -250,6 +242,7 @@ impl Daemon {
             pools::run(told, around.voices.settled.subscribe(), around.mailer.clone(), around.cancel.clone());
         let silence = around.silence.clone();
         around.tasks.spawn(async move { silence.run_until_cancelled(notifier).await });
+        attempt.succeed();
         let pool = Pool {
             director,
             dataplane,

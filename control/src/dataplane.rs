@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::Ordering,
     thread,
     time::Duration,
@@ -85,6 +85,27 @@ pub enum DataplaneError {
     Refused { interface: String, mode: &'static str, reason: String },
 }
 
+/// A start that may fail. Unless it succeeds it leaves nothing pinned that was not there before: tables that were made for one
+/// file may be too small for the next.
+pub struct Attempt {
+    /// None once there is nothing to undo.
+    run_dir: Option<PathBuf>,
+}
+
+impl Attempt {
+    pub fn succeed(mut self) {
+        self.run_dir = None;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.run_dir.take().map(|run_dir| unload(&run_dir)) {
+            tracing::warn!(%error, "pinned objects are left behind");
+        }
+    }
+}
+
 pub struct Dataplane {
     ebpf: Ebpf,
     pins: Pins,
@@ -97,8 +118,6 @@ pub struct Dataplane {
     by_id: PerCpuArray<MapData, u64>,
     leases: MapData,
     wanted: Mapped<Wanted>,
-    /// An earlier daemon's program was forwarding when this one opened.
-    adopted: bool,
     /// By interface.
     links: HashMap<u32, Attachment>,
     /// Numbers of the maps that are pinned.
@@ -132,11 +151,16 @@ const FRAMES_TO_KERNEL: u32 = 2048;
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Dataplane {
-    /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are.
-    /// `veth`: one of the interfaces is such a device. `room`: how large new maps are to be.
-    pub fn open(run_dir: &Path, veth: bool, room: Room) -> Result<Self, DataplaneError> {
+    /// Loads the program. Maps that an earlier daemon left pinned below `run_dir` are taken over as they are, if its program is
+    /// still attached anywhere: others serve nobody. `veth`: one of the interfaces is such a device. `room`: how large new maps
+    /// are to be.
+    pub fn open(run_dir: &Path, veth: bool, room: Room) -> Result<(Self, Attempt), DataplaneError> {
         let pins = Pins::mount(run_dir)?;
-        let adopted = !pins.all_links().is_empty();
+        let adopts = !pins.all_links().is_empty();
+        let attempt = Attempt { run_dir: (!adopts).then(|| run_dir.to_owned()) };
+        if !adopts {
+            pins.forget_maps()?;
+        }
         let veth = u32::from(veth);
         let tick = Tick::of_this_kernel();
         let mut loader = EbpfLoader::new();
@@ -184,7 +208,7 @@ impl Dataplane {
         let leases = take_array(&mut ebpf, maps::LEASES)?;
         let wanted = mapped(&mut ebpf, maps::WANTED)?;
         let tables = maps.read(now);
-        Ok(Self {
+        let dataplane = Self {
             ebpf,
             pins,
             tables,
@@ -195,10 +219,10 @@ impl Dataplane {
             by_id,
             leases,
             wanted,
-            adopted,
             links: HashMap::new(),
             pinned,
-        })
+        };
+        Ok((dataplane, attempt))
     }
 
     pub fn leases(&self) -> Result<LeaseMap, DataplaneError> {
@@ -336,15 +360,6 @@ impl Dataplane {
     /// What was made of server IDs in QUIC packets, over all CPUs.
     pub fn by_id(&self) -> Vec<(ById, u64)> {
         ById::ALL.iter().map(|what| (*what, sum(&self.by_id, *what as u32))).collect()
-    }
-
-    /// For a start that failed: leaves nothing behind that was not there before.
-    pub fn abandon(self) {
-        if !self.adopted
-            && let Err(error) = self.close()
-        {
-            tracing::warn!(%error, "pinned objects are left behind");
-        }
     }
 
     /// Detaches everywhere and removes all that was pinned.

@@ -149,6 +149,12 @@ impl Pins {
         self.map_directories().iter().filter(|path| **path != current).for_each(|path| remove_dir(path));
     }
 
+    /// Of all layouts.
+    pub fn forget_maps(&self) -> Result<(), PinsError> {
+        self.map_directories().iter().for_each(|path| remove_dir(path));
+        create(&self.maps())
+    }
+
     fn map_directories(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
         let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("maps-v"));
