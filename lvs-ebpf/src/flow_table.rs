@@ -1,12 +1,5 @@
 //! Whose a flow is when the ring alone cannot tell: its slot has moved, or its service takes turns or is persistent.
-//!
-//! | the flow | goes to |
-//! |---|---|
-//! | has an entry | the entry's real server |
-//! | none, and the packet opens it | whoever owns the slot now, or (by its scheduler) whose turn it is; remembered |
-//! | none | it is older than the move: to the slot's old owner while that one lives, else (UDP) to the new; remembered |
-//!
-//! What is left of a TCP flow whose real server is dead goes nowhere, until it opens anew or that one is back.
+//! The table in ARCHITECTURE.md, "When the flow table is asked", says who it is.
 //!
 //! A flow that itself names its real server, by the connection ID of QUIC, goes there; what of it names none follows, and ICMP errors
 //! about it. A persistent client's other flows stay where they are.
