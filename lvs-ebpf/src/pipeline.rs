@@ -24,7 +24,8 @@ const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 const TCP: u8 = IpProto::Tcp as u8;
 const UDP: u8 = IpProto::Udp as u8;
 
-/// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is as it was found.
+/// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is as it was found, but for a tag
+/// of no network.
 #[inline(always)]
 pub fn run(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     run_with::<false>(ctx)
@@ -40,8 +41,13 @@ pub fn run_tagged(ctx: &XdpContext) -> Outcome {
 
 #[inline(always)]
 fn run_with<const TAGGED: bool>(ctx: &XdpContext) -> Result<Outcome, Outcome> {
-    let frame = if TAGGED { Packet::of_context(ctx) } else { Packet::new(ctx) };
-    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let mut frame = if TAGGED { Packet::of_context(ctx) } else { Packet::new(ctx) };
+    let mut ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    if !TAGGED && matches!(ethernet.ether_type, vlan::CUSTOMER | vlan::SERVICE) {
+        vlan::take_off_priority(ctx);
+        frame = Packet::of_context(ctx);
+        ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    }
     match ethernet.ether_type {
         ARP => Ok(arp::answer(ctx)),
         IPV4 => {

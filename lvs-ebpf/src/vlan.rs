@@ -1,5 +1,5 @@
 //! Frames with one or two VLAN tags (IEEE 802.1Q, 802.1ad) to virtual addresses that are in such networks too: they go the way of
-//! all others without their tags, and what becomes of them has these again.
+//! all others without their tags, and what becomes of them has these again. One that names no network is no more than a priority.
 
 use aya_ebpf::programs::XdpContext;
 use lvs_ebpf_common::{Outcome, Vip};
@@ -39,6 +39,25 @@ pub fn run(ctx: &XdpContext) -> Outcome {
         _ => pipeline::run_tagged(ctx),
     };
     if put_back(ctx, tags) { outcome } else { Outcome::NoHeadroom }
+}
+
+/// Takes off a tag that names no network (IEEE 802.1Q 9.6: the null VID). The kernel takes such a frame for one without, so it must
+/// fare like one: else that answers for an address that this node has no lease of. True if it did.
+#[inline(never)]
+pub fn take_off_priority(ctx: &XdpContext) -> bool {
+    try_take_off_priority(ctx).is_some()
+}
+
+#[inline(always)]
+fn try_take_off_priority(ctx: &XdpContext) -> Option<()> {
+    const NETWORK: u16 = 0x0fff_u16.to_be();
+    let frame = Packet::of_context(ctx);
+    let macs: Macs = frame.read(0)?;
+    let tag: Tag = frame.read(AT)?;
+    if tag.control & NETWORK != 0 {
+        return None;
+    }
+    Packet::shrunk(ctx, LEN)?.write(0, macs)
 }
 
 /// No tags were taken off.

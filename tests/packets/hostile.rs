@@ -163,6 +163,7 @@ fn a_million_random_frames_are_forwarded_only_if_etherparse_accepts_them() {
     for _ in 0..FRAMES {
         let frame = random.frame(&originals);
         let (action, out) = director.run_uncounted(&frame);
+        let frame = vlan::without_priority(&frame);
         seen[action as usize] += 1;
         match action {
             Action::Drop => {}

@@ -20,6 +20,16 @@ pub fn tags_of(frame: &[u8]) -> &[u8] {
     }
 }
 
+/// Without a tag in front that says a priority and no network.
+pub fn without_priority(frame: &[u8]) -> Vec<u8> {
+    let names_none = |tag: &[u8]| matches!(tag, [0x81, 0, a, 0] | [0x88, 0xa8, a, 0] if a & 0xf == 0);
+    match frame.get(12..16) {
+        // There is a frame behind it.
+        Some(tag) if names_none(tag) && frame.len() >= 18 => [&frame[..12], &frame[16..]].concat(),
+        _ => frame.to_vec(),
+    }
+}
+
 /// The virtual addresses are in networks with tags too.
 pub fn lead(director: &mut Director) {
     let vip = Vip {
@@ -130,4 +140,42 @@ fn what_would_leave_its_network_or_is_for_no_address_in_one_is_left_alone() {
     nat::lead(&mut director);
     left_alone(&director, &tcp(VIP, WEB), TAGS[0]);
     left_alone(&director, &nat::answer_to(CLIENT), TAGS[0]);
+}
+
+#[test]
+fn a_tag_that_names_no_network_is_none_to_whatever_address_and_on_veth_devices_too() {
+    const PRIORITIES: [&[u8]; 2] = [&[0x81, 0, 0xa0, 0], &[0x88, 0xa8, 0x10, 0]];
+    let answer = nat::answer_to(CLIENT);
+    let frames = [
+        tcp(VIP, WEB),
+        tcp(BARE, WEB),
+        udp(VIP, DNS),
+        tcp(VIP, 81),
+        who_has(VIP),
+        who_has(STRANGER),
+        ping(VIP),
+        ipv6::who_has6(ipv6::VIP6),
+        ipv6::ping6(ipv6::CLIENT6, ipv6::VIP6),
+        services6::tcp6(ipv6::VIP6, WEB),
+        with_destination(tcp(VIP, WEB), OTHER_MAC),
+        answer,
+        // It stands before one that does.
+        tagged(&tcp(VIP, WEB), TAGS[0]),
+    ];
+    for director in [Director::load(), Director::load_for_veth()] {
+        let Some(director) = director else { return };
+        let mut director = master(director);
+        for until in [HELD, RESIGNED] {
+            director.lease(until);
+            for (number, frame) in frames.iter().enumerate() {
+                let expected = director.run(frame);
+                for tag in PRIORITIES {
+                    assert_eq!(director.run(&tagged(frame, tag)), expected, "{number} {tag:02x?}");
+                }
+            }
+        }
+        // Nothing that could be one behind it.
+        let stub = &tagged(&tcp(VIP, WEB), PRIORITIES[0])[..17];
+        assert_eq!(director.run(stub), verdict(Outcome::NotOurs, Action::Pass, stub.to_vec()));
+    }
 }
