@@ -48,7 +48,7 @@ const fn inverse(factor: u64) -> u64 {
 impl Flow {
     /// By one of `Service::HASH_*`.
     #[inline(always)]
-    pub const fn hash(self, kind: u16) -> u32 {
+    pub const fn hash(self, kind: u8) -> u32 {
         match kind {
             Service::HASH_SOURCE => self.by_source(false),
             Service::HASH_SOURCE_PORT => self.by_source(true),

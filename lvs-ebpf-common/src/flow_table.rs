@@ -54,6 +54,11 @@ impl FlowKey {
     }
 
     #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        Self { source: packed as u32, source_port: (packed >> 32) as u16, service: (packed >> 48) as u16 }
+    }
+
+    #[inline(always)]
     pub const fn home(packed: u64) -> Home {
         let spread = flow::spread(packed);
         Home { set: (spread >> (64 - SET_BITS)) as u32, rest: spread << SET_BITS }
@@ -61,8 +66,7 @@ impl FlowKey {
 
     /// The other way round.
     pub const fn at(home: Home) -> Self {
-        let key = flow::unspread((home.set as u64) << (64 - SET_BITS) | home.rest >> SET_BITS);
-        Self { source: key as u32, source_port: (key >> 32) as u16, service: (key >> 48) as u16 }
+        Self::unpack(flow::unspread((home.set as u64) << (64 - SET_BITS) | home.rest >> SET_BITS))
     }
 }
 

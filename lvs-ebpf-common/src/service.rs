@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     Address,
     flow::{self, Flow},
+    flow_table::FlowKey,
     maps,
 };
 
@@ -50,7 +51,9 @@ pub struct Service {
     /// Length of that range; an index at or beyond it is never followed.
     pub reals_len: u32,
     /// One of [`Service::HASH_SOURCE`] and its kin.
-    pub hash: u16,
+    pub hash: u8,
+    /// The same of the ring of old owners: after a change of the scheduler another one.
+    pub old_hash: u8,
     /// 0 = each connection is placed by itself. Else clients are: those that have so many leading bits of their address,
     /// less one, in common are one client.
     pub persistence: u8,
@@ -65,13 +68,13 @@ pub struct Service {
 
 impl Service {
     /// `mh`, `sh`.
-    pub const HASH_SOURCE: u16 = 0;
+    pub const HASH_SOURCE: u8 = 0;
     /// `mh` with mh-port, `sh` with sh-port.
-    pub const HASH_SOURCE_PORT: u16 = 1;
+    pub const HASH_SOURCE_PORT: u8 = 1;
     /// `dh`.
-    pub const HASH_DESTINATION: u16 = 2;
+    pub const HASH_DESTINATION: u8 = 2;
     /// All others.
-    pub const HASH_CONNECTION: u16 = 3;
+    pub const HASH_CONNECTION: u8 = 3;
 
     /// The ring alone says where a new flow goes.
     pub const NO_TURNS: u16 = 0;
@@ -112,6 +115,19 @@ impl Service {
                 destination_port: self.key.port,
                 ..packet
             },
+        }
+    }
+}
+
+impl Service {
+    /// The flow of this service that the flow table knows by `key`, as far as hashes of it go.
+    #[inline(always)]
+    pub const fn flow_of(&self, key: FlowKey) -> Flow {
+        Flow {
+            source: key.source,
+            source_port: key.source_port,
+            destination: self.key.address,
+            destination_port: self.key.port,
         }
     }
 }

@@ -118,8 +118,7 @@ pub fn owner(service: &Service, ring: u64, place: u64, key: u64, packet: Packet)
     }
 
     let owner = slot & !MOVED;
-    let before =
-        if slot & MOVED == 0 { owner } else { old_owner(RingRef::unpack(ring), hash).unwrap_or(owner) };
+    let before = if slot & MOVED == 0 { owner } else { old_owner(service, ring, key, hash).unwrap_or(owner) };
     let without_memory = if before != owner && takes(state(service, before), false) { before } else { owner };
     if packet == Packet::About {
         return without_memory.into();
@@ -207,11 +206,21 @@ fn state(service: &Service, index: u16) -> u8 {
 
 /// None where the ring has no old owners any more.
 #[inline(always)]
-fn old_owner(ring: RingRef, hash: u32) -> Option<u16> {
+fn old_owner(service: &Service, ring: u64, key: u64, hash: u32) -> Option<u16> {
+    let ring = RingRef::unpack(ring);
     let header = ring.chunk.wrapping_add(ring.length.div_ceil(RING_CHUNK as u32));
     // SAFETY: an element of the map. lvsd clears the length with one aligned store.
     let length = unsafe { RINGS.get_ptr(header)?.cast::<u32>().read_volatile() };
-    if length == 0 { None } else { schedule::owner(header + 1, hash, length) }
+    if length == 0 {
+        return None;
+    }
+    let hash = if service.old_hash == service.hash {
+        hash
+    } else {
+        let key = FlowKey::unpack(key);
+        service.flow_of(key).hash(service.old_hash)
+    };
+    schedule::owner(header + 1, hash, length)
 }
 
 /// Two CPUs in the same instant may both be given one turn: an addition that tells the sum needs Linux 5.12.

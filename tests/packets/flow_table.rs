@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use lvs_ebpf_common::{
     Turn,
+    flow::{self, Flow},
     flow_table::{Entry, FlowKey, FlowSet, Phase, WAYS},
     maps::{MOVED, NOBODY},
 };
@@ -99,6 +100,22 @@ fn on_a_moved_slot_new_flows_go_to_the_new_owner_and_older_ones_to_the_old() {
     // Once moved slots have no old owner, a flow without entry is a new one's.
     site.ring(2, Some(None));
     assert_eq!([site.send(from(1), ACK), site.send(from(3), ACK)], [1, 2]);
+}
+
+#[test]
+fn after_a_change_of_the_scheduler_older_flows_are_where_its_hash_had_placed_them() {
+    let Some(mut site) = Site::new() else { return };
+    let ring = site.0.ring(64, &[3 | MOVED]);
+    site.0.ring(65, &[4, 0]);
+    site.0.ring(66, &[0, 1, 2, 3]);
+    let (hash, old_hash) = (Service::HASH_CONNECTION, Service::HASH_SOURCE_PORT);
+    site.0.service(Service { id: ID, hash, old_hash, ..of(key(VIP, WEB, TCP), ring) });
+    for port in 1..30_u16 {
+        let flow =
+            Flow { source: be(CLIENT), source_port: port.to_be(), destination: 0, destination_port: 0 };
+        let before = flow::slot(flow.hash(old_hash), 4) as u8;
+        assert_eq!([site.send(from(port), ACK), site.send(from(port + 1000), SYN)], [before, 3], "{port}");
+    }
 }
 
 #[test]

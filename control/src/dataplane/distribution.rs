@@ -45,7 +45,7 @@ fn members() -> Vec<Member> {
 }
 
 /// What of the flows each real server gets.
-fn hashed(kind: u16, flow: impl Fn(u32) -> Flow) -> [u32; 4] {
+fn hashed(kind: u8, flow: impl Fn(u32) -> Flow) -> [u32; 4] {
     let ring = maglev::ring(&members(), maglev::length(WEIGHTS.len()));
     let mut counts = [0; 4];
     for number in 0..FLOWS {

@@ -63,7 +63,7 @@ pub struct Endpoint {
 pub struct DesiredService {
     pub key: Endpoint,
     /// One of `Service::HASH_*`.
-    pub hash: u16,
+    pub hash: u8,
     pub persistence: Option<Persistence>,
     /// By which QUIC connections find their real server.
     pub connection_ids: Option<ConnectionIds>,
@@ -237,7 +237,9 @@ struct Pool {
     id: u16,
     base: u32,
     len: u32,
-    hash: u16,
+    hash: u8,
+    /// `Service::old_hash`
+    old_hash: u8,
     /// As read from the maps it has no timeout yet; the first plan knows it.
     persistence: Option<Persistence>,
     /// A packed [`ConnectionIds`].
@@ -339,9 +341,12 @@ impl Tables {
         for service in live {
             let place = RingRef::unpack(service.ring);
             let end = source.room().chunks;
-            let Some(ring) = Ring::read(place, end, |chunk| source.chunk(chunk), now) else {
+            let Some(mut ring) = Ring::read(place, end, |chunk| source.chunk(chunk), now) else {
                 continue;
             };
+            if service.old_hash != service.hash {
+                ring.had_another_hash();
+            }
             let Some(key) = Endpoint::of(&service, source) else { continue };
             let chunks = (place.chunk, ring.chunks().len() as u32);
             if !tables.take(&service, chunks) {
@@ -352,6 +357,7 @@ impl Tables {
                 base: service.reals_base,
                 len: service.reals_len,
                 hash: service.hash,
+                old_hash: service.old_hash,
                 persistence: service
                     .persistence
                     .checked_sub(1)

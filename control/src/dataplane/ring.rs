@@ -16,6 +16,8 @@ pub struct Ring {
     old: Vec<u16>,
     /// When each moved slot did, in seconds; 0 of an unmoved one. Empty while none has moved. Not in the map.
     since: Vec<u32>,
+    /// The old owners are found by another hash than the slots: no slot is any old one's. Not in the map.
+    has_another_hash: bool,
 }
 
 impl Ring {
@@ -77,6 +79,29 @@ impl Ring {
         next
     }
 
+    /// The ring once flows find these owners by another hash: each may be on any slot. The old owners stay those of before the
+    /// first of several changes, since all flows that began later have entries.
+    pub fn rehashed_to(&self, owners: &[u16], now: Duration) -> Self {
+        if self.slots.is_empty() {
+            return Self::new(owners.to_vec());
+        }
+        let mut next = Self { slots: owners.to_vec(), has_another_hash: true, ..self.clone() };
+        if next.old.is_empty() {
+            next.old = self.slots.iter().map(|slot| slot & !MOVED).collect();
+        }
+        next.doubt_all(now);
+        next
+    }
+
+    pub fn has_another_hash(&self) -> bool {
+        self.has_another_hash
+    }
+
+    /// Of a ring as it was read.
+    pub fn had_another_hash(&mut self) {
+        self.has_another_hash = !self.old.is_empty();
+    }
+
     /// Rings of different lengths share the hashes, not the slots: moved is what has another owner for any of them.
     fn overlapped_by(&self, owners: &[u16]) -> Vec<u16> {
         let (before, after) = (self.slots.len() as u64, owners.len() as u64);
@@ -90,13 +115,18 @@ impl Ring {
     }
 
     fn has_own_old_owners(&self) -> bool {
-        self.old.is_empty() || self.old.len() == self.slots.len()
+        self.old.is_empty() || !self.has_another_hash && self.old.len() == self.slots.len()
     }
 
     fn forget_unmoved(&mut self) {
         if self.slots.iter().all(|slot| slot & MOVED == 0) {
-            (self.old, self.since) = (Vec::new(), Vec::new());
+            self.since = Vec::new();
+            self.forget_old();
         }
+    }
+
+    fn forget_old(&mut self) {
+        (self.old, self.has_another_hash) = (Vec::new(), false);
     }
 
     /// Makes every packet ask the flow table.
@@ -119,7 +149,7 @@ impl Ring {
             if self.since.iter().any(|since| !is_due(*since)) {
                 return;
             }
-            self.old = Vec::new();
+            self.forget_old();
         }
         let mut dissents = vec![false; self.slots.len()];
         for slot in dissent {
@@ -139,7 +169,7 @@ impl Ring {
             }
         }
         if is_past {
-            self.old = Vec::new();
+            self.forget_old();
         }
         self.forget_unmoved();
     }
@@ -267,6 +297,19 @@ mod tests {
         assert!(ring.has_moved());
         ring.settle(at(910), T, &[]);
         assert_eq!((&ring.slots[..], ring.old.len()), (&[4, 1, 2, 3][..], 0));
+    }
+
+    #[test]
+    fn by_another_hash_all_slots_have_moved_and_the_old_owners_are_those_of_before_the_first_one() {
+        let mut ring = Ring::new(vec![1, 2]).moved_to(&[1, 3], at(0)).rehashed_to(&[1, 3], at(10));
+        assert_eq!((&ring.slots[..], &ring.old[..]), (&[1 | MOVED, 3 | MOVED][..], &[1, 2][..]));
+        ring = ring.moved_to(&[1, 4], at(20));
+        assert_eq!((&ring.slots[..], &ring.old[..]), (&[1 | MOVED, 4 | MOVED][..], &[1, 2][..]));
+        ring.settle(at(919), T, &[]);
+        assert!(ring.has_another_hash());
+        ring.settle(at(920), T, &[1]);
+        assert_eq!((&ring.slots[..], ring.old.len()), (&[1, 4 | MOVED][..], 0));
+        assert!(!ring.has_another_hash());
     }
 
     #[test]

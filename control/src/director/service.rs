@@ -261,7 +261,7 @@ fn protocol(service: &VirtualServer) -> &'static str {
     }
 }
 
-fn hash(service: &VirtualServer) -> u16 {
+fn hash(service: &VirtualServer) -> u8 {
     match service.scheduler {
         Scheduler::Mh | Scheduler::Sh if service.hash_port => Service::HASH_SOURCE_PORT,
         Scheduler::Mh | Scheduler::Sh => Service::HASH_SOURCE,

@@ -62,6 +62,8 @@ impl Tables {
         steps.rebuild |= (pool.hash, pool.takers, pool.connection_ids)
             != (desired.hash, takers, connection_ids)
             || prefix_len(pool.persistence) != prefix_len(desired.persistence);
+        let before = pool.hash;
+        let is_rehashed = before != desired.hash;
         (pool.hash, pool.takers, pool.persistence) = (desired.hash, takers, desired.persistence);
         pool.connection_ids = connection_ids;
 
@@ -69,7 +71,12 @@ impl Tables {
         let doubted = remembered && !pool.remembers() && !desired.one_packet;
         let is_past = desired.one_packet && pool.ring.has_moved();
         let made_of = (members, desired.turns);
-        if pool.made_of.as_ref() == Some(&made_of) && pool.ring.len() == length && !doubted && !is_past {
+        if pool.made_of.as_ref() == Some(&made_of)
+            && pool.ring.len() == length
+            && !doubted
+            && !is_past
+            && !is_rehashed
+        {
             return Ok(draft);
         }
         self.draft_turns(pool, &made_of, steps)?;
@@ -84,9 +91,13 @@ impl Tables {
         let mut ring = Ring::clone(&pool.ring);
         if desired.one_packet {
             ring = Ring::new(owners);
-        } else if !ring.is_owned_as(&owners) {
+        } else if is_rehashed || !ring.is_owned_as(&owners) {
             pool.used |= source.has_forwarded(pool.range());
-            ring = if pool.used { ring.moved_to(&owners, now) } else { Ring::new(owners) };
+            ring = match pool.used {
+                false => Ring::new(owners),
+                true if is_rehashed => ring.rehashed_to(&owners, now),
+                true => ring.moved_to(&owners, now),
+            };
         }
         if doubted {
             ring.doubt_all(now);
@@ -94,8 +105,17 @@ impl Tables {
         if ring != *pool.ring {
             steps.freed.chunks.push((pool.chunk, pool.ring_chunks()));
             pool.chunk = self.write_slots(ring.chunks(), length, steps)?;
+            let old_hash = match (ring.has_another_hash(), pool.ring.has_another_hash()) {
+                (false, _) => pool.hash,
+                (true, false) => before,
+                (true, true) => pool.old_hash,
+            };
+            // Its old owners must not be looked for by the hash of others: it comes with the whole table.
+            let comes_alone = (before, pool.old_hash) == (pool.hash, old_hash);
+            steps.rebuild |= !comes_alone;
+            pool.old_hash = old_hash;
             pool.ring = Arc::new(ring);
-            draft.flips = true;
+            draft.flips = comes_alone;
         }
         Ok(draft)
     }
@@ -111,6 +131,7 @@ impl Tables {
             base: 0,
             len: 0,
             hash: desired.hash,
+            old_hash: desired.hash,
             persistence: desired.persistence,
             connection_ids: 0,
             server_ids: ServerIds::default(),

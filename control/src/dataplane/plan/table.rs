@@ -77,6 +77,7 @@ impl Pool {
             reals_base: self.base,
             reals_len: self.len,
             hash: self.hash,
+            old_hash: self.old_hash,
             persistence: self.persistence.map_or(0, |it| it.prefix_len.saturating_add(1)),
             connection_ids: self.connection_ids,
             id: self.id,

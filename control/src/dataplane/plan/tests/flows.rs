@@ -110,7 +110,9 @@ impl Site {
         let owner = slot & !MOVED;
         let header = ring.chunk + ring.length.div_ceil(maps::RING_CHUNK as u32);
         let old = match u32::from(self.maps.chunk(header)[0]) {
-            length if slot & MOVED != 0 && length > 0 => self.maps.slot(header + 1, hash, length),
+            length if slot & MOVED != 0 && length > 0 => {
+                self.maps.slot(header + 1, flow.hash(service.old_hash), length)
+            }
             _ => owner,
         };
         if is_lost(known.unwrap_or(if slot & MOVED != 0 && old != owner { old } else { NOBODY })) {
@@ -329,6 +331,47 @@ fn a_scheduler_without_memory_inherits_the_flows_of_one_with() {
     site.open(1000..1600);
     site.reach(&web(&[real(1, 1), real(2, 1)]));
     site.everybody_sends();
+}
+
+#[test]
+fn a_scheduler_that_hashes_otherwise_inherits_the_flows_of_those_before() {
+    let by = |hash, turns, last| {
+        let mut desired = web(&(1..=last).map(|last| real(last, 1)).collect::<Vec<_>>());
+        (desired.services[0].hash, desired.services[0].turns) = (hash, turns);
+        desired
+    };
+    let (mh, wlc) = (Service::HASH_SOURCE_PORT, Some(Turns::WeightedLeastConnections));
+    let changes = [
+        by(Service::HASH_CONNECTION, wlc, 3),
+        by(Service::HASH_CONNECTION, wlc, 4),
+        by(mh, None, 4),
+        // Rings of other lengths.
+        by(mh, None, 12),
+        by(Service::HASH_CONNECTION, None, 12),
+    ];
+    for restarts in [false, true] {
+        let mut site = Site::new(&by(mh, None, 3));
+        let mut port = 1000;
+        for change in &changes {
+            site.open(port..port + 200);
+            port += 200;
+            if restarts {
+                site.tables = site.maps.tables();
+            }
+            site.reach(change);
+            site.everybody_sends();
+            site.now += 300 * SECOND;
+            site.settle();
+        }
+        // When nobody needs the past any more, moves are as ever.
+        site.clients.clear();
+        site.now += 901 * SECOND;
+        site.settle();
+        assert!(!site.tables.pools[&WEB].ring.has_moved());
+        site.open(5000..5600);
+        site.reach(&by(Service::HASH_CONNECTION, None, 11));
+        site.everybody_sends();
+    }
 }
 
 #[test]
