@@ -72,6 +72,7 @@ fn real(number: u8, ifindex: u32) -> Real {
         source_mac: DIRECTOR_MAC,
         ifindex,
         address: v4(Ipv4Addr::new(10, 0, 1, number)),
+        mtu: 1500,
         ..Real::default()
     }
 }
@@ -347,6 +348,28 @@ fn direct_routing_changes_nothing_but_the_macs() {
     assert_eq!(director.run(&frame), verdict(Outcome::Forwarded, Action::Tx, routed(&frame, 1)));
     let frame = udp(VIP, DNS);
     assert_eq!(director.run(&frame), verdict(Outcome::Redirected, Action::Redirect, routed(&frame, 2)));
+}
+
+#[test]
+fn what_is_too_long_for_another_interface_is_told_its_sender_and_not_counted_as_sent() {
+    let Some(mut director) = director() else { return };
+    director.real(10, Real { mtu: 1000, ..real(1, 77) });
+    let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1000 };
+    let long = web_of(1001, true);
+    let answer = nat::told(&long, VIP, etherparse::Icmpv4Type::DestinationUnreachable(kind), 68);
+    assert_eq!(director.run(&long), verdict(Outcome::FragmentationNeeded, Action::Tx, answer));
+    let may_be_cut = web_of(1001, false);
+    assert_eq!(director.run(&may_be_cut), verdict(Outcome::TooBig, Action::Drop, may_be_cut.clone()));
+    director.real(10, Real { mtu: 1280, ..real(1, 77) });
+    for (length, outcome) in [(1281, Outcome::FragmentationNeeded), (1280, Outcome::Redirected)] {
+        assert_eq!(director.run(&services6::web_of(length)).outcome, outcome);
+    }
+    director.real(10, Real { mtu: 1000, ..real(1, 77) });
+    assert_eq!(director.counter(10).packets, 1);
+    assert_eq!(director.run(&web_of(1000, true)).outcome, Outcome::Redirected);
+    // Of the same link all hosts have the same bound.
+    director.real(10, Real { mtu: 1000, ..real(1, INGRESS) });
+    assert_eq!(director.run(&long).outcome, Outcome::Forwarded);
 }
 
 #[test]

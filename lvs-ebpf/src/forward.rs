@@ -15,7 +15,7 @@ use crate::{
     ipv6::Ipv6,
     maps::{REAL_COUNTERS, REALS},
     packet::Packet,
-    parse::Ipv4,
+    parse::{Ethernet, Ipv4},
     veth,
 };
 
@@ -26,6 +26,9 @@ pub fn to_real<const TAGGED: bool>(
     frame: Packet,
     real: (u32, &Real),
 ) -> Result<Outcome, Outcome> {
+    if !TAGGED && is_too_long(ctx, frame, real.1) {
+        return Err(refuse(ctx, real.1));
+    }
     send::<Ipv4>(ctx, frame, real, true, |real| match real.method {
         Real::NAT | Real::NAT_SHARED if !TAGGED => nat::to_real(ctx, real),
         _ => tunnel::enter(ctx, real),
@@ -43,10 +46,18 @@ pub fn to_real6(
     send::<Ipv6>(ctx, frame, real, has_checksum, |_| Err(Outcome::BadTable))
 }
 
-/// A real server of IPv6 services that is not reached by direct routing.
+/// What is too long for another interface the kernel would drop, after all was counted.
 #[inline(always)]
-pub fn is_elsewhere(real: &Real) -> bool {
-    matches!(real.method, Real::IPIP | Real::GUE | Real::GRE)
+fn is_too_long(ctx: &XdpContext, frame: Packet, real: &Real) -> bool {
+    real.ifindex != ctx.ingress_ifindex() as u32
+        && real.method == Real::DIRECT
+        && frame.len() > Ethernet::LEN + usize::from(real.mtu)
+}
+
+/// A real server of IPv6 services that is not reached by direct routing, or not by so long a packet.
+#[inline(always)]
+pub fn is_elsewhere(ctx: &XdpContext, frame: Packet, real: &Real) -> bool {
+    matches!(real.method, Real::IPIP | Real::GUE | Real::GRE) || is_too_long(ctx, frame, real)
 }
 
 /// To one that [`is_elsewhere`]; `index` is its place in `REALS`. A function of its own, so that the ways there are not below
@@ -61,6 +72,9 @@ pub fn to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Outcome {
 fn try_to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Result<Outcome, Outcome> {
     let frame = Packet::of_context(ctx);
     let real = REALS.get(index).ok_or(Outcome::BadTable)?;
+    if is_too_long(ctx, frame, real) {
+        return Err(refusal::too_big6(ctx, real.mtu));
+    }
     send::<Ipv6>(ctx, frame, (index, real), true, |real| match tunnel::enter6(ctx, real) {
         Err(Outcome::TooBig) => Err(refusal::too_big6(ctx, tunnel::limit(real).ok_or(Outcome::BadTable)?)),
         entered => entered,
@@ -119,6 +133,25 @@ fn send<I: Ip>(
         xdp_action::XDP_REDIRECT => Ok(Outcome::Redirected),
         _ => Err(Outcome::BadTable),
     }
+}
+
+/// Tells its sender how long a packet to `real` may be, or nothing. A function of its own: a rare one.
+#[inline(never)]
+fn refuse(ctx: &XdpContext, real: &Real) -> Outcome {
+    let (Ok(outcome) | Err(outcome)) = try_refuse(ctx, real);
+    outcome
+}
+
+#[inline(always)]
+fn try_refuse(ctx: &XdpContext, real: &Real) -> Result<Outcome, Outcome> {
+    let frame = Packet::of_context(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
+    let ip = Ipv4::parse(frame)?;
+    if ip.total_len() <= real.mtu {
+        // Longer by no more than what is behind the packet.
+        return Err(Outcome::TooBig);
+    }
+    Ok(refusal::too_big(ctx, ethernet, &ip, real.mtu, ip.header.destination))
 }
 
 /// The two MACs as they stand in a frame, in three words instead of twelve bytes.

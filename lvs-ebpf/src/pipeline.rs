@@ -139,7 +139,7 @@ fn balance_v6(ctx: &XdpContext) -> Found {
             _ if !ip.is_first_fragment() => balance(ctx, Table::live(), ip, NO_NAT)?,
             _ => return Err(Outcome::NotOurs),
         };
-        if forward::is_elsewhere(real.1) {
+        if forward::is_elsewhere(ctx, frame, real.1) {
             return Ok(Found::at(real.0));
         }
         forward::to_real6(ctx, frame, real, true).map(Found::of)
@@ -159,7 +159,7 @@ fn follow_v6(ctx: &XdpContext) -> Found {
             return Ok(Found::OTHER);
         }
         let real = follow(ctx, Table::live(), icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
-        if forward::is_elsewhere(real.1) {
+        if forward::is_elsewhere(ctx, frame, real.1) {
             return Ok(Found::at(real.0));
         }
         forward::to_real6(ctx, frame, real, false).map(Found::of)

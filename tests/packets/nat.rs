@@ -334,7 +334,7 @@ fn a_frame_for_another_hosts_mac_is_not_translated() {
 }
 
 /// What the sender of `frame` is told.
-fn told(frame: &[u8], from: Ipv4Addr, kind: Icmpv4Type, excerpt: usize) -> Vec<u8> {
+pub fn told(frame: &[u8], from: Ipv4Addr, kind: Icmpv4Type, excerpt: usize) -> Vec<u8> {
     let to = Ipv4Addr::new(frame[26], frame[27], frame[28], frame[29]);
     let mut header = etherparse::Ipv4Header::new(0, 64, IpNumber::ICMP, from.octets(), to.octets()).unwrap();
     header.dscp = IpDscp::try_new(0xc0 >> 2).unwrap();

@@ -78,6 +78,13 @@ pub fn tcp6(destination: Ipv6Addr, port: u16) -> Vec<u8> {
     write_tcp(to(destination), 40_000, port)
 }
 
+/// To the web service, as a packet of `length` bytes.
+pub fn web_of(length: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    to(VIP6).tcp(40_000, WEB, 1, 64_000).write(&mut frame, &vec![7; length - 60]).unwrap();
+    frame
+}
+
 pub fn udp6(destination: Ipv6Addr, port: u16) -> Vec<u8> {
     write_udp(to(destination), port)
 }
