@@ -109,6 +109,7 @@ fn master(mut director: Director) -> Director {
         ipv6::VIP6,
         Vip { lease: LEASE, ifindex: INGRESS, mac: DIRECTOR_MAC, answers: DIRECTOR_MAC, ..Vip::default() },
     );
+    director.interface(INGRESS, DIRECTOR_MAC);
     director.lease(HELD);
     director.real(10, real(1, INGRESS));
     director.real(20, real(2, 77));
@@ -180,6 +181,7 @@ fn cases() -> Vec<Case> {
         (NotOurs, nothing, stub(IpNumber::ICMP, &[8, 0, 0, 0])),
         (BadIpHeader, nothing, patched(tcp(VIP, WEB), 12, &[0x86, 0xdd])),
         (OtherHost, nothing, with_destination(tcp(VIP, WEB), OTHER_MAC)),
+        (OtherHost, nothing, with_destination(udp(VIP, DNS), OTHER_MAC)),
         (OtherHost, nothing, with_destination(ping(VIP), OTHER_MAC)),
         (OtherHost, nothing, with_destination(who_has(VIP), OTHER_MAC)),
         (TruncatedHeader, nothing, tcp(VIP, WEB)[..33].to_vec()),

@@ -16,8 +16,8 @@ use aya::{
     programs::{ProgramError, Xdp},
 };
 use lvs_ebpf_common::{
-    Address, ById, Counter, Outcome, Real, Reply, RingRef, ServerId, Service, ServiceKey, TableRef, Turn,
-    Vip, Wanted, maps,
+    Address, ById, Counter, Interface, Outcome, Real, Reply, RingRef, ServerId, Service, ServiceKey,
+    TableRef, Turn, Vip, Wanted, maps,
 };
 use nix::libc;
 
@@ -133,6 +133,7 @@ struct Maps {
     reals: Mapped<Real>,
     turns: Mapped<Turn>,
     vips: Vips,
+    interfaces: Mapped<Interface>,
     replies: BpfHash<MapData, ServiceKey, Reply>,
     server_ids: BpfHash<MapData, ServerId, u32>,
     real_counters: PerCpuArray<MapData, Counter>,
@@ -188,6 +189,7 @@ impl Dataplane {
                 v4: BpfHash::try_from(take(&mut ebpf, maps::VIPS)?).map_err(load_error)?,
                 v6: BpfHash::try_from(take(&mut ebpf, maps::VIPS6)?).map_err(load_error)?,
             },
+            interfaces: mapped(&mut ebpf, maps::INTERFACES)?,
             replies: BpfHash::try_from(take(&mut ebpf, maps::REPLIES)?).map_err(load_error)?,
             server_ids: BpfHash::try_from(take(&mut ebpf, maps::SERVER_IDS)?).map_err(load_error)?,
             real_counters: PerCpuArray::try_from(take(&mut ebpf, maps::REAL_COUNTERS)?)
@@ -474,6 +476,7 @@ impl Maps {
             Write::Table(table) => self.table.word(0, 0).store(table.pack(), Ordering::Release),
             Write::Vip { address, vip } => self.vips.insert(*address, vip)?,
             Write::VipGone { address } => gone(self.vips.remove(*address))?,
+            Write::Interface { slot, interface } => self.interfaces.write(*slot, interface),
             Write::Reply { key, reply } => self.replies.insert(key, reply, 0)?,
             Write::ReplyGone { key } => gone(self.replies.remove(key))?,
             Write::ServerId { key, index } => self.server_ids.insert(key, index, 0)?,
@@ -547,6 +550,10 @@ impl Source for Maps {
 
     fn server_ids(&self) -> HashMap<ServerId, u32> {
         self.server_ids.iter().flatten().collect()
+    }
+
+    fn interface(&self, slot: u32) -> Interface {
+        self.interfaces.read(slot)
     }
 
     fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool {

@@ -2,6 +2,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::maps::INTERFACE_SLOTS;
+
 /// One VRRP instance's permission to answer, an element of `LEASES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -50,6 +52,24 @@ impl Vip {
     pub const TAGGED: u8 = 4;
 }
 
+/// An interface that has virtual addresses, an element of `INTERFACES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Interface {
+    /// 0 = the element is free.
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+    pub _pad: [u8; 6],
+}
+
+impl Interface {
+    /// Its element. Two interfaces that share one have none.
+    #[inline(always)]
+    pub const fn slot(ifindex: u32) -> u32 {
+        ifindex % INTERFACE_SLOTS
+    }
+}
+
 /// RFC 9568 7.3.
 pub const fn virtual_mac(over_ipv6: bool, vrid: u8) -> [u8; 6] {
     [0, 0, 0x5e, 0, 1 + over_ipv6 as u8, vrid]
@@ -63,7 +83,7 @@ pub const fn virtual_mac_key(ifindex: u32, family: u8, vrid: u8) -> [u8; 16] {
     [0xff, 0, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, family, vrid]
 }
 
-const _: () = assert!(size_of::<Lease>() == 24 && size_of::<Vip>() == 24);
+const _: () = assert!(size_of::<Lease>() == 24 && size_of::<Vip>() == 24 && size_of::<Interface>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -71,4 +91,6 @@ mod pod {
     unsafe impl aya::Pod for super::Lease {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Vip {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Interface {}
 }

@@ -15,7 +15,7 @@ pub mod service;
 
 pub use address::Address;
 pub use claim::Claim;
-pub use lease::{Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
+pub use lease::{Interface, Lease, LeaseOwner, Vip, virtual_mac, virtual_mac_key};
 pub use nat::{Face, LastHop, NatFlow, Reply, Wanted};
 pub use outcome::Outcome;
 pub use quic::{ById, ConnectionIds, ServerId};

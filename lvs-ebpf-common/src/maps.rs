@@ -42,6 +42,8 @@ pub const LEASES: &str = "LEASES";
 pub const VIPS: &str = "VIPS";
 /// Hash of IPv6 address (16 bytes) to [`crate::Vip`]; and of [`crate::virtual_mac_key`], for frames to that MAC.
 pub const VIPS6: &str = "VIPS6";
+/// Array of [`crate::Interface`].
+pub const INTERFACES: &str = "INTERFACES";
 /// CPU map of one element, the first CPU: by it veth devices give the kernel what has got another MAC. They judge whom a
 /// frame is for before the program runs, and only one that is built anew is judged again.
 pub const TO_KERNEL: &str = "TO_KERNEL";
@@ -89,6 +91,8 @@ pub const CLIENT_SLOTS: u32 = 1 << 16;
 pub const WANTED_SLOTS: u32 = 64;
 /// VRRP instances that one node can run.
 pub const LEASE_SLOTS: u32 = 4096;
+/// Elements of [`INTERFACES`].
+pub const INTERFACE_SLOTS: u32 = 256;
 /// Virtual addresses of one family that one node can answer for.
 pub const VIP_SLOTS: u32 = 16384;
 

@@ -10,7 +10,7 @@ use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext
 use lvs_ebpf_common::{Outcome, Real};
 
 use crate::{
-    event,
+    event, interface,
     ip::Ip,
     ipv6::Ipv6,
     maps::{REAL_COUNTERS, REALS},
@@ -26,7 +26,7 @@ pub fn to_real<const TAGGED: bool>(
     frame: Packet,
     real: (u32, &Real),
 ) -> Result<Outcome, Outcome> {
-    if !TAGGED && is_too_long(ctx, frame, real.1) {
+    if !TAGGED && is_too_long(ctx, frame, real.1) && interface::is_addressed(ctx) {
         return Err(refuse(ctx, real.1));
     }
     send::<Ipv4>(ctx, frame, real, true, |real| match real.method {
@@ -72,7 +72,7 @@ pub fn to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Outcome {
 fn try_to_real_elsewhere6(ctx: &XdpContext, index: u32) -> Result<Outcome, Outcome> {
     let frame = Packet::of_context(ctx);
     let real = REALS.get(index).ok_or(Outcome::BadTable)?;
-    if is_too_long(ctx, frame, real) {
+    if is_too_long(ctx, frame, real) && interface::is_addressed(ctx) {
         return Err(refusal::too_big6(ctx, real.mtu));
     }
     send::<Ipv6>(ctx, frame, (index, real), true, |real| match tunnel::enter6(ctx, real) {
@@ -107,7 +107,12 @@ fn send<I: Ip>(
     // A switch floods what it has no port for, our own frames to a real server included. Were they taken up
     // again here, two directors would send them to and fro for ever.
     let [to, rest, _]: [u32; 3] = frame.read(0).ok_or(Outcome::TruncatedHeader)?;
-    if same_interface && first_mac([to, rest]) != second_mac([both, source]) {
+    let is_addressed = if same_interface {
+        first_mac([to, rest]) == second_mac([both, source])
+    } else {
+        interface::is_addressed(ctx)
+    };
+    if !is_addressed {
         return Err(Outcome::OtherHost);
     }
     if has_checksum {

@@ -13,6 +13,7 @@ mod fragment;
 mod icmp;
 mod icmp_error;
 mod icmpv6;
+mod interface;
 mod ip;
 mod ipv6;
 pub mod maps;

@@ -6,12 +6,12 @@ use aya_ebpf::{
     maps::{Array, CpuMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use lvs_ebpf_common::{
-    Address, ById, Counter, Face, LastHop, Lease, NatFlow, Outcome, Real, Reply, ServerId, Service,
-    ServiceKey, Turn, Vip, Wanted,
+    Address, ById, Counter, Face, Interface, LastHop, Lease, NatFlow, Outcome, Real, Reply, ServerId,
+    Service, ServiceKey, Turn, Vip, Wanted,
     flow_table::{FlowSet, SETS},
     maps::{
-        CLIENT_SLOTS, LEASE_SLOTS, NAT_FLOW_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk, SERVICE_IDS,
-        SERVICE_SLOTS, VIP_SLOTS, WANTED_SLOTS,
+        CLIENT_SLOTS, INTERFACE_SLOTS, LEASE_SLOTS, NAT_FLOW_SLOTS, REAL_SLOTS, RING_CHUNKS, RingChunk,
+        SERVICE_IDS, SERVICE_SLOTS, VIP_SLOTS, WANTED_SLOTS,
     },
 };
 
@@ -41,6 +41,8 @@ pub static LEASES: Array<Lease> = Array::with_max_entries(LEASE_SLOTS, BPF_F_MMA
 pub static VIPS: HashMap<u32, Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
 #[map]
 pub static VIPS6: HashMap<[u8; 16], Vip> = HashMap::with_max_entries(VIP_SLOTS, 0);
+#[map]
+pub static INTERFACES: Array<Interface> = Array::with_max_entries(INTERFACE_SLOTS, BPF_F_MMAPABLE);
 #[map]
 pub static TO_KERNEL: CpuMap = CpuMap::with_max_entries(1, 0);
 /// Whether this CPU's frame came for a virtual MAC; of no use to userspace.

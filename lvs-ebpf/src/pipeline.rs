@@ -5,7 +5,7 @@ use lvs_ebpf_common::{Outcome, Real};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
-    arp, flow_table, forward, icmp, icmp_error, icmpv6,
+    arp, flow_table, forward, icmp, icmp_error, icmpv6, interface,
     ip::Ip,
     ipv6::Ipv6,
     maps::REALS,
@@ -217,8 +217,10 @@ fn balance<I: Ip>(
         quic::named(service, ip)
     };
     let packet = || match ip.protocol() {
-        TCP => flow_table::Packet::tcp(tcp_flags(ip)),
-        _ => flow_table::Packet::Udp,
+        // It would take a turn, and leave a trace.
+        _ if !interface::is_addressed(ctx) => Err(Outcome::OtherHost),
+        TCP => Ok(flow_table::Packet::tcp(tcp_flags(ip))),
+        _ => Ok(flow_table::Packet::Udp),
     };
     let (index, real) = match schedule::pick(service, ip.flow(service, ports), packet, named) {
         Err(Outcome::ConnectionReset) => return Err(I::reset(ctx)),

@@ -10,8 +10,8 @@ use aya::{
 };
 use control::dataplane::OBJECT;
 use lvs_ebpf_common::{
-    Address, AddressFilter, ById, Claim, Counter, Lease, Outcome, Real, Reply, RingRef, ServerId, Service,
-    ServiceKey, TableRef, Turn, Vip, Wanted,
+    Address, AddressFilter, ById, Claim, Counter, Interface, Lease, Outcome, Real, Reply, RingRef, ServerId,
+    Service, ServiceKey, TableRef, Turn, Vip, Wanted,
     flow_table::FlowSet,
     maps::{self, RING_CHUNK, RingChunk, SERVICE_SLOTS},
 };
@@ -125,6 +125,11 @@ impl Director {
     pub fn flow_sets(&self) -> Vec<FlowSet> {
         let map = Array::<_, FlowSet>::try_from(self.ebpf.map(maps::FLOWS).unwrap()).unwrap();
         map.iter().map(Result::unwrap).collect()
+    }
+
+    pub fn interface(&mut self, ifindex: u32, mac: [u8; 6]) {
+        let interface = Interface { ifindex, mac, ..Interface::default() };
+        self.array(maps::INTERFACES).set(Interface::slot(ifindex), interface, 0).unwrap();
     }
 
     pub fn vip(&mut self, address: Ipv4Addr, vip: Vip) {

@@ -32,7 +32,7 @@ impl Site {
     }
 
     fn serve(&mut self, rest: Service) {
-        let ring = RingRef { chunk: 64, length: 1 };
+        let ring = site_ring();
         for key in [key(VIP, WEB, TCP), key(VIP, DNS, UDP)] {
             let number = if key.protocol == TCP { ID } else { ID + 1 };
             let Service { takes_turns, persistence, .. } = rest;
@@ -100,6 +100,27 @@ fn on_a_moved_slot_new_flows_go_to_the_new_owner_and_older_ones_to_the_old() {
     // Once moved slots have no old owner, a flow without entry is a new one's.
     site.ring(2, Some(None));
     assert_eq!([site.send(from(1), ACK), site.send(from(3), ACK)], [1, 2]);
+}
+
+#[test]
+fn what_a_switch_floods_takes_no_turn_and_leaves_no_trace() {
+    let Some(mut site) = Site::new() else { return };
+    let sequence = site.0.ring(70, &[1, 2, 3]);
+    site.0.turn(ID, Turn { sequence: sequence.pack(), taken: 0 });
+    site.serve(Service { takes_turns: Service::EVERY_TURN, ..Service::default() });
+    let flooded = with_destination(patched(tcp_from(1, VIP, WEB), 47, &[SYN]), OTHER_MAC);
+    assert_eq!(site.0.run(&flooded), verdict(Outcome::OtherHost, Action::Pass, flooded.clone()));
+    assert!(site.sets().values().all(|set| *set == FlowSet::default()));
+    assert_eq!([site.send(from(2), SYN), site.send(from(3), SYN)], [1, 2]);
+    // Nor is its sender told anything.
+    site.0.real(10, Real { mtu: 100, ..real(1, 77) });
+    site.0.service(service(key(VIP, WEB, TCP), site_ring(), 10..11));
+    let long = with_destination(web_of(1000, true), OTHER_MAC);
+    assert_eq!(site.0.run(&long).outcome, Outcome::OtherHost);
+}
+
+fn site_ring() -> RingRef {
+    RingRef { chunk: 64, length: 1 }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use nix::{
 };
 
 /// The maps that are pinned; the log ring is not, each program has its own.
-pub const PINNED: [&str; 19] = [
+pub const PINNED: [&str; 20] = [
     maps::TABLE,
     maps::SERVICES,
     maps::ADDRESSES,
@@ -39,6 +39,7 @@ pub const PINNED: [&str; 19] = [
     maps::LEASES,
     maps::VIPS,
     maps::VIPS6,
+    maps::INTERFACES,
     maps::REPLIES,
     maps::SERVER_IDS,
     maps::BY_ID,

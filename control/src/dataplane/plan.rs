@@ -15,8 +15,8 @@ use std::{
 };
 
 use lvs_ebpf_common::{
-    Address, AddressFilter, ConnectionIds, Real, Reply, RingRef, ServerId, Service, ServiceKey, TableRef,
-    Vip, maps,
+    Address, AddressFilter, ConnectionIds, Interface, Real, Reply, RingRef, ServerId, Service, ServiceKey,
+    TableRef, Vip, maps,
 };
 
 pub use self::drift::Seen;
@@ -41,6 +41,7 @@ mod settle;
 mod space;
 mod steps;
 pub mod table;
+mod vips;
 
 /// What the tables shall say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -156,6 +157,11 @@ pub enum Write {
     VipGone {
         address: IpAddr,
     },
+    /// Whose frames are for this node.
+    Interface {
+        slot: u32,
+        interface: Interface,
+    },
     /// What a real server's answers are translated to.
     Reply {
         key: ServiceKey,
@@ -204,6 +210,8 @@ pub struct Tables {
     vips: HashMap<IpAddr, Vip>,
     /// Of services and virtual addresses, as far as they are IPv4.
     addresses: AddressFilter,
+    /// All elements of `INTERFACES`.
+    interfaces: Vec<Interface>,
     replies: HashMap<ServiceKey, Reply>,
     translated: Translated,
     /// Of no service that is known.
@@ -227,6 +235,7 @@ pub trait Source {
     /// Turns taken so far.
     fn taken(&self, id: u16) -> u64;
     fn server_ids(&self) -> HashMap<ServerId, u32>;
+    fn interface(&self, slot: u32) -> Interface;
     /// Whether a packet was ever sent to one of these reals.
     fn has_forwarded(&self, reals: std::ops::Range<u32>) -> bool;
 }
@@ -330,6 +339,7 @@ impl Tables {
             pools: HashMap::new(),
             vips,
             addresses: AddressFilter::default(),
+            interfaces: (0..maps::INTERFACE_SLOTS).map(|slot| source.interface(slot)).collect(),
             replies,
             chunks: Space::new(source.room().chunks),
             ranges: Space::new(source.room().reals),
@@ -580,22 +590,6 @@ impl Tables {
         let before = std::mem::replace(&mut self.reals[index as usize], real);
         self.translated.replace(service, index, &before, &real);
         before != real
-    }
-
-    fn plan_vips(&mut self, desired: &Desired, steps: &mut Steps) {
-        for (address, vip) in &desired.vips {
-            if self.vips.insert(*address, *vip) != Some(*vip) {
-                steps.prepare.push(Write::Vip { address: *address, vip: *vip });
-            }
-        }
-        let wanted: HashSet<IpAddr> = desired.vips.iter().map(|(address, _)| *address).collect();
-        self.vips.retain(|address, _| {
-            let keep = wanted.contains(address);
-            if !keep {
-                steps.retire.push(Write::VipGone { address: *address });
-            }
-            keep
-        });
     }
 }
 

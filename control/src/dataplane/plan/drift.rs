@@ -59,6 +59,11 @@ impl Tables {
                 _ => {}
             }
         }
+        for (slot, interface) in (0..).zip(&self.interfaces) {
+            if seen.interface(slot) != *interface {
+                writes.push(Write::Interface { slot, interface: *interface });
+            }
+        }
         let found = seen.vips();
         let differs = |(address, vip): &(&IpAddr, &Vip)| found.get(*address) != Some(*vip);
         writes.extend(

@@ -70,6 +70,7 @@ struct Maps {
     server_ids: HashMap<ServerId, u32>,
     has_forwarded: bool,
     counts: HashMap<u32, u64>,
+    interfaces: HashMap<u32, Interface>,
 }
 
 impl Source for Maps {
@@ -95,6 +96,10 @@ impl Source for Maps {
 
     fn server_ids(&self) -> HashMap<ServerId, u32> {
         self.server_ids.clone()
+    }
+
+    fn interface(&self, slot: u32) -> Interface {
+        self.interfaces.get(&slot).copied().unwrap_or_default()
     }
 
     fn has_forwarded(&self, _: std::ops::Range<u32>) -> bool {
@@ -143,6 +148,7 @@ impl Maps {
             server_ids: HashMap::new(),
             has_forwarded: true,
             counts: HashMap::new(),
+            interfaces: HashMap::new(),
         }
     }
 
@@ -180,6 +186,9 @@ impl Maps {
             }
             Write::VipGone { address } => {
                 self.vips.remove(address);
+            }
+            Write::Interface { slot, interface } => {
+                self.interfaces.insert(*slot, *interface);
             }
             Write::Reply { key, reply } => {
                 self.replies.insert(*key, *reply);
@@ -289,7 +298,7 @@ fn what_something_else_changes_in_the_maps_is_put_back_and_nothing_else_is_writt
     let ring = RingRef::unpack(service.ring).chunk;
     let [elsewhere, vip] = [200, 100].map(|last| IpAddr::from([10, 77, 0, last]));
     type Change<'a> = (&'a str, &'a dyn Fn(&mut Maps));
-    let changes: [Change<'_>; 9] = [
+    let changes: [Change<'_>; 10] = [
         ("a real server", &|maps| maps.reals[service.reals_base as usize].mac = [9; 6]),
         ("a ring", &|maps| maps.rings.get_mut(&ring).unwrap()[3] = 7),
         ("a service", &|maps| maps.slots[slot] = Service::default()),
@@ -298,6 +307,9 @@ fn what_something_else_changes_in_the_maps_is_put_back_and_nothing_else_is_writt
         ("the turns", &|maps| maps.turns.clear()),
         ("an address", &|maps| maps.vips.retain(|address, _| *address != vip)),
         ("a foreign address", &|maps| maps.vips.extend([(elsewhere, Vip::default())])),
+        ("an interface", &|maps| {
+            maps.interfaces.insert(7, Interface { ifindex: 7, ..Interface::default() });
+        }),
         ("whose answers are translated", &|maps| maps.replies.clear()),
     ];
     for (name, change) in changes {
@@ -427,6 +439,32 @@ fn a_real_without_next_hop_waits_beside_the_ring() {
     let mut tables = maps.tables();
     maps.reach(&mut tables, &web(&[real(1, 1), unresolved]));
     maps.assert_no_hole();
+}
+
+#[test]
+fn interfaces_of_virtual_addresses_are_known_by_their_macs_unless_two_share_an_element() {
+    let mut maps = Maps::new();
+    let mut tables = maps.tables();
+    let with = |interfaces: &[(u32, u8)]| {
+        let vips = interfaces.iter().zip(1..).map(|(&(ifindex, mac), last)| {
+            ([10, 77, 0, last].into(), Vip { ifindex, mac: [mac; 6], ..Vip::default() })
+        });
+        Desired { vips: vips.collect(), ..Desired::default() }
+    };
+    let slots = maps::INTERFACE_SLOTS;
+    for (interfaces, known) in [
+        (&[(3, 7), (3, 7), (4, 8)][..], &[(3, 7), (4, 8)][..]),
+        (&[(3, 9), (5, 1)], &[(3, 9), (5, 1)]),
+        (&[(3, 9), (3 + slots, 2), (5, 1)], &[(5, 1)]),
+        (&[(3, 9), (3 + slots, 2), (3 + 2 * slots, 2)], &[]),
+    ] {
+        maps.reach(&mut tables, &with(interfaces));
+        let mut found: Vec<_> = maps.interfaces.values().filter(|it| it.ifindex != 0).collect();
+        found.sort_by_key(|it| it.ifindex);
+        let found: Vec<_> = found.iter().map(|it| (it.ifindex, it.mac[0])).collect();
+        assert_eq!(found, known);
+        assert_eq!(maps.tables().plan(&with(interfaces), &maps, NOW).unwrap(), [], "by a restarted daemon");
+    }
 }
 
 #[test]
