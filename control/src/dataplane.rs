@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr},
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering,
     thread,
     time::Duration,
@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod attach;
+mod attempt;
 #[cfg(test)]
 mod distribution;
 mod flows;
@@ -47,6 +48,7 @@ pub mod plan;
 mod ring;
 pub mod turns;
 
+pub use attempt::Attempt;
 pub use pins::PINNED;
 
 /// The compiled XDP program.
@@ -83,27 +85,6 @@ pub enum DataplaneError {
     Busy { interface: String },
     #[error("the driver of {interface} refused XDP in {mode} mode: {reason}")]
     Refused { interface: String, mode: &'static str, reason: String },
-}
-
-/// A start that may fail. Unless it succeeds it leaves nothing pinned that was not there before: tables that were made for one
-/// file may be too small for the next.
-pub struct Attempt {
-    /// None once there is nothing to undo.
-    run_dir: Option<PathBuf>,
-}
-
-impl Attempt {
-    pub fn succeed(mut self) {
-        self.run_dir = None;
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.run_dir.take().map(|run_dir| unload(&run_dir)) {
-            tracing::warn!(%error, "pinned objects are left behind");
-        }
-    }
 }
 
 pub struct Dataplane {
@@ -158,7 +139,7 @@ impl Dataplane {
     pub fn open(run_dir: &Path, veth: bool, room: Room) -> Result<(Self, Attempt), DataplaneError> {
         let pins = Pins::mount(run_dir)?;
         let adopts = !pins.all_links().is_empty();
-        let attempt = Attempt { run_dir: (!adopts).then(|| run_dir.to_owned()) };
+        let attempt = Attempt::new((!adopts).then_some(run_dir));
         if !adopts {
             pins.forget_maps()?;
         }
