@@ -1,8 +1,8 @@
 //! Who makes the hosts and the switch, and who removes them, whatever happens?
 //!
 //! All of a lab is found again by its name alone: directory `/run/lvs-lab/ID`, namespaces `lvs-ID-HOST`, and the
-//! processes and mounts in these. One lock allows one lab at a time on a machine (two would spoil each other's
-//! timing), so whoever holds it may remove every other lab: its owner is gone. Only a lab marked as kept stays.
+//! processes and mounts in these. One lock allows one process with labs at a time on a machine (two would spoil each
+//! other's timing), so whoever holds it may remove every other lab: its owner is gone. Only a lab marked as kept stays.
 
 use std::{
     fs::{self, File},
@@ -31,7 +31,7 @@ use crate::{
     Mac, Need, Node, Stamp, find_program,
     node::output,
     process::signal_pid,
-    signals::{leave_current, set_current, undisturbed},
+    signals::{add_current, leave_current, undisturbed},
     wait_for,
 };
 
@@ -49,7 +49,7 @@ pub struct Lab {
     switch: Node,
     hosts: u8,
     kept: Arc<AtomicBool>,
-    _lock: Flock<File>,
+    lock: Arc<Flock<File>>,
 }
 
 impl Lab {
@@ -60,22 +60,30 @@ impl Lab {
         }
         let lock = lock()?;
         sweep(false)?;
+        Self::make(Arc::new(lock))
+    }
 
+    /// Another one under the same lock, for what does not mind it.
+    pub fn beside(&self) -> Result<Self> {
+        Self::make(Arc::clone(&self.lock))
+    }
+
+    fn make(lock: Arc<Flock<File>>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let id = format!("{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = Path::new(LABS).join(&id);
         fs::create_dir(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        set_current(&dir);
+        add_current(&dir);
         let kept = Arc::new(AtomicBool::new(false));
         let switch = match make_switch(&id, &dir, &kept) {
             Ok(switch) => switch,
             Err(error) => {
                 // The first error is the one to tell.
-                leave_current(|| drop(remove(&dir)));
+                leave_current(&dir, || drop(remove(&dir)));
                 return Err(error);
             }
         };
-        Ok(Self { id, dir, switch, hosts: 0, kept, _lock: lock })
+        Ok(Self { id, dir, switch, hosts: 0, kept, lock })
     }
 
     /// The host that is the switch: its interface `NAME` is the port of the host of that name.
@@ -164,7 +172,7 @@ impl Drop for Lab {
             print_logs(&self.dir);
         }
         let kept = self.kept.load(Ordering::Relaxed);
-        leave_current(|| {
+        leave_current(&self.dir, || {
             if !kept && let Err(error) = remove(&self.dir) {
                 eprintln!("{error:#}");
             }

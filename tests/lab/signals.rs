@@ -14,11 +14,11 @@ use signal_hook::{
 
 use crate::lab;
 
-/// The directory of the lab that this process runs; the lock on labs allows one at a time.
-static CURRENT: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// The directories of the labs that this process runs.
+static CURRENT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static INSTALLED: Once = Once::new();
 
-pub(crate) fn set_current(lab: &Path) {
+pub(crate) fn add_current(lab: &Path) {
     INSTALLED.call_once(|| match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
         Ok(signals) => {
             thread::spawn(move || remove_on_signal(signals));
@@ -26,10 +26,10 @@ pub(crate) fn set_current(lab: &Path) {
         // The lab still ends properly by itself, and the next one sweeps.
         Err(error) => eprintln!("Ctrl-C will leave the lab behind: {error}"),
     });
-    *current() = Some(lab.to_owned());
+    current().push(lab.to_owned());
 }
 
-/// Adds something to the lab that a signal must not miss. Where the signal came first, this waits for the end of
+/// Adds something to a lab that a signal must not miss. Where the signal came first, this waits for the end of
 /// the program, which is near.
 pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     let _lock = current();
@@ -37,28 +37,26 @@ pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// For a test that ends with an error: it does not panic, and when it is known to have failed its lab is gone. Says nothing
-/// while the lab is being removed.
+/// while a lab is being removed.
 pub(crate) fn print_current_logs() {
-    if let Ok(current) = CURRENT.try_lock()
-        && let Some(directory) = current.as_ref()
-    {
-        lab::print_logs(directory);
+    if let Ok(current) = CURRENT.try_lock() {
+        current.iter().for_each(|directory| lab::print_logs(directory));
     }
 }
 
-/// Removes the current lab by `remove`, unless a signal came first: see [`undisturbed`].
-pub(crate) fn leave_current(remove: impl FnOnce()) {
+/// Removes a lab by `remove`, unless a signal came first: see [`undisturbed`].
+pub(crate) fn leave_current(lab: &Path, remove: impl FnOnce()) {
     let mut current = current();
     remove();
-    *current = None;
+    current.retain(|other| other != lab);
 }
 
 fn remove_on_signal(mut signals: Signals) {
     let Some(signal) = signals.forever().next() else { return };
     // Held to the end: see `undisturbed`.
     let current = current();
-    if let Some(directory) = current.as_ref() {
-        eprintln!("removing the lab");
+    for directory in current.iter() {
+        eprintln!("removing {}", directory.display());
         if let Err(error) = lab::remove(directory) {
             eprintln!("{error:#}");
         }
@@ -66,6 +64,6 @@ fn remove_on_signal(mut signals: Signals) {
     process::exit(128 + signal);
 }
 
-fn current() -> MutexGuard<'static, Option<PathBuf>> {
+fn current() -> MutexGuard<'static, Vec<PathBuf>> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }

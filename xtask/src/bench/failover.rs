@@ -1,7 +1,9 @@
 //! `cargo xtask bench failover`: how long is a VIP away when its master goes, and does it ever move for nothing?
 //!
 //! Two directors on one switch, `lvsd` or keepalived (as most people run it), with the same configuration. The VIP is
-//! answered by the directors themselves, since keepalived forwards nothing here: UDP and HTTP echo on both.
+//! answered by the directors themselves, since keepalived forwards nothing here: UDP and HTTP echo on both. Most of the
+//! time such a pair waits for its timers, so several work side by side where those are long, each on a switch of its own.
+//! None starts a daemon while another one is measured.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +19,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use lvs_tests::{
-    Capture, Director, Keepalived, Lab, Load, Need, Node, Process, Stamp, VIP, Vrrp, at_real_time, outage,
-    require, serve, wait_for,
+    Capture, Director, Keepalived, Lab, Load, Need, Node, Process, Request, Stamp, VIP, Vrrp, at_real_time,
+    outage, require, serve, wait_for,
 };
 
 use socket2::{Domain, Socket, Type};
@@ -27,7 +29,7 @@ use super::figures;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Runs of each event at each interval; 30 take an hour and a half
+    /// Runs of each event at each interval
     #[arg(long, default_value_t = 30)]
     runs: u32,
     /// Few runs and short loads: does it work at all?
@@ -41,12 +43,17 @@ pub struct Arguments {
     pub built: bool,
 }
 
-const INTERVALS: [Duration; 3] =
-    [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
+/// With how many pairs are side by side. At 10 ms one alone has enough to do.
+pub const INTERVALS: [(Duration, u32); 3] =
+    [(Duration::from_millis(10), 1), (Duration::from_millis(100), 2), (Duration::from_secs(1), 4)];
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_micros(500);
 const ECHO: u16 = 7;
 const LOADS: [usize; 3] = [0, 4, 16];
+/// What goes wrong so soon after a takeover counts.
+const AFTERMATH: Duration = Duration::from_millis(250);
+/// Other labs on this machine look each 20 ms whether it is their turn.
+const TURN: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
@@ -92,6 +99,8 @@ impl Program {
 pub struct Run {
     /// From the last advert of the old master (its priority 0 after SIGTERM) to the first gratuitous ARP of the new.
     pub advert_to_garp: Duration,
+    /// The same as the new master's own interface has it, without the way to the third host.
+    pub at_backup: Duration,
     /// What the timers say about that.
     pub theory: Duration,
     /// The longest time without an answer to the probe.
@@ -116,62 +125,117 @@ pub struct Circumstances {
     /// Of each event at each interval.
     pub runs: u32,
     pub start: Stamp,
-    /// As it began.
-    pub load: String,
+    /// Load averages, as each event at each interval began.
+    pub loads: Vec<f64>,
     /// Runs that came to no end: no answer within [`PATIENCE`], say.
     pub begun_again: u32,
 }
 
-/// More are no accident.
+/// More of one event are no accident.
 const MOST_BEGUN_AGAIN: u32 = 10;
 
 pub fn bench(arguments: &Arguments) -> Result<()> {
     ensure!(require(&[Need::Lab, Need::Lvsd, Need::Keepalived]), "this machine lacks something");
     let (runs, seconds) = if arguments.quick { (2, 3) } else { (arguments.runs, 30) };
-    let mut circumstances =
-        Circumstances { runs, start: Stamp::now(), load: figures::load_average(), begun_again: 0 };
+    let mut circumstances = Circumstances { runs, start: Stamp::now(), loads: Vec::new(), begun_again: 0 };
     let mut all = Runs::new();
     let mut falsehoods = Vec::new();
     for program in [Program::Keepalived, Program::Lvsd] {
-        for interval in INTERVALS {
-            let mut pair = Pair::new(program, interval)?;
+        for (interval, lanes) in INTERVALS {
             for event in EVENTS {
                 if (program, event) == (Program::Keepalived, Event::HandOver) {
                     continue;
                 }
-                let mut done = 0;
-                while done < runs {
-                    match pair.lose(event) {
-                        Ok(run) => {
-                            all.entry((program, event, interval)).or_default().push(run);
-                            done += 1;
-                        }
-                        // One run of many hundred is not worth the others.
-                        Err(error) => {
-                            eprintln!("{program:?}, {event:?} at {interval:?} is begun again: {error:#}");
-                            circumstances.begun_again += 1;
-                            ensure!(circumstances.begun_again <= MOST_BEGUN_AGAIN, "too often");
-                            drop(pair);
-                            pair = Pair::new(program, interval)?;
-                        }
-                    }
-                }
+                circumstances.loads.extend(figures::load_average());
+                let mut cell = Cell::new(program, event, interval)?;
+                all.insert((program, event, interval), cell.measure(runs, lanes)?);
+                circumstances.begun_again += cell.begun_again;
                 println!("{}", figures::row(program, event, interval, &all));
+                drop(cell);
+                thread::sleep(TURN);
             }
         }
         for interval in [Duration::from_millis(10), Duration::from_millis(100)] {
             for loops in LOADS {
-                let takeovers = Pair::new(program, interval)?.stay(loops, Duration::from_secs(seconds))?;
+                let pair = Pair::new(Lab::new()?, program, interval)?;
+                let takeovers = pair.stay(loops, Duration::from_secs(seconds))?;
                 println!(
                     "{} at {interval:?}, {loops} busy loops: {takeovers} false takeovers",
                     program.name()
                 );
                 falsehoods.push(Falsehood { program, interval, loops, seconds, takeovers });
+                drop(pair);
+                thread::sleep(TURN);
             }
         }
     }
     fs::create_dir_all(&arguments.out)?;
     figures::write(&arguments.out, &circumstances, &all, &falsehoods)
+}
+
+/// All runs of one event at one interval.
+struct Cell {
+    program: Program,
+    event: Event,
+    interval: Duration,
+    begun_again: u32,
+    lab: Lab,
+}
+
+impl Cell {
+    fn new(program: Program, event: Event, interval: Duration) -> Result<Self> {
+        Ok(Self { program, event, interval, begun_again: 0, lab: Lab::new()? })
+    }
+
+    fn measure(&mut self, count: u32, lanes: u32) -> Result<Vec<Run>> {
+        let mut pairs: Vec<_> = (0..lanes.min(count)).map(|_| None).collect();
+        let mut runs = Vec::new();
+        while runs.len() < count as usize {
+            let left = count as usize - runs.len();
+            pairs.truncate(left);
+            self.all(&mut pairs, |cell, pair| match pair {
+                Some(pair) => pair.recover(cell.event),
+                None => Pair::new(cell.lab.beside()?, cell.program, cell.interval).map(|it| *pair = Some(it)),
+            })?;
+            let event = self.event;
+            let done =
+                self.all(&mut pairs, |_, pair| pair.as_mut().map(|pair| pair.lose(event)).transpose())?;
+            runs.extend(done.into_iter().flatten());
+        }
+        Ok(runs)
+    }
+
+    /// All at once. What one fails in is told and costs only its pair: one run of many hundred is not worth the others.
+    fn all<T: Send>(
+        &mut self,
+        pairs: &mut [Option<Pair>],
+        work: impl Fn(&Self, &mut Option<Pair>) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let (cell, work) = (&*self, &work);
+        let results: Vec<Result<T>> = thread::scope(|scope| {
+            let threads: Vec<_> = pairs
+                .iter_mut()
+                .map(|pair| scope.spawn(move || work(cell, pair).inspect_err(|_| *pair = None)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a measurement panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let mut done = Vec::new();
+        for result in results {
+            match result {
+                Ok(it) => done.push(it),
+                Err(error) => {
+                    let Self { program, event, interval, .. } = self;
+                    eprintln!("{program:?}, {event:?} at {interval:?} is begun again: {error:#}");
+                    self.begun_again += 1;
+                }
+            }
+        }
+        ensure!(self.begun_again <= MOST_BEGUN_AGAIN, "too often");
+        Ok(done)
+    }
 }
 
 enum Daemon {
@@ -195,6 +259,7 @@ struct Pair {
     nodes: [Node; 2],
     client: Node,
     watch: Capture,
+    beside_second: Capture,
     first: Daemon,
     _second: Daemon,
     _echoes: [Echo; 2],
@@ -203,14 +268,14 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(program: Program, interval: Duration) -> Result<Self> {
-        let mut lab = Lab::new()?;
+    fn new(mut lab: Lab, program: Program, interval: Duration) -> Result<Self> {
         let client = lab.host("client", [10, 77, 0, 9].into())?;
         let watcher = lab.host("watcher", [10, 77, 0, 8].into())?;
         let nodes = [lab.host("lb1", [10, 77, 0, 1].into())?, lab.host("lb2", [10, 77, 0, 2].into())?];
         let servers = [serve(&nodes[0])?, serve(&nodes[1])?];
         let echoes = [Echo::start(&nodes[0])?, Echo::start(&nodes[1])?];
         let watch = Capture::start(&watcher, "eth0")?;
+        let beside_second = Capture::start(&nodes[1], "eth0")?;
         let vrrp = Vrrp::v3(150, interval);
         let first = Daemon::start(program, &nodes[0], &vrrp)?;
         let pair = Self {
@@ -221,6 +286,7 @@ impl Pair {
             nodes,
             client,
             watch,
+            beside_second,
             _echoes: echoes,
             _servers: servers,
             lab,
@@ -229,20 +295,21 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Until lb1 alone has advertised for a while.
+    /// Until lb1 alone advertises.
     fn wait_for_first(&self) -> Result<()> {
         let first = self.nodes[0].address();
         wait_for("lb1 as the only master", PATIENCE, || {
             let adverts = self.watch.adverts();
-            let last: Vec<_> = adverts.iter().rev().take(3).collect();
-            Ok((last.len() == 3 && last.iter().all(|it| it.source == first && it.priority > 0)).then_some(()))
+            let last: Vec<_> = adverts.iter().rev().take(2).collect();
+            Ok((last.len() == 2 && last.iter().all(|it| it.source == first && it.priority > 0)).then_some(()))
         })?;
-        thread::sleep(self.vrrp.advert_interval);
+        // keepalived adds and announces its addresses after its first advert.
+        thread::sleep(Duration::from_millis(50));
         Ok(())
     }
 
     fn lose(&mut self, event: Event) -> Result<Run> {
-        let [one, two] = [self.nodes[0].address(), self.nodes[1].address()];
+        let one = self.nodes[0].address();
         let probe = Probe::start(&self.client)?;
         let load = Load::start(&self.client, VIP, Duration::from_millis(5))?;
         wait_for("answers", PATIENCE, || {
@@ -264,26 +331,40 @@ impl Pair {
             (Daemon::Keepalived(keepalived), Event::Stop) => keepalived.stop()?,
             (Daemon::Keepalived(_), Event::HandOver) => bail!("keepalived has no planned handover"),
         }
-        let mac = self.nodes[1].mac();
-        let garp = wait_for("a gratuitous ARP of lb2", PATIENCE, || {
-            let arps = self.watch.arps();
-            let new = arps.iter().find(|arp| arp.at > lost && arp.is_gratuitous() && arp.sender.0 == mac);
-            Ok(new.map(|arp| arp.at))
+        let garp = wait_for("a gratuitous ARP of lb2", PATIENCE, || Ok(self.takeover(&self.watch, lost)))?;
+        thread::sleep(AFTERMATH);
+        // Requests that failed have to be followed by one that did not.
+        let is_new = |request: &&Request| request.started > garp + AFTERMATH && request.answer.is_ok();
+        let end = wait_for("an answer afterwards", PATIENCE, || {
+            Ok(load.requests().iter().find(is_new).map(|request| request.started))
         })?;
-        thread::sleep(Duration::from_millis(300));
-        let adverts = self.watch.adverts();
-        let last = adverts.iter().rfind(|it| it.source == one && it.at < garp).context("no advert of lb1")?;
-        ensure!(adverts.iter().any(|it| it.source == two), "no advert of lb2");
+        let [seen, at_backup] = [&self.watch, &self.beside_second].map(|capture| {
+            let garp =
+                self.takeover(capture, lost).context("no gratuitous ARP of lb2 at its own interface")?;
+            let adverts = capture.adverts();
+            let last = adverts.into_iter().rfind(|it| it.source == one && it.at < garp);
+            Ok::<_, anyhow::Error>((garp, last.context("no advert of lb1")?))
+        });
+        let (seen, at_backup) = (seen?, at_backup?);
         let backup = Vrrp { priority: 100, ..self.vrrp.clone() };
-        let theory = if last.priority == 0 { backup.skew() } else { backup.lifetime() + backup.skew() };
-        let run = Run {
-            advert_to_garp: garp.since(last.at),
-            theory,
+        let resigned = seen.1.priority == 0;
+        let mut requests = load.finish()?;
+        requests.retain(|request| request.started <= end);
+        Ok(Run {
+            advert_to_garp: seen.0.since(seen.1.at),
+            at_backup: at_backup.0.since(at_backup.1.at),
+            theory: if resigned { backup.skew() } else { backup.lifetime() + backup.skew() },
             udp: probe.finish(lost)?,
-            tcp: outage(&load.finish()?, lost)?.length,
-        };
-        self.recover(event)?;
-        Ok(run)
+            tcp: outage(&requests, lost)?.length,
+        })
+    }
+
+    /// When lb2 first said that the VIP is its own.
+    fn takeover(&self, capture: &Capture, lost: Stamp) -> Option<Stamp> {
+        let mac = self.nodes[1].mac();
+        let arps = capture.arps();
+        let new = arps.iter().find(|arp| arp.at > lost && arp.is_gratuitous() && arp.sender.0 == mac);
+        new.map(|arp| arp.at)
     }
 
     fn recover(&mut self, event: Event) -> Result<()> {
