@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use lvs_tests::{
-    Capture, Director, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, send, turns, wait_for, web_service,
+    Capture, Director, Keepalived, Need, Node, PATIENCE, Scene, VIP, Vrrp, require, send, turns, wait_for,
+    web_service,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -167,5 +168,50 @@ fn a_delayed_start_is_told_by_init_and_strangers_by_the_log() -> Result<()> {
 
     lb1.reload(&(delay.to_owned() + &vrrp(160).text()))?;
     assert_eq!(lb1.state()?, "MASTER", "a reload is no start");
+    Ok(())
+}
+
+/// keepalived up to 1.3.6 computed the checksum of unicast adverts like that, and took no others.
+#[test]
+fn a_peer_with_the_old_checksum_and_another_interval_is_followed_and_leads_no_worse() -> Result<()> {
+    if !require(&[Need::Lab, Need::Lvsd, Need::Keepalived]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let watch = Capture::start(&scene.lb2, "eth0")?;
+    let [one, two] = [&scene.lb1, &scene.lb2].map(Node::address);
+    let old = Vrrp { unicast: Some([one, two]), ..Vrrp::v3(150, 2 * INTERVAL) };
+    let ours = |priority| Vrrp { unicast: Some([two, one]), ..vrrp(priority) };
+    let _old = Keepalived::start(&scene.lb1, &old.text_with("    old_unicast_checksum"))?;
+    let is_master = |source| {
+        let adverts = watch.adverts();
+        let last: Vec<_> =
+            adverts.iter().rev().take(5).filter(|it| it.source == source && it.priority > 0).collect();
+        Ok((last.len() == 5).then_some(()))
+    };
+    wait_for("keepalived as master", PATIENCE, || is_master(one))?;
+    let lb2 = Director::start(&scene.lb2, &ours(100).text())?;
+    wait_for("its adverts to count", PATIENCE, || {
+        let status = lb2.status()?;
+        let counts = |counter| status.instances.iter().any(|it| it.counters.get(counter) > Some(&5));
+        Ok((counts("old_checksum") && counts("interval_differs")).then_some(()))
+    })?;
+    assert_eq!(lb2.state()?, "BACKUP");
+    let log = fs::read_to_string(lb2.process().log())?;
+    for word in ["computes checksums as keepalived before 1.3.7 did", "advertises at another interval"] {
+        assert_eq!(log.lines().filter(|line| line.contains(word)).count(), 1, "{word}: {log}");
+    }
+
+    lb2.reload(&ours(200).text())?;
+    lb2.wait_for_state("MASTER", PATIENCE)?;
+    wait_for("keepalived to yield", PATIENCE, || is_master(two))?;
+
+    let nobody = ours(200)
+        .text()
+        .replace(&format!("{one}\n"), "\n")
+        .replace("    unicast_peer", "    unicast_fault_no_peer\n    unicast_peer");
+    lb2.reload(&nobody)?;
+    lb2.wait_for_state("FAULT", PATIENCE)?;
+    wait_for("keepalived as master again", PATIENCE, || is_master(one))?;
     Ok(())
 }

@@ -39,6 +39,8 @@ pub enum HostError {
         "vrrp_instance {instance}: {interface} has no {family} address to send adverts from (with IPv6: no link-local one)"
     )]
     NoSource { instance: String, interface: String, family: Family },
+    #[error("vrrp_instance {instance} has no unicast_peer, and unicast_fault_no_peer")]
+    NoPeer { instance: String },
     #[error("vrrp_instance {instance}: the source address {source_address} is not on {interface}")]
     SourceNotHere { instance: String, interface: String, source_address: IpAddr },
     #[error("{addresses} could not be removed from its interface")]
@@ -115,6 +117,7 @@ impl HostError {
     pub fn fault(&self) -> FaultCause {
         match self {
             Self::NoSource { .. } | Self::SourceNotHere { .. } => FaultCause::SourceMissing,
+            Self::NoPeer { .. } => FaultCause::NoPeer,
             _ => FaultCause::InterfaceMissing,
         }
     }
@@ -162,6 +165,9 @@ fn locate_one(
         }
         Ok(link)
     };
+    if instance.needs_peers && instance.peers.is_empty() {
+        return Err(HostError::NoPeer { instance: instance.name.clone() });
+    }
     let link = find(&instance.interface)?.clone();
     let interface = || instance.interface.clone();
     let source = match instance.source {

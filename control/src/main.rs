@@ -72,7 +72,9 @@ fn explain(error: &anyhow::Error) -> String {
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("LVSD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // At a reload the netlink crate warns of what an earlier socket was still told.
+    let usual = || EnvFilter::new("info,netlink_proto=error");
+    let filter = EnvFilter::try_from_env("LVSD_LOG").unwrap_or_else(|_| usual());
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
 }

@@ -129,6 +129,8 @@ pub enum FaultCause {
     LinkDown,
     /// The source address of its adverts is not on the interface.
     SourceMissing,
+    /// It is to speak by unicast, and has nobody to speak to.
+    NoPeer,
     /// The configuration has no such instance any more.
     Removed,
     /// By its place in the configuration.
@@ -145,6 +147,7 @@ impl fmt::Display for FaultCause {
             Self::InterfaceMissing => f.write_str("interface missing"),
             Self::LinkDown => f.write_str("link down"),
             Self::SourceMissing => f.write_str("source address missing"),
+            Self::NoPeer => f.write_str("no unicast_peer"),
             Self::Tracker(index) => write!(f, "tracker {index}"),
             Self::Untried => f.write_str("a tracker has no result yet"),
             Self::Removed => f.write_str("removed from the configuration"),

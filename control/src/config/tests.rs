@@ -309,6 +309,8 @@ fn what_is_not_said_is_as_in_keepalived() {
             track_primary: true,
             down_timer_adverts: 3,
             checksum_of_message: false,
+            old_checksum: OldChecksum::default(),
+            needs_peers: false,
         }]
     );
     let timing = |delay_before_retry| CheckTiming {

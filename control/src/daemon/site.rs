@@ -170,6 +170,7 @@ impl Site {
                 rules: config.rules,
                 down_timer_adverts: config.down_timer_adverts,
                 checksum_of_message: config.checksum_of_message,
+                old_checksum: config.old_checksum,
                 lease: *lease,
                 group: self.config.groups.iter().position(|group| group.members.contains(&index)),
             })

@@ -1,5 +1,7 @@
 use super::{ways::next_hops, *};
-use crate::config::model::{Authentication, Garp, Notify, Preempt, Priority, Rules, Version, Vrid};
+use crate::config::model::{
+    Authentication, Garp, Notify, OldChecksum, Preempt, Priority, Rules, Version, Vrid,
+};
 use crate::netlink::Address;
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 100));
@@ -38,6 +40,8 @@ fn config(source: Option<IpAddr>) -> Config {
         track_primary: true,
         down_timer_adverts: 3,
         checksum_of_message: false,
+        old_checksum: OldChecksum::default(),
+        needs_peers: false,
     };
     Config { instances: vec![instance], ..Config::default() }
 }

@@ -45,18 +45,22 @@ pub enum Counter {
     AnnouncementFailures,
     /// Adverts with other addresses than ours, accepted.
     AddressesDiffer,
+    /// v3 adverts at another interval than ours, accepted.
+    IntervalDiffers,
     /// Adverts with our own source address: a loop in the network, or an address in use twice.
     OwnAddress,
     /// Another host said that an address of this master's is its own.
     Claims,
     /// v3 adverts whose checksum leaves out the pseudo header (RFC 9568).
     ChecksumOfMessage,
+    /// Unicast v3 adverts with the checksum of keepalived before 1.3.7.
+    OldChecksum,
     /// Adverts without the signature of `auth_hmac`, accepted because its mode is not `enforce`.
     Unsigned,
 }
 
 impl Counter {
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 15] = [
         (Self::AdvertsSent, "adverts_sent"),
         (Self::AdvertsReceived, "adverts_received"),
         (Self::SendFailures, "send_failures"),
@@ -66,9 +70,11 @@ impl Counter {
         (Self::AnnouncementsSent, "announcements_sent"),
         (Self::AnnouncementFailures, "announcement_failures"),
         (Self::AddressesDiffer, "addresses_differ"),
+        (Self::IntervalDiffers, "interval_differs"),
         (Self::OwnAddress, "own_address"),
         (Self::Claims, "claims"),
         (Self::ChecksumOfMessage, "checksum_of_message"),
+        (Self::OldChecksum, "old_checksum"),
         (Self::Unsigned, "unsigned"),
     ];
 

@@ -34,7 +34,7 @@ use super::{
 use crate::{
     clock::monotonic,
     config::model::{
-        Authentication, Family, Garp, Preempt, Priority, Rules, Signing, TtlLimit, Version, Vrid,
+        Authentication, Family, Garp, OldChecksum, Preempt, Priority, Rules, Signing, TtlLimit, Version, Vrid,
     },
     dataplane::lease::LeaseMap,
 };
@@ -77,6 +77,8 @@ pub struct Instance {
     pub down_timer_adverts: u32,
     /// Version 3 without a pseudo header.
     pub checksum_of_message: bool,
+    /// Of version 3 adverts over IPv4 to its peers.
+    pub old_checksum: OldChecksum,
     /// Its element of the lease map.
     pub lease: u32,
     /// Which sync group it is of.
@@ -172,6 +174,16 @@ pub enum EventKind {
         from: IpAddr,
     },
     OwnAddress {
+        from: IpAddr,
+    },
+    /// Over VRRPv3, where a backup goes by the master's.
+    IntervalDiffers {
+        from: IpAddr,
+        ours: Duration,
+        theirs: Duration,
+    },
+    /// From now on our adverts have the checksum that it understands.
+    OldChecksum {
         from: IpAddr,
     },
     /// Another host says that an address of ours is its own.
@@ -344,6 +356,7 @@ fn encode_fault(cause: Option<FaultCause>) -> u64 {
         Some(FaultCause::Removed) => 4,
         Some(FaultCause::Untried) => 5,
         Some(FaultCause::Group) => 6,
+        Some(FaultCause::NoPeer) => 8,
         Some(FaultCause::Tracker(index)) => 7 | u64::from(index) << 32,
     }
 }
@@ -356,6 +369,7 @@ fn decode_fault(code: u64) -> Option<FaultCause> {
         4 => Some(FaultCause::Removed),
         5 => Some(FaultCause::Untried),
         6 => Some(FaultCause::Group),
+        8 => Some(FaultCause::NoPeer),
         7 => u32::try_from(code >> 32).ok().map(FaultCause::Tracker),
         _ => None,
     }
@@ -466,6 +480,7 @@ mod tests {
             rules: Rules::default(),
             down_timer_adverts: 3,
             checksum_of_message: false,
+            old_checksum: OldChecksum::FoundOut,
             lease,
             group: None,
         }
@@ -524,6 +539,7 @@ mod tests {
             Some(FaultCause::Removed),
             Some(FaultCause::Untried),
             Some(FaultCause::Group),
+            Some(FaultCause::NoPeer),
             Some(FaultCause::Tracker(0)),
             Some(FaultCause::Tracker(u32::MAX)),
         ];

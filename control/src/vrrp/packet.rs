@@ -53,6 +53,9 @@ pub enum Checksum {
     Message,
     /// A pseudo header too: VRRPv3 over IPv6, and over IPv4 as keepalived reads RFC 5798.
     PseudoHeader,
+    /// A pseudo header with the multicast group as destination, though the advert goes to a peer: VRRPv3 over IPv4 as
+    /// keepalived had it up to 1.3.6.
+    OldUnicast,
 }
 
 /// How the adverts of one instance look: what it sends and what it expects of its peers.
@@ -62,7 +65,7 @@ pub struct Format {
     pub version: Version,
     pub interval: Duration,
     pub authentication: Authentication,
-    /// Of the adverts sent. Over IPv4 both kinds are accepted.
+    /// Of the adverts sent. Over IPv4 all kinds are accepted.
     pub checksum: Checksum,
     /// Its family is that of all other addresses here.
     pub source: IpAddr,
@@ -278,9 +281,11 @@ impl Format {
 
         let mut sum = addresses().fold(add(0, &header), |sum, address| add_address(sum, *address));
         sum = add(sum, trailer);
-        if self.checksum == Checksum::PseudoHeader {
-            sum = add_pseudo_header(sum, self.source, destination, length);
-        }
+        sum = match self.checksum {
+            Checksum::Message => sum,
+            Checksum::PseudoHeader => add_pseudo_header(sum, self.source, destination, length),
+            Checksum::OldUnicast => add_pseudo_header(sum, self.source, group(self.family()), length),
+        };
         let [.., high, low] = &mut header;
         [*high, *low] = (!fold(sum)).to_be_bytes();
 
@@ -372,14 +377,15 @@ impl Format {
             }
             _ => (sum, got),
         };
-        let checksum = if self.family() == Family::V4 && fold(sum) == 0xffff {
-            Checksum::Message
-        } else if self.version == Version::V3
-            && fold(add_pseudo_header(sum, datagram.source, datagram.destination, covered)) == 0xffff
-        {
-            Checksum::PseudoHeader
-        } else {
-            return Err(Rejection::Checksum { got: checksum });
+        let with =
+            |destination| fold(add_pseudo_header(sum, datagram.source, destination, covered)) == 0xffff;
+        let checksum = match (self.version, self.family()) {
+            (_, Family::V4) if fold(sum) == 0xffff => Checksum::Message,
+            (Version::V3, _) if with(datagram.destination) => Checksum::PseudoHeader,
+            (Version::V3, Family::V4) if !self.peers.is_empty() && with(group(Family::V4)) => {
+                Checksum::OldUnicast
+            }
+            _ => return Err(Rejection::Checksum { got: checksum }),
         };
         let is_meant = match (datagram.destination.is_multicast(), self.peers.is_empty()) {
             (true, true) => datagram.destination == self.multicast,

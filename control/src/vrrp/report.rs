@@ -157,6 +157,16 @@ impl Reporter {
             EventKind::OwnAddress { from } => {
                 tracing::warn!(instance, %from, "adverts come from our own address");
             }
+            EventKind::IntervalDiffers { from, ours, theirs } => {
+                tracing::warn!(instance, %from, ?ours, ?theirs, "a peer advertises at another interval");
+            }
+            EventKind::OldChecksum { from } => {
+                tracing::warn!(
+                    instance,
+                    %from,
+                    "a peer computes checksums as keepalived before 1.3.7 did, our adverts do from now on"
+                );
+            }
             EventKind::Claimed { address, mac, priority } => {
                 let mac = mac_text(mac);
                 tracing::error!(instance, %address, mac, "split brain: another host claims a virtual address of ours");

@@ -154,6 +154,19 @@ pub struct VrrpInstance {
     pub down_timer_adverts: u32,
     /// `v3_checksum_as_v2`: as RFC 9568 has it, without a pseudo header.
     pub checksum_of_message: bool,
+    pub old_checksum: OldChecksum,
+    /// `unicast_fault_no_peer`: never by multicast.
+    pub needs_peers: bool,
+}
+
+/// `old_unicast_checksum`: whether adverts to peers have the checksum of keepalived before 1.3.7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OldChecksum {
+    /// Once a peer's have.
+    #[default]
+    FoundOut,
+    Always,
+    Never,
 }
 
 impl VrrpInstance {

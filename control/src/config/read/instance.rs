@@ -10,7 +10,8 @@ use crate::config::{
     keywords::{Block, nearest_of},
     lexer::Word,
     model::{
-        Authentication, Family, Preempt, Priority, TtlLimit, Version, VirtualAddress, Vrid, VrrpInstance,
+        Authentication, Family, OldChecksum, Preempt, Priority, TtlLimit, Version, VirtualAddress, Vrid,
+        VrrpInstance,
     },
     tree::Statement,
 };
@@ -33,6 +34,7 @@ impl Reader<'_> {
         let authentication = if signing.is_some() { Authentication::None } else { authentication };
         let preempt = self.preempt(&items, item, start_as_master == Some(true), priority);
         let source = self.source(&items, family);
+        let needs_peers = self.flag(&items, "unicast_fault_no_peer");
         let (peers, ttl_limits) = self.peers(&items, source, family);
         let unicast_ttl = self.one(&items, "unicast_ttl", octet).unwrap_or(255);
         let multicast = self.one(&items, "mcast_dst_ip", value::group(family));
@@ -57,6 +59,7 @@ impl Reader<'_> {
             self.one(&items, "down_timer_adverts", down_timer_adverts).unwrap_or(defaults.down_timer_adverts);
         let checksum_of_message =
             self.switch(&items, "v3_checksum_as_v2").unwrap_or(defaults.checksum_of_message);
+        let old_checksum = self.old_checksum(&items);
         let heartbeats = self.heartbeats(&items, interface.as_deref());
         let (name, interface, vrid) = (name?, interface?, vrid?);
         let span = items.span("virtual_router_id").unwrap_or(item.statement.span());
@@ -98,6 +101,8 @@ impl Reader<'_> {
             track_primary,
             down_timer_adverts,
             checksum_of_message,
+            old_checksum,
+            needs_peers,
         };
         self.strictly(&items, &instance);
         self.fits(2 * size_of::<VrrpInstance>(), span).then_some(instance)
@@ -127,6 +132,17 @@ impl Reader<'_> {
         match family {
             Family::V4 => version.unwrap_or(defaults.version),
             Family::V6 => Version::V3,
+        }
+    }
+
+    fn old_checksum(&mut self, items: &Items<'_>) -> OldChecksum {
+        match items.last("old_unicast_checksum").map(|item| item.statement.arguments.as_slice()) {
+            None => OldChecksum::FoundOut,
+            Some([]) => OldChecksum::Always,
+            Some(_) => {
+                let never = value::choice(&[("never", OldChecksum::Never)]);
+                self.one(items, "old_unicast_checksum", never).unwrap_or_default()
+            }
         }
     }
 
@@ -260,7 +276,8 @@ impl Reader<'_> {
     fn source(&mut self, items: &Items<'_>, family: Family) -> Option<IpAddr> {
         let unicast = self.one(items, "unicast_src_ip", value::host_of(family));
         let multicast = self.one(items, "mcast_src_ip", value::host_of(family));
-        if let (Some(span), None) = (items.span("unicast_src_ip"), items.last("unicast_peer")) {
+        let is_said = items.last("unicast_peer").or(items.last("unicast_fault_no_peer")).is_some();
+        if let (Some(span), false) = (items.span("unicast_src_ip"), is_said) {
             let message = "unicast_src_ip without unicast_peer: adverts go to the multicast group";
             let report = Report::error(Class::MulticastAnyway, span, message);
             self.reports
@@ -291,8 +308,13 @@ impl Reader<'_> {
             self.extra(*item, &item.statement.arguments());
         }
         let entries: Vec<_> = blocks.iter().flat_map(|item| item.body()).collect();
-        if let (Some(item), true) = (blocks.first(), entries.is_empty()) {
-            self.error(Class::Missing, item.statement.span(), "unicast_peer without an address");
+        match (blocks.first(), items.span("unicast_fault_no_peer")) {
+            _ if !entries.is_empty() => {}
+            (_, Some(span)) => self.warn(Class::Missing, span, "no unicast_peer: the instance is in FAULT"),
+            (Some(item), None) => {
+                self.error(Class::Missing, item.statement.span(), "unicast_peer without an address");
+            }
+            (None, None) => {}
         }
         let alone = entries.len() == 1;
         for entry in entries {

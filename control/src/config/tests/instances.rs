@@ -498,3 +498,25 @@ fn heartbeat_interfaces_are_others_than_interface_and_have_one_user_of_a_vrid() 
     let ipv6 = text(ipv6);
     assert_eq!((&ipv6.config.instances[0].heartbeats, ipv6.errors), (&vec!["b".to_owned()], 0));
 }
+
+#[test]
+fn an_instance_without_peers_waits_for_them_where_it_says_so() {
+    let read = |lines: &str| {
+        text(&format!(
+            "vrrp_instance V {{\ninterface a\nvirtual_router_id 51\nvirtual_ipaddress {{\n192.0.2.1/24\n}}\n{lines}\n}}\n"
+        ))
+    };
+    for lines in ["unicast_src_ip 192.0.2.7", "unicast_peer {\n}"] {
+        assert_eq!(read(lines).errors, 1, "{lines}");
+        let waits = read(&format!("{lines}\nunicast_fault_no_peer"));
+        assert_eq!((waits.errors, waits.diagnostics.len()), (0, 1), "{lines}");
+        assert!(waits.config.instances[0].needs_peers);
+    }
+    assert_eq!(read("unicast_peer {\n192.0.2.8\n}\nunicast_fault_no_peer").diagnostics.len(), 0);
+
+    let old = |lines: &str| read(lines).config.instances[0].old_checksum;
+    assert_eq!(old(""), OldChecksum::FoundOut);
+    assert_eq!(old("old_unicast_checksum"), OldChecksum::Always);
+    assert_eq!(old("old_unicast_checksum never"), OldChecksum::Never);
+    assert_eq!(read("old_unicast_checksum always").errors, 1);
+}

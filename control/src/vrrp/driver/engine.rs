@@ -36,7 +36,7 @@ use super::{
 use crate::{
     announce::{self, Frame},
     clock::since_epoch,
-    config::model::{Authentication, Family, Rules, Version},
+    config::model::{Authentication, Family, OldChecksum, Rules, Version},
     dataplane::lease::LeaseMap,
     vrrp::{
         FaultCause, Monotonic, State,
@@ -518,6 +518,8 @@ impl Engine {
             EventKind::AddressesDiffer { .. } => Some(Rejection::KINDS.len()),
             EventKind::OwnAddress { .. } => Some(Rejection::KINDS.len() + 1),
             EventKind::SendFailed { .. } => Some(Rejection::KINDS.len() + 2),
+            EventKind::OldChecksum { .. } => Some(Rejection::KINDS.len() + 3),
+            EventKind::IntervalDiffers { .. } => Some(Rejection::KINDS.len() + 4),
         };
         if let Some(remark) = remark {
             let told = &mut self.nodes[index].told;

@@ -177,6 +177,21 @@ fn a_pseudo_header_checksum_is_no_v2_checksum() {
     assert!(matches!(answer(&v2(), &sent(&format, 100, 1)), Err(Rejection::Checksum { .. })));
 }
 
+/// It covers the multicast group, so that the message is as in an advert by multicast.
+#[test]
+fn the_checksum_of_old_keepalived_counts_between_unicast_peers_alone() {
+    let unicast = |checksum| Format { peers: vec![PEER], checksum, ..v3(100) };
+    let old = sent(&unicast(Checksum::OldUnicast), 100, 1);
+    assert_eq!(old[20..], sent(&v3(100), 100, 1)[20..]);
+    let taken = |format: &Format, bytes: &[u8]| answer(format, bytes).map(|received| received.checksum);
+    assert_eq!(taken(&unicast(Checksum::PseudoHeader), &old), Ok(Checksum::OldUnicast));
+    let new = sent(&unicast(Checksum::PseudoHeader), 100, 1);
+    assert_eq!(taken(&unicast(Checksum::OldUnicast), &new), Ok(Checksum::PseudoHeader));
+    let elsewhere = |checksum| Format { multicast: v4_group(19), checksum, ..v3(100) };
+    let old = sent(&elsewhere(Checksum::OldUnicast), 100, 1);
+    assert!(matches!(taken(&elsewhere(Checksum::PseudoHeader), &old), Err(Rejection::Checksum { .. })));
+}
+
 #[test]
 fn unicast_and_multicast_do_not_mix() {
     let unicast = Format { peers: vec![PEER], ..v2() };

@@ -36,6 +36,7 @@ pub(super) struct Node {
     pub(super) format: Format,
     pub(super) guard: Guard,
     pub(super) rules: Rules,
+    pub(super) old_checksum: OldChecksum,
     /// Who sent the last advert that counted.
     pub(super) heard: Option<IpAddr>,
     /// When it may be said again that a master of lower priority was heard.
@@ -156,17 +157,18 @@ impl Node {
         let advert_mac =
             instance.advert_mac.filter(|_| instance.peers.is_empty() && instance.absent.is_none());
         let envelope = advert_mac.map(|mac| Envelope::new(instance.ifindex, mac, instance.multicast));
-        let format = Format {
+        let checksum = match (instance.family(), instance.version) {
+            (Family::V6, _) => Checksum::PseudoHeader,
+            (Family::V4, Version::V2) => Checksum::Message,
+            (Family::V4, Version::V3) if instance.checksum_of_message => Checksum::Message,
+            (Family::V4, Version::V3) => Checksum::PseudoHeader,
+        };
+        let mut format = Format {
             vrid: instance.vrid,
             version: instance.version,
             interval: instance.advert_interval,
             authentication: instance.authentication,
-            checksum: match (instance.family(), instance.version) {
-                (Family::V6, _) => Checksum::PseudoHeader,
-                (Family::V4, Version::V2) => Checksum::Message,
-                (Family::V4, Version::V3) if instance.checksum_of_message => Checksum::Message,
-                (Family::V4, Version::V3) => Checksum::PseudoHeader,
-            },
+            checksum,
             source: instance.source,
             peers: instance.peers.clone(),
             multicast: instance.multicast,
@@ -174,6 +176,11 @@ impl Node {
             ttl_limits: instance.ttl_limits.clone(),
             addresses: instance.advertised().collect(),
         };
+        let pulse_format = Format { peers: Vec::new(), ttl: 255, ..format.clone() };
+        let is_old = !instance.peers.is_empty() && instance.old_checksum == OldChecksum::Always;
+        if is_old && (instance.family(), checksum) == (Family::V4, Checksum::PseudoHeader) {
+            format.checksum = Checksum::OldUnicast;
+        }
         let mut machine = Machine::new(Settings {
             source: instance.source,
             version: instance.version,
@@ -192,9 +199,10 @@ impl Node {
         Ok(Self {
             machine,
             guard: Guard::new(&format, instance.signing.as_ref(), start.numbers.clone(), since_epoch()),
-            pulse_format: Format { peers: Vec::new(), ttl: 255, ..format.clone() },
+            pulse_format,
             format,
             rules: instance.rules,
+            old_checksum: instance.old_checksum,
             heard: None,
             lower_at: Monotonic::default(),
             announce_interval: instance.announce_interval,

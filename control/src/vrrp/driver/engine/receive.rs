@@ -96,6 +96,23 @@ impl Engine {
         if node.format.version == Version::V3 && received.checksum == Checksum::Message {
             board.count(index, Counter::ChecksumOfMessage);
         }
+        if received.checksum == Checksum::OldUnicast {
+            board.count(index, Counter::OldChecksum);
+            // It does not take ours as they are. Newer ones do the same as we here.
+            let is_new = node.format.checksum == Checksum::PseudoHeader;
+            if is_new && node.old_checksum == OldChecksum::FoundOut {
+                node.format.checksum = Checksum::OldUnicast;
+                self.tell(index, EventKind::OldChecksum { from });
+            }
+        }
+        let (board, node) = (&self.shared.board, &mut self.nodes[index]);
+        // RFC 9568 7.1: worth a message, not a reason to discard.
+        if received.advert.interval != node.format.interval {
+            board.count(index, Counter::IntervalDiffers);
+            let (ours, theirs) = (node.format.interval, received.advert.interval);
+            self.tell(index, EventKind::IntervalDiffers { from, ours, theirs });
+        }
+        let (board, node) = (&self.shared.board, &mut self.nodes[index]);
         let own_address = from == node.format.source;
         let is_known = node.rules.skip_check_adv_addr && node.heard == Some(from);
         node.heard = Some(from);
