@@ -157,6 +157,34 @@ fn wlc_gives_new_connections_to_whoever_has_fewest() -> Result<()> {
 }
 
 #[test]
+fn with_uthreshold_a_full_pool_refuses_new_connections_until_others_have_ended() -> Result<()> {
+    const EACH: usize = 10;
+    if !require(&[Need::Lab, Need::Lvsd]) {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let service = scheduled(&scene, "rr", &[1, 1, 1]);
+    let limited = service.replace("weight 1", &format!("weight 1\n        uthreshold {EACH}"));
+    // What has ended counts for two seconds more.
+    let site = Site::start(scene, &format!("global_defs {{\n    lvs_timeouts tcpfin 2\n}}\n{limited}"))?;
+    let begin = |port: u16| site.scene.client.in_ns(|| Ok(Conversation::begin(VIP, port)?));
+    let mut talks = (0..3 * EACH as u16).map(|number| begin(20_000 + number)).collect::<Result<Vec<_>>>()?;
+    // The counts are a tenth of a second old: a few may come in beyond the limit.
+    let mut ports = 21_000..21_100;
+    let refused = wait_for("a refusal", PATIENCE, || {
+        thread::sleep(Duration::from_millis(300));
+        let begun = begin(ports.next().context("no port left")?);
+        Ok(begun.map(|talk| talks.push(talk)).err())
+    })?;
+    println!("{} connections, then {refused:#}", talks.len());
+    talks.iter_mut().try_for_each(Conversation::go_on)?;
+    let spread = spread_of(talks.into_iter().map(Conversation::end).collect::<std::io::Result<Vec<_>>>()?);
+    ensure!(spread.values().all(|count| (EACH..EACH + 5).contains(count)), "{spread:?}");
+    wait_for("room", PATIENCE, || Ok(begin(ports.next().context("no port left")?).ok()))?.end()?;
+    Ok(())
+}
+
+#[test]
 fn a_persistent_client_keeps_its_real_server_while_turns_are_taken_and_it_drains() -> Result<()> {
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());

@@ -239,7 +239,10 @@ fn next_turn(service: &Service) -> Option<u16> {
     unsafe { (&raw mut (*turn).taken).write_volatile(taken.wrapping_add(1)) };
     let at = taken as u32 % sequence.length;
     let chunk = RINGS.get(sequence.chunk.wrapping_add(at / RING_CHUNK as u32))?;
-    chunk.get(at as usize % RING_CHUNK).copied().filter(|index| takes(state(service, *index), true))
+    chunk
+        .get(at as usize % RING_CHUNK)
+        .copied()
+        .filter(|index| *index == NOBODY || takes(state(service, *index), true))
 }
 
 /// # Safety

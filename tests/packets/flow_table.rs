@@ -345,6 +345,21 @@ fn the_turn_of_an_overloaded_flow_may_be_a_real_that_is_overloaded_too_but_no_de
 }
 
 #[test]
+fn a_turn_of_nobody_drops_what_is_new_and_nothing_else() {
+    let Some(mut site) = by_load() else { return };
+    assert_eq!(site.send(from(1), SYN), 0);
+    let fate =
+        |site: &Site, port, flags| site.0.run(&patched(tcp_from(port, VIP, WEB), 47, &[flags])).outcome;
+    let sequence = site.0.ring(80, &[NOBODY]);
+    site.0.turn(ID, Turn { sequence: sequence.pack(), taken: 0 });
+    assert_eq!(site.send(from(2), SYN), 0, "its owner has room");
+    site.is(0, Real::OVERLOADED);
+    assert_eq!(fate(&site, 3, SYN), Outcome::NoReal);
+    assert_eq!([1, 2].map(|port| site.send(from(port), ACK)), [0, 0]);
+    assert_eq!(site.send(from(4), ACK), 0, "it may be another director's");
+}
+
+#[test]
 fn a_udp_flow_takes_a_turn_only_while_its_owner_is_overloaded() {
     let Some(mut site) = by_load() else { return };
     let send = |site: &Site, port: u16| {

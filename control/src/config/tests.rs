@@ -153,6 +153,24 @@ fn ops_counts_with_udp_and_without_persistence() {
 }
 
 #[test]
+fn limits_of_connections_are_as_ipvs_has_them() {
+    let read = |lines: &str, more: &str| {
+        let service = format!("protocol UDP\nlvs_method DR\n{more}\nreal_server 10.0.0.1 80 {{\n{lines}\n}}");
+        let loaded = text(&format!("virtual_server 10.0.0.100 80 {{\n{service}\n}}\n"));
+        let limit = loaded.config.services.first().and_then(|service| service.reals.first()?.limit);
+        (limit.map(|limit| (limit.upper, limit.lower)), loaded.diagnostics.len())
+    };
+    assert_eq!(read("uthreshold 100\nlthreshold 50", ""), (Some((100, 50)), 0));
+    // Below three quarters: of 5 at most 3.
+    assert_eq!(read("uthreshold 100", ""), (Some((100, 75)), 0));
+    assert_eq!(read("uthreshold 5", ""), (Some((5, 4)), 0));
+    assert_eq!(read("uthreshold 0", ""), (None, 0));
+    assert_eq!(read("uthreshold 1\nlthreshold 2", "").1, 1);
+    assert_eq!(read("lthreshold 2", "").1, 1);
+    assert_eq!(read("uthreshold 2", "lvs_sched rr\nops").1, 1, "nothing is counted");
+}
+
+#[test]
 fn the_flags_of_mh_and_sh_have_names_and_numbers() {
     let read = |lines: &str| {
         let service = format!("protocol TCP\nlvs_method DR\n{lines}\nreal_server 10.0.0.1 80 {{\n}}");
@@ -201,6 +219,7 @@ fn the_fragments_mean_what_they_say() {
         forwarding: Forwarding::Direct,
         weight: 1,
         inhibit_on_failure: false,
+        limit: None,
         pace: Pace::default(),
         server_id: None,
         notify: UpDown::default(),

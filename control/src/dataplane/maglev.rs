@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use lvs_ebpf_common::flow;
 
+use crate::config::model::Limit;
+
 /// A real server on the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -15,6 +17,12 @@ pub struct Member {
     pub weight: u16,
     /// What both directors know it by.
     pub identity: u64,
+    pub limit: Option<Limit>,
+}
+
+/// Whether some may have only so many connections.
+pub fn are_limited(members: &[Member]) -> bool {
+    members.iter().any(|member| member.limit.is_some())
 }
 
 /// Of an IPv4 address and port it is all of both.
@@ -108,6 +116,7 @@ mod tests {
                 index: i as u16,
                 weight: *weight,
                 identity: 0x0a4d_0000_0050 + (i as u64) * 0x1_0000,
+                limit: None,
             })
             .collect()
     }

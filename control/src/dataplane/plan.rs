@@ -25,11 +25,11 @@ use self::{
     draft::Draft, replies::Translated, server_ids::ServerIds, space::Space, steps::Steps, table::Placed,
 };
 use super::{
-    maglev::Member,
+    maglev::{self, Member},
     ring::Ring,
     turns::{Load, Turns},
 };
-use crate::config::model::{Forwarding, Persistence};
+use crate::config::model::{Forwarding, Limit, Persistence};
 
 mod draft;
 mod drift;
@@ -83,6 +83,7 @@ pub struct DesiredReal {
     pub port: u16,
     /// 0 = takes no new flow.
     pub weight: u16,
+    pub limit: Option<Limit>,
     pub forwarding: Forwarding,
     /// False = its check failed, and its flows are not to be kept.
     pub alive: bool,
@@ -275,6 +276,8 @@ struct PoolTurns {
     sequence: Vec<u16>,
     /// By index of the real, at the last look.
     loads: Vec<Load>,
+    /// Who has as many connections as it may have.
+    full: HashSet<u16>,
     /// Turns taken by then; `None`: they were made anew since.
     taken: Option<u64>,
 }
@@ -292,6 +295,11 @@ impl Endpoint {
 }
 
 impl Pool {
+    /// Some of its real servers may have only so many connections.
+    fn is_limited(&self) -> bool {
+        self.made_of.as_ref().is_some_and(|(members, _)| maglev::are_limited(members))
+    }
+
     /// The flow table knows all of its flows.
     fn remembers(&self) -> bool {
         !matches!(self.takers, Service::NO_TURNS | Service::EVERY_PACKET)

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use lvs_ebpf_common::Service;
+use lvs_ebpf_common::{Service, maps};
 
 use super::maglev::Member;
 use crate::config::model::Scheduler;
@@ -33,6 +33,8 @@ pub enum Turns {
     Overflow,
     /// `twos`
     TwoChoices,
+    /// `mh`, `sh`, `dh`: turns are taken where the real server by hash is full.
+    Hashed,
 }
 
 /// A real server that may get a turn.
@@ -42,6 +44,8 @@ pub struct Candidate {
     /// 0 = gets none.
     pub weight: u16,
     pub load: Load,
+    /// It has as many connections as it may have: it gets none either.
+    pub full: bool,
 }
 
 /// The flows of a real server.
@@ -74,17 +78,17 @@ pub fn longest(scheduler: Scheduler, reals: usize) -> usize {
 }
 
 impl Turns {
-    /// Which flows take them: `Service::takes_turns`.
-    pub fn takers(self) -> u16 {
+    /// Which flows take them: `Service::takes_turns`. `limited`: some real servers may have only so many connections.
+    pub fn takers(self, limited: bool) -> u16 {
         match self {
             Self::RoundRobin | Self::WeightedRoundRobin => Service::EVERY_TURN,
-            Self::Failover => Service::NO_TURNS,
+            Self::Failover | Self::Hashed if !limited => Service::NO_TURNS,
             _ => Service::TURNS_OF_OVERLOADED,
         }
     }
 
-    pub fn follow_load(self) -> bool {
-        self.takers() == Service::TURNS_OF_OVERLOADED
+    pub fn follow_load(self, limited: bool) -> bool {
+        limited || self.takers(limited) == Service::TURNS_OF_OVERLOADED
     }
 
     /// Who is on the service's ring, and with which weight.
@@ -101,7 +105,13 @@ impl Turns {
 
     /// Indexes of those that new flows had better avoid.
     pub fn overloaded(self, candidates: &[Candidate]) -> Vec<u16> {
-        let able = || candidates.iter().filter(|c| c.weight > 0);
+        let full = candidates.iter().filter(|c| c.full).map(|c| c.index);
+        self.busy(candidates).into_iter().chain(full).collect()
+    }
+
+    /// Those that have clearly more to do than others.
+    fn busy(self, candidates: &[Candidate]) -> Vec<u16> {
+        let able = || candidates.iter().filter(|c| c.may_take());
         // A connection as `cost` counts it.
         let (cost, unit): (fn(&Candidate) -> Cost, u64) = match self {
             Self::Overflow => {
@@ -114,7 +124,8 @@ impl Turns {
             }
             Self::ShortestExpectedDelay | Self::NeverQueue => (delay, 1),
             Self::LeastConnections => (unweighted, ACTIVE),
-            _ => (weighted, ACTIVE),
+            Self::RoundRobin | Self::WeightedRoundRobin | Self::Failover | Self::Hashed => return Vec::new(),
+            Self::WeightedLeastConnections | Self::TwoChoices => (weighted, ACTIVE),
         };
         let Some(least) = able().map(cost).reduce(|a, b| if is_less(b, a) { b } else { a }) else {
             return Vec::new();
@@ -127,19 +138,33 @@ impl Turns {
         able().filter(is_overloaded).map(|c| c.index).collect()
     }
 
-    /// The turns to come, [`AHEAD`] of them where they follow the load, else to be repeated. Empty without candidates.
-    pub fn sequence(self, candidates: &[Candidate], seed: u64) -> Vec<u16> {
-        let mut candidates: Vec<_> = candidates.iter().copied().filter(|c| c.weight > 0).collect();
+    /// The turns to come from number `turn` on, [`AHEAD`] of them where they follow the load, else to be repeated. Empty
+    /// without candidates.
+    pub fn sequence(self, candidates: &[Candidate], turn: u64, limited: bool) -> Vec<u16> {
+        let mut able: Vec<_> = candidates.iter().copied().filter(Candidate::may_take).collect();
+        // As IPVS has it, a pool that is full takes nothing new.
+        if able.is_empty() && candidates.iter().any(|c| c.full && c.weight > 0) {
+            return vec![maps::NOBODY; AHEAD];
+        }
         match self {
-            Self::RoundRobin => candidates.iter().map(|c| c.index).collect(),
-            Self::WeightedRoundRobin => interleaved(&candidates),
-            Self::Failover => Vec::new(),
+            Self::RoundRobin | Self::WeightedRoundRobin => {
+                let round = match self {
+                    Self::RoundRobin => able.iter().map(|c| c.index).collect(),
+                    _ => interleaved(&able),
+                };
+                if !limited {
+                    return round;
+                }
+                let first = turn.checked_rem(round.len() as u64).unwrap_or_default() as usize;
+                round.into_iter().cycle().skip(first).take(AHEAD).collect()
+            }
+            Self::Failover | Self::Hashed if !limited => Vec::new(),
             _ => {
-                let mut random = fastrand::Rng::with_seed(seed);
+                let mut random = fastrand::Rng::with_seed(turn);
                 let turn = |_| {
-                    let next = self.next(&candidates, &mut random)?;
-                    candidates[next].load.active = candidates[next].load.active.saturating_add(1);
-                    Some(candidates[next].index)
+                    let next = self.next(&able, &mut random)?;
+                    able[next].load.active = able[next].load.active.saturating_add(1);
+                    Some(able[next].index)
                 };
                 (0..AHEAD).map_while(turn).collect()
             }
@@ -152,6 +177,7 @@ impl Turns {
             Self::ShortestExpectedDelay => least(candidates, delay),
             Self::NeverQueue => candidates.iter().position(is_idle).or_else(|| least(candidates, delay)),
             Self::Overflow => heaviest(candidates, has_room).or_else(|| least(candidates, weighted)),
+            Self::Failover => heaviest(candidates, |_| true),
             Self::TwoChoices => {
                 let first = by_weight(candidates, random)?;
                 let second = by_weight(candidates, random)?;
@@ -163,6 +189,12 @@ impl Turns {
             }
             _ => least(candidates, weighted),
         }
+    }
+}
+
+impl Candidate {
+    fn may_take(&self) -> bool {
+        self.weight > 0 && !self.full
     }
 }
 
@@ -257,6 +289,7 @@ mod tests {
             index: index as u16,
             weight,
             load: Load { active, inactive: 0 },
+            full: false,
         };
         weights_and_active.iter().enumerate().map(candidate).collect()
     }
@@ -268,17 +301,17 @@ mod tests {
     #[test]
     fn round_robin_passes_by_who_has_no_weight_and_knows_no_other() {
         let pool = pool(&[(1, 0), (0, 0), (9, 50)]);
-        assert_eq!(Turns::RoundRobin.sequence(&pool, 0), [0, 2]);
+        assert_eq!(Turns::RoundRobin.sequence(&pool, 0, false), [0, 2]);
     }
 
     #[test]
     fn weighted_round_robin_interleaves_as_ipvs_does() {
         assert_eq!(
-            Turns::WeightedRoundRobin.sequence(&pool(&[(4, 0), (3, 0), (2, 0)]), 0),
+            Turns::WeightedRoundRobin.sequence(&pool(&[(4, 0), (3, 0), (2, 0)]), 0, false),
             [0, 0, 1, 0, 1, 2, 0, 1, 2]
         );
-        assert_eq!(Turns::WeightedRoundRobin.sequence(&pool(&[(200, 0), (100, 0)]), 0), [0, 0, 1]);
-        let huge = Turns::WeightedRoundRobin.sequence(&pool(&[(65_535, 0), (65_534, 0), (1, 0)]), 0);
+        assert_eq!(Turns::WeightedRoundRobin.sequence(&pool(&[(200, 0), (100, 0)]), 0, false), [0, 0, 1]);
+        let huge = Turns::WeightedRoundRobin.sequence(&pool(&[(65_535, 0), (65_534, 0), (1, 0)]), 0, false);
         assert_eq!(shares(&huge, 3), [2048, 2047, 1]);
     }
 
@@ -298,7 +331,7 @@ mod tests {
             assert_eq!(weights_on_ring(turns, &[1, 7, 0, 7]), [0, 7, 0, 0], "{turns:?}");
         }
         assert_eq!(weights_on_ring(Turns::Failover, &[0, 0]), [0, 0]);
-        assert_eq!(Turns::Failover.takers(), Service::NO_TURNS);
+        assert_eq!(Turns::Failover.takers(false), Service::NO_TURNS);
     }
 
     #[test]
@@ -351,6 +384,7 @@ mod tests {
             index: index as u16,
             weight: *weight,
             identity: index as u64,
+            limit: None,
         };
         let members: Vec<_> = weights.iter().enumerate().map(member).collect();
         turns.on_ring(&members).iter().map(|m| m.weight).collect()
@@ -358,7 +392,7 @@ mod tests {
 
     #[test]
     fn lc_fills_up_whoever_has_least() {
-        let sequence = Turns::LeastConnections.sequence(&pool(&[(1, 100), (9, 0)]), 0);
+        let sequence = Turns::LeastConnections.sequence(&pool(&[(1, 100), (9, 0)]), 0, false);
         assert_eq!(shares(&sequence, 2), [78, 178]);
         assert!(sequence[..100].iter().all(|index| *index == 1));
     }
@@ -366,39 +400,39 @@ mod tests {
     #[test]
     fn wlc_and_sed_end_in_proportion_to_the_weights() {
         for turns in [Turns::WeightedLeastConnections, Turns::ShortestExpectedDelay] {
-            let sequence = turns.sequence(&pool(&[(1, 0), (3, 0)]), 0);
+            let sequence = turns.sequence(&pool(&[(1, 0), (3, 0)]), 0, false);
             assert_eq!(shares(&sequence, 2), [64, 192], "{turns:?}");
         }
         // sed gives the fast one its second before the slow one its first; wlc has nobody idle.
-        assert_eq!(Turns::ShortestExpectedDelay.sequence(&pool(&[(1, 0), (3, 0)]), 0)[..2], [1, 1]);
-        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool(&[(1, 0), (3, 0)]), 0)[..2], [0, 1]);
+        assert_eq!(Turns::ShortestExpectedDelay.sequence(&pool(&[(1, 0), (3, 0)]), 0, false)[..2], [1, 1]);
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool(&[(1, 0), (3, 0)]), 0, false)[..2], [0, 1]);
     }
 
     #[test]
     fn a_closing_connection_counts_a_256th() {
         let mut pool = pool(&[(1, 0), (1, 1)]);
         pool[0].load.inactive = 255;
-        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0)[0], 0);
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0, false)[0], 0);
         pool[0].load.inactive = 257;
-        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0)[0], 1);
+        assert_eq!(Turns::WeightedLeastConnections.sequence(&pool, 0, false)[0], 1);
     }
 
     #[test]
     fn nq_asks_the_idle_first() {
-        let sequence = Turns::NeverQueue.sequence(&pool(&[(100, 1), (1, 0), (1, 0)]), 0);
+        let sequence = Turns::NeverQueue.sequence(&pool(&[(100, 1), (1, 0), (1, 0)]), 0, false);
         assert_eq!(sequence[..3], [1, 2, 0]);
     }
 
     #[test]
     fn ovf_overflows_from_the_heaviest_to_the_next() {
-        let sequence = Turns::Overflow.sequence(&pool(&[(2, 0), (5, 4), (1, 0)]), 0);
+        let sequence = Turns::Overflow.sequence(&pool(&[(2, 0), (5, 4), (1, 0)]), 0, false);
         assert_eq!(sequence[..7], [1, 1, 0, 0, 0, 2, 2]);
         assert_eq!(sequence.len(), AHEAD, "then by weight and load");
     }
 
     #[test]
     fn twos_avoids_the_loaded_but_for_when_it_is_drawn_twice() {
-        let sequence = Turns::TwoChoices.sequence(&pool(&[(1, 10_000), (1, 0), (1, 0), (1, 0)]), 7);
+        let sequence = Turns::TwoChoices.sequence(&pool(&[(1, 10_000), (1, 0), (1, 0), (1, 0)]), 7, false);
         let loaded = shares(&sequence, 4)[0];
         assert!((4..=32).contains(&loaded), "expected 16 of 256, got {loaded}");
     }
@@ -406,7 +440,50 @@ mod tests {
     #[test]
     fn nobody_has_no_turns() {
         for turns in [Turns::RoundRobin, Turns::WeightedRoundRobin, Turns::TwoChoices, Turns::Overflow] {
-            assert_eq!(turns.sequence(&pool(&[(0, 0)]), 0), [0u16; 0], "{turns:?}");
+            assert_eq!(turns.sequence(&pool(&[(0, 0)]), 0, false), [0u16; 0], "{turns:?}");
         }
+    }
+
+    fn full(mut pool: Vec<Candidate>, indexes: &[u16]) -> Vec<Candidate> {
+        pool.iter_mut().for_each(|candidate| candidate.full = indexes.contains(&candidate.index));
+        pool
+    }
+
+    const ALL: [Turns; 10] = [
+        Turns::RoundRobin,
+        Turns::WeightedRoundRobin,
+        Turns::LeastConnections,
+        Turns::WeightedLeastConnections,
+        Turns::ShortestExpectedDelay,
+        Turns::NeverQueue,
+        Turns::Failover,
+        Turns::Overflow,
+        Turns::TwoChoices,
+        Turns::Hashed,
+    ];
+
+    #[test]
+    fn who_is_full_gets_no_turn_and_is_to_be_avoided() {
+        let pool = full(pool(&[(9, 0), (1, 0), (1, 0)]), &[0]);
+        for turns in ALL {
+            let sequence = turns.sequence(&pool, 7, true);
+            assert_eq!((sequence.len(), shares(&sequence, 3)[0]), (AHEAD, 0), "{turns:?}");
+            assert_eq!(turns.overloaded(&pool), [0], "{turns:?}");
+            assert!(turns.follow_load(true), "{turns:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_pool_takes_nothing_new() {
+        for turns in ALL {
+            let sequence = turns.sequence(&full(pool(&[(9, 9), (1, 9), (0, 0)]), &[0, 1]), 0, true);
+            assert_eq!(sequence, [maps::NOBODY; AHEAD], "{turns:?}");
+        }
+    }
+
+    #[test]
+    fn limited_round_robin_goes_on_where_it_was() {
+        let pool = pool(&[(1, 0), (1, 0), (1, 0)]);
+        assert_eq!(Turns::RoundRobin.sequence(&pool, 7, true)[..4], [1, 2, 0, 1]);
     }
 }

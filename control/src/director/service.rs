@@ -148,6 +148,8 @@ impl ServiceState {
             address: real.config.address,
             port: real.config.port,
             weight: if sorry { 0 } else { real.course.part_of(real.effective_weight()) },
+            // Nothing is counted of what is not remembered.
+            limit: real.config.limit.filter(|_| !self.config.one_packet),
             alive: real.standing() != Standing::Down && !real.course.is_over(),
             // A drain was given its time; a check may succeed again in a moment.
             resets: self.config.resets_dead || real.course.is_over(),
@@ -159,6 +161,7 @@ impl ServiceState {
             address: it.address,
             port: it.port,
             weight: sorry.into(),
+            limit: None,
             // keepalived's rule: without sorry_server_inhibit it leaves with its connections.
             alive: sorry || it.inhibit,
             resets: true,
@@ -295,7 +298,10 @@ fn turns(service: &VirtualServer) -> Option<Turns> {
         {
             None
         }
-        Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => None,
+        Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => {
+            let limited = service.reals.iter().any(|real| real.limit.is_some());
+            (limited && !service.one_packet).then_some(Turns::Hashed)
+        }
         Scheduler::Rr => Some(Turns::RoundRobin),
         Scheduler::Wrr => Some(Turns::WeightedRoundRobin),
         Scheduler::Lc => Some(Turns::LeastConnections),

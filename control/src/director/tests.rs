@@ -38,6 +38,7 @@ fn real(last: u8, checks: usize) -> RealServer {
         forwarding: Forwarding::Direct,
         weight: 3,
         inhibit_on_failure: false,
+        limit: None,
         pace: Pace::default(),
         server_id: None,
         notify: UpDown::default(),

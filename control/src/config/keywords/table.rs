@@ -387,8 +387,8 @@ pub const TABLE: &[Row] = words! {
     [RealServer] "PING_CHECK" read => PingCheck, repeats | "an echo comes back" "" "{ .. }"
     [RealServer] "FILE_CHECK" read => FileCheck, repeats | "the number in a file is the weight" "" "{ track_file .. }"
     [RealServer] "BFD_CHECK" not_yet(UNCHECKED) => BfdCheck, repeats | "a BFD session is up" "" "{ name .. }"
-    [RealServer] "uthreshold" not_yet("the number of connections is not limited") | "takes no new connections from this number on" "0 = none" "number"
-    [RealServer] "lthreshold" not_yet("the number of connections is not limited") | "takes new connections again below this number" "0 = none" "number"
+    [RealServer] "uthreshold" read | "takes no new connections from this number on" "0 = none" "number"
+    [RealServer] "lthreshold" read | "takes new connections again below this number" "3/4 of uthreshold" "number"
     [RealServer] "notify_up" read | "runs when it comes up" "none" "COMMAND [USER [GROUP]]"
     [RealServer] "notify_down" read | "runs when it goes down" "none" "COMMAND [USER [GROUP]]"
 

@@ -205,6 +205,15 @@ pub struct Pace {
     pub drain_timeout: Option<Duration>,
 }
 
+/// `uthreshold`, `lthreshold`: how many connections a real server may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// With so many it gets no new ones.
+    pub upper: u32,
+    /// Until it has less than so many.
+    pub lower: u32,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct RealServer {
     pub address: IpAddr,
@@ -214,6 +223,7 @@ pub struct RealServer {
     pub weight: u16,
     /// `inhibit_on_failure`: a failed server gets weight 0 instead of leaving.
     pub inhibit_on_failure: bool,
+    pub limit: Option<Limit>,
     /// `slow_start`, `drain_timeout`.
     pub pace: Pace,
     /// `quic_server_id`.

@@ -17,7 +17,7 @@ use crate::config::{
     diagnostic::{Class, Report},
     keywords::Block,
     model::{
-        Family, Forwarding, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer,
+        Family, Forwarding, Limit, Pace, Persistence, Protocol, Quorum, RealServer, Scheduler, SorryServer,
         Timeouts, VirtualServer,
     },
     room::push,
@@ -55,6 +55,8 @@ pub(super) struct Inherited {
 struct Outer {
     endpoint: Option<(IpAddr, u16)>,
     ha_suspend: bool,
+    /// `ops`, as far as it has an effect.
+    one_packet: bool,
     forwarding: Option<Forwarding>,
     weight: u16,
     inhibit_on_failure: bool,
@@ -107,6 +109,7 @@ impl Reader<'_> {
         let outer = Outer {
             endpoint,
             ha_suspend: self.flag(&items, "ha_suspend"),
+            one_packet: one_packet && items.span("persistence_timeout").is_none(),
             forwarding,
             weight: self.one(&items, "weight", value::weight).unwrap_or(1),
             inhibit_on_failure: self.flag(&items, "inhibit_on_failure"),
@@ -499,6 +502,7 @@ impl Reader<'_> {
         }
         endpoint?;
         let notify = self.up_down(&items, ["notify_up", "notify_down"]);
+        let limit = self.limit(&items, outer.one_packet);
         if !self.fits(size_of::<RealServer>() + NAMED, item.statement.word().span) {
             return None;
         }
@@ -508,11 +512,33 @@ impl Reader<'_> {
             forwarding: forwarding?,
             weight,
             inhibit_on_failure,
+            limit,
             pace,
             server_id: self.one(&items, "quic_server_id", server_id),
             notify,
             checks,
         })
+    }
+
+    fn limit(&mut self, items: &Items<'_>, one_packet: bool) -> Option<Limit> {
+        let upper = self.one(items, "uthreshold", value::number(0..=u32::MAX)).unwrap_or(0);
+        let lower = self.one(items, "lthreshold", value::number(0..=u32::MAX)).unwrap_or(0);
+        if let Some(span) =
+            items.span("lthreshold").filter(|_| lower > upper && (upper > 0 || items.lacks("uthreshold")))
+        {
+            let message = format!("lthreshold {lower} is above uthreshold {upper}: IPVS refuses that");
+            self.error(Class::Conflict, span, message);
+        }
+        if let (Some(span), true) = (items.span("uthreshold"), one_packet) {
+            self.warn(
+                Class::Conflict,
+                span,
+                "uthreshold has no effect with ops: nobody counts what is not remembered",
+            );
+        }
+        // ip_vs_unbind_dest: without a lower threshold it is three quarters of the upper one.
+        let lower = if lower == 0 { upper - upper / 4 } else { lower };
+        (upper > 0).then_some(Limit { upper, lower })
     }
 
     fn pace(&mut self, items: &Items<'_>, outer: Pace) -> Pace {

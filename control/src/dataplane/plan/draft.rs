@@ -49,7 +49,8 @@ impl Tables {
 
         let pool = &mut draft.pool;
         let remembered = pool.remembers();
-        let takers = match desired.turns.map_or(Service::NO_TURNS, Turns::takers) {
+        let limited = maglev::are_limited(&members);
+        let takers = match desired.turns.map_or(Service::NO_TURNS, |turns| turns.takers(limited)) {
             Service::EVERY_TURN if desired.one_packet => Service::EVERY_PACKET,
             // What its connection ID does not lead is to go where those go that it does.
             Service::NO_TURNS if desired.persistence.is_some() || desired.connection_ids.is_some() => {
@@ -151,8 +152,9 @@ impl Tables {
         (members, kind): &(Vec<Member>, Option<Turns>),
         steps: &mut Steps,
     ) -> Result<(), PlanError> {
+        let limited = maglev::are_limited(members);
         let before = pool.turns.take();
-        let Some(kind) = kind.filter(|kind| kind.takers() != Service::NO_TURNS) else {
+        let Some(kind) = kind.filter(|kind| kind.takers(limited) != Service::NO_TURNS) else {
             if let Some(turns) = before {
                 steps.freed.chunks.push((turns.chunk, chunks(turns.sequence.len() as u32)));
             }
@@ -160,7 +162,7 @@ impl Tables {
         };
         let mut turns = before.clone().unwrap_or_default();
         turns.taken = None;
-        turns.sequence = kind.sequence(&turns.candidates(members), 0);
+        turns.sequence = kind.sequence(&turns.candidates(members), 0, limited);
         let length = turns.sequence.len() as u32;
         if before.as_ref().is_none_or(|before| before.sequence != turns.sequence) {
             let slots = turns.sequence.chunks(maps::RING_CHUNK).map(ring::chunk).collect();

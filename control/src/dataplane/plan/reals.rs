@@ -9,10 +9,7 @@ use super::{
 };
 use crate::{
     config::model::{Forwarding, Tunnel},
-    dataplane::{
-        maglev::{self, Member},
-        turns::Turns,
-    },
+    dataplane::maglev::{self, Member},
 };
 
 impl Tables {
@@ -61,7 +58,8 @@ impl Draft {
             .filter(|index| self.reals[*index].address == Address::default())
             .collect::<Vec<_>>();
         free.reverse();
-        let marks = desired.turns.is_some_and(Turns::follow_load);
+        let limited = desired.reals.iter().any(|real| real.limit.is_some());
+        let marks = desired.turns.is_some_and(|turns| turns.follow_load(limited));
         let beside_local = desired.reals.iter().any(|real| is_local(real, &Real::default()));
         let mut server_ids = ServerIds::default();
         let mut members = Vec::with_capacity(desired.reals.len());
@@ -140,5 +138,6 @@ fn member(index: usize, real: &DesiredReal) -> Member {
         index: index as u16,
         weight: if real.alive && real.next_hop.is_some() { real.weight } else { 0 },
         identity: maglev::identity(real.address, real.port),
+        limit: real.limit,
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     config::model::Timeouts,
     dataplane::{
         flows::LiveFlow,
-        maglev::Member,
+        maglev::{self, Member},
         ring,
         turns::{AHEAD, Candidate, Load},
     },
@@ -190,12 +190,14 @@ fn rewrite(chunk: u32, slots: u32, before: &[RingChunk], after: &[RingChunk], wr
 fn follow_load(pool: &mut Pool, loads: &[Load], source: &impl Source, writes: &mut Vec<Write>) -> bool {
     let taken = source.taken(pool.id);
     let (Some(turns), Some((members, Some(kind)))) = (&mut pool.turns, &pool.made_of) else { return false };
-    if !kind.follow_load() || (turns.taken, turns.loads.as_slice()) == (Some(taken), loads) {
+    let limited = maglev::are_limited(members);
+    if !kind.follow_load(limited) || (turns.taken, turns.loads.as_slice()) == (Some(taken), loads) {
         return false;
     }
     turns.loads = loads.to_vec();
     turns.taken = Some(taken);
-    let next = kind.sequence(&turns.candidates(members), taken);
+    turns.limit(members);
+    let next = kind.sequence(&turns.candidates(members), taken, limited);
     if next.len() != AHEAD || turns.sequence.len() != AHEAD {
         return true;
     }
@@ -229,7 +231,7 @@ fn mark(pool: &Pool, reals: &mut [Real], writes: &mut Vec<Write>) {
 
 impl Pool {
     fn follows_load(&self) -> bool {
-        self.takers == Service::TURNS_OF_OVERLOADED
+        self.takers == Service::TURNS_OF_OVERLOADED || self.is_limited()
     }
 
     /// A persistent client is kept at least as long as any of its connections would be, whichever of them have ended.
@@ -242,9 +244,27 @@ impl Pool {
 }
 
 impl PoolTurns {
+    /// Finds who has as many connections as it may have, by IPVS's rule: until it has clearly less.
+    fn limit(&mut self, members: &[Member]) {
+        for member in members {
+            let load = self.loads.get(usize::from(member.index)).copied().unwrap_or_default();
+            let all = load.active.saturating_add(load.inactive);
+            match member.limit {
+                Some(limit) if all >= limit.upper => drop(self.full.insert(member.index)),
+                Some(limit) if all >= limit.lower => {}
+                _ => drop(self.full.remove(&member.index)),
+            }
+        }
+    }
+
     pub(super) fn candidates(&self, members: &[Member]) -> Vec<Candidate> {
         let load = |index: u16| self.loads.get(usize::from(index)).copied().unwrap_or_default();
-        let candidate = |m: &Member| Candidate { index: m.index, weight: m.weight, load: load(m.index) };
+        let candidate = |m: &Member| Candidate {
+            index: m.index,
+            weight: m.weight,
+            load: load(m.index),
+            full: self.full.contains(&m.index) && m.limit.is_some(),
+        };
         members.iter().map(candidate).collect()
     }
 }

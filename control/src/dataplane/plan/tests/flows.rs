@@ -452,6 +452,92 @@ fn fo_sends_new_flows_to_the_heaviest_that_lives_and_every_director_agrees() {
     ends_at(&site, 1200..1300, 2);
 }
 
+/// Two real servers of which the second may have ten connections, and the first `first`.
+fn limited(turns: Turns, first: Option<Limit>) -> Desired {
+    let second = Some(Limit { upper: 10, lower: 6 });
+    let mut desired =
+        web(&[DesiredReal { limit: first, ..real(1, 1) }, DesiredReal { limit: second, ..real(2, 9) }]);
+    desired.services[0].turns = Some(turns);
+    desired
+}
+
+const LIMITED: [Turns; 6] = [
+    Turns::Hashed,
+    Turns::RoundRobin,
+    Turns::WeightedRoundRobin,
+    Turns::WeightedLeastConnections,
+    Turns::Failover,
+    Turns::Overflow,
+];
+
+#[test]
+fn who_is_full_keeps_its_flows_and_gets_no_new_one_until_it_has_clearly_less() {
+    for turns in LIMITED {
+        let mut site = Site::new(&limited(turns, None));
+        let at = |site: &Site, ports: std::ops::Range<u16>, last: u8| {
+            ports.filter(|port| site.clients[port] == IpAddr::from([10, 77, 0, last])).count()
+        };
+        for port in 1000..1200 {
+            site.open(port..port + 1);
+            site.settle();
+        }
+        assert_eq!(at(&site, 1000..1200, 2), 10, "{turns:?}");
+        site.everybody_sends();
+        // Four of its flows end: six are not below the lower limit.
+        let ends = |site: &mut Site, many: usize| {
+            let second = |port: &u16| site.clients[port] == IpAddr::from([10, 77, 0, 2]);
+            let ports: Vec<u16> = (1000..1200)
+                .filter(|port| site.clients.contains_key(port))
+                .filter(second)
+                .take(many)
+                .collect();
+            for port in ports {
+                site.clients.remove(&port);
+                site.entries.retain(|key, _| key.source_port != port.to_be());
+            }
+            site.settle();
+        };
+        ends(&mut site, 4);
+        site.open(2000..2050);
+        assert_eq!(at(&site, 2000..2050, 2), 0, "{turns:?}");
+        ends(&mut site, 1);
+        site.open(3000..3200);
+        assert!(at(&site, 3000..3200, 2) > 0, "{turns:?}");
+    }
+}
+
+#[test]
+fn a_pool_that_is_full_takes_nothing_new_until_there_is_room() {
+    for turns in LIMITED {
+        let mut site = Site::new(&limited(turns, Some(Limit { upper: 10, lower: 8 })));
+        let mut taken = 0;
+        for port in 1000..1100 {
+            if site.send(port, true).is_some() {
+                taken += 1;
+            }
+            site.settle();
+        }
+        assert_eq!(taken, 20, "{turns:?}");
+        // All end but what the first may have.
+        site.entries.retain(|_, (real, _)| *real == 0);
+        site.settle();
+        site.settle();
+        assert!(site.send(2000, true).is_some(), "{turns:?}");
+    }
+}
+
+#[test]
+fn a_limit_that_comes_with_a_reload_moves_no_flow() {
+    let mut site = Site::new(&web(&[real(1, 1), real(2, 9)]));
+    site.open(1000..1600);
+    site.reach(&limited(Turns::Hashed, None));
+    site.everybody_sends();
+    site.settle();
+    site.everybody_sends();
+    site.reach(&web(&[real(1, 1), real(2, 9)]));
+    site.everybody_sends();
+}
+
 #[test]
 fn a_move_of_udp_is_over_after_its_own_timeout() {
     let udp = |reals: &[DesiredReal]| {
