@@ -136,9 +136,9 @@ impl Reader<'_> {
     }
 
     fn old_checksum(&mut self, items: &Items<'_>) -> OldChecksum {
-        match items.last("old_unicast_checksum").map(|item| item.statement.arguments.as_slice()) {
+        match items.last("old_unicast_checksum").map(|item| item.statement.arguments().len()) {
             None => OldChecksum::FoundOut,
-            Some([]) => OldChecksum::Always,
+            Some(0) => OldChecksum::Always,
             Some(_) => {
                 let never = value::choice(&[("never", OldChecksum::Never)]);
                 self.one(items, "old_unicast_checksum", never).unwrap_or_default()

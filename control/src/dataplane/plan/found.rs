@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use lvs_ebpf_common::{
-    AddressFilter, Interface, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps,
-};
+use lvs_ebpf_common::{AddressFilter, Real, Reply, RingRef, Service, ServiceKey, TableRef, Vip, maps};
 
 use super::{
     Endpoint, Pool, PoolTurns, Source, Tables, chunks, replies::Translated, server_ids::ServerIds,
