@@ -103,7 +103,7 @@ impl Reader<'_> {
     ) -> Option<Box<OnVip>> {
         let wanted = self.switch(items, "check_vip").or(outer.check_vip).unwrap_or(false);
         if let Some(span) = items.span("check_vip").filter(|_| wanted) {
-            self.check_vip_with(real.vip, span);
+            self.check_vip_with([real.vip, Some(real.address)], span);
             if real.forwarding == Some(Forwarding::Nat) {
                 self.check_vip_with_nat(span);
             }
@@ -129,8 +129,9 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn check_vip_with(&mut self, vip: Option<IpAddr>, span: Span) {
-        if vip.is_some_and(|vip| vip.is_ipv6()) {
+    /// `addresses`: of the service and of the real server, as far as they are known.
+    pub(super) fn check_vip_with(&mut self, addresses: [Option<IpAddr>; 2], span: Span) {
+        if addresses.iter().flatten().any(IpAddr::is_ipv6) {
             self.error(Class::Unsupported, span, "check_vip is not supported for IPv6 yet");
         }
     }

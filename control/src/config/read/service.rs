@@ -122,7 +122,7 @@ impl Reader<'_> {
         };
         let reals = self.reals(&items, item, &outer);
         if let (Some(span), Some(true)) = (items.span("check_vip"), outer.inherited.check_vip) {
-            self.check_vip_with(endpoint.map(|(address, _)| address), span);
+            self.check_vip_with([endpoint.map(|(address, _)| address), None], span);
         }
         if let Some(span) = items.span("check_vip")
             && !reals.is_empty()
@@ -492,8 +492,15 @@ impl Reader<'_> {
         let written = || item.statement.arguments().get(1).and_then(|port| port.text.parse().ok());
         let asked = if port == 0 { written().unwrap_or(0) } else { port };
         let vip = outer.endpoint.map(|(address, _)| address);
-        if let (Some(span), Some(true)) = (items.span("check_vip"), inherited.check_vip) {
-            self.check_vip_with(vip, span);
+        if inherited.check_vip == Some(true) {
+            // That of the service has been told of its own address.
+            match items.span("check_vip") {
+                Some(span) => self.check_vip_with([vip, Some(address)], span),
+                None if vip.is_none_or(|vip| vip.is_ipv4()) => {
+                    self.check_vip_with([None, Some(address)], item.statement.span());
+                }
+                None => {}
+            }
         }
         let checked = Checked { address, port: asked, vip, forwarding, ha_suspend: outer.ha_suspend };
         let checks = self.checks(&items, &checked, &inherited);
