@@ -39,7 +39,7 @@ fn shares_by_weight() -> [f64; 4] {
 fn members() -> Vec<Member> {
     let member = |(index, weight): (usize, u16)| {
         let address = Ipv4Addr::new(10, 77, 0, 10 + index as u8);
-        Member { index: index as u16, weight, identity: maglev::identity(address.into(), 80) }
+        Member { index: index as u16, weight, identity: maglev::identity(address.into(), 80), limit: None }
     };
     WEIGHTS.into_iter().enumerate().map(member).collect()
 }
@@ -96,7 +96,7 @@ fn pools(count: u64) -> impl Iterator<Item = (u64, Vec<Candidate>)> {
         let mut random = fastrand::Rng::with_seed(seed);
         let candidate = |index| {
             let load = Load { active: random.u32(0..40), inactive: random.u32(0..400) };
-            Candidate { index, weight: random.u16(0..6), load }
+            Candidate { index, weight: random.u16(0..6), load, full: false }
         };
         (seed, (0..6).map(candidate).collect())
     })
@@ -106,7 +106,7 @@ fn pools(count: u64) -> impl Iterator<Item = (u64, Vec<Candidate>)> {
 fn assert_turns(turns: Turns, allowed: impl Fn(&[Candidate]) -> Vec<u16>) {
     for (seed, mut pool) in pools(200) {
         let is_empty = pool.iter().all(|candidate| candidate.weight == 0);
-        let sequence = turns.sequence(&pool, seed);
+        let sequence = turns.sequence(&pool, seed, false);
         assert_eq!(sequence.is_empty(), is_empty);
         for (at, index) in sequence.into_iter().enumerate() {
             let may: Vec<u16> = allowed(&pool);
@@ -170,9 +170,9 @@ fn rr_and_wrr_give_exactly_their_shares_in_each_round() {
     for (_, pool) in pools(200) {
         let able = || pool.iter().filter(|candidate| candidate.weight > 0);
         let count = |sequence: &[u16], index| sequence.iter().filter(|it| **it == index).count();
-        let once = Turns::RoundRobin.sequence(&pool, 0);
+        let once = Turns::RoundRobin.sequence(&pool, 0, false);
         assert!(able().all(|candidate| count(&once, candidate.index) == 1) && once.len() == able().count());
-        let round = Turns::WeightedRoundRobin.sequence(&pool, 0);
+        let round = Turns::WeightedRoundRobin.sequence(&pool, 0, false);
         let total: u16 = able().map(|candidate| candidate.weight).sum();
         for candidate in able() {
             let share = count(&round, candidate.index) * usize::from(total);
@@ -189,12 +189,12 @@ fn twos_draws_two_by_weight_and_takes_the_one_with_less_to_do() {
     let pool: Vec<Candidate> = (0..4)
         .map(|index| {
             let load = Load { active: loads[usize::from(index)], inactive: 0 };
-            Candidate { index, weight: WEIGHTS[usize::from(index)], load }
+            Candidate { index, weight: WEIGHTS[usize::from(index)], load, full: false }
         })
         .collect();
     let mut counts = [0; 4];
     for seed in 0..20_000 {
-        counts[usize::from(Turns::TwoChoices.sequence(&pool, seed)[0])] += 1;
+        counts[usize::from(Turns::TwoChoices.sequence(&pool, seed, false)[0])] += 1;
     }
     // Who is drawn twice, or with one that has more to do.
     let by_weight = shares_by_weight();

@@ -319,7 +319,7 @@ mod tests {
     fn no_sequence_is_longer_than_there_is_room_for() {
         for (heavy, light) in [(5000, 0), (0, 5000), (1, 5000), (4000, 4000)] {
             let weights = [vec![(60_000, 0); heavy], vec![(1, 0); light]].concat();
-            let sequence = Turns::WeightedRoundRobin.sequence(&pool(&weights), 0);
+            let sequence = Turns::WeightedRoundRobin.sequence(&pool(&weights), 0, false);
             let room = longest(Scheduler::Wrr, weights.len());
             assert!(sequence.len() <= room, "{heavy} {light}: {} of {room}", sequence.len());
         }
