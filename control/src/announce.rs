@@ -8,7 +8,7 @@ use std::{
 
 use bytes::BufMut as _;
 
-use crate::{config::model::Garp, vrrp::Monotonic};
+use crate::{checksum::Sum, config::model::Garp, vrrp::Monotonic};
 
 /// Bursts that others provoke come no closer than this, however many adverts they send.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -133,11 +133,7 @@ fn unsolicited_advertisement(address: Ipv6Addr, mac: [u8; 6], router: bool) -> [
     out.put_slice(&[2, 1]); // the target's link-layer address, of eight bytes
     out.put_slice(&mac);
     // Of the pseudo header, length and protocol are not addresses; all else stands in the frame already.
-    let (words, _) = frame[22..].as_chunks::<2>();
-    let sum = words.iter().fold(32 + 58, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let checksum = !((sum >> 16) + (sum & 0xffff)) as u16;
-    frame[56..58].copy_from_slice(&checksum.to_be_bytes());
+    Sum::default().and(&[0, 32, 0, 58]).put(&mut frame[22..], 56 - 22);
     frame
 }
 

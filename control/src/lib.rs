@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod announce;
 pub mod check;
+mod checksum;
 pub mod cli;
 mod clock;
 pub mod config;

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tokio::time::timeout;
 
 use super::connect::Icmp;
-use crate::config::model::Family;
+use crate::{checksum::Sum, config::model::Family};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PingError {
@@ -59,19 +59,8 @@ fn request(family: Family, token: u64) -> [u8; HEADER + PAYLOAD] {
     for (place, byte) in request.iter_mut().skip(HEADER).zip(token.to_be_bytes().into_iter().cycle()) {
         *place = byte;
     }
-    let [high, low] = checksum(&request).to_be_bytes();
-    [request[2], request[3]] = [high, low];
+    Sum::default().put(&mut request, 2);
     request
-}
-
-/// RFC 1071.
-fn checksum(message: &[u8]) -> u16 {
-    let words = message.chunks(2).map(|pair| {
-        u32::from(pair.first().copied().unwrap_or(0)) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))
-    });
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
 }
 
 fn is_echo(packet: &[u8], has_header: bool, request: &[u8]) -> bool {
@@ -140,7 +129,7 @@ mod tests {
     #[test]
     fn an_echo_repeats_the_request_behind_its_own_headers() {
         let request = request(Family::V4, 0x0102_0304_0506_0708);
-        assert_eq!(checksum(&request), 0, "the sum over a message with its checksum");
+        assert!(Sum::default().and(&request).is_sound());
         let mut reply = request;
         reply[0] = 0;
         assert!(is_echo(&reply, false, &request));

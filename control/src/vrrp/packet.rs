@@ -8,7 +8,10 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 
 use super::auth::{AH_PROTOCOL, AuthenticationHeader, Guard, Proof};
-use crate::config::model::{Authentication, Family, TtlLimit, Version, Vrid};
+use crate::{
+    checksum::Sum,
+    config::model::{Authentication, Family, TtlLimit, Version, Vrid},
+};
 
 pub const PROTOCOL: u8 = 112;
 /// A receive buffer that holds the longest advert, behind the longest IP header.
@@ -279,15 +282,17 @@ impl Format {
         let addresses = || self.addresses.iter().take(u8::MAX.into());
         let length = HEADER + addresses().len() * address_len(self.family()) + trailer.len();
 
-        let mut sum = addresses().fold(add(0, &header), |sum, address| add_address(sum, *address));
-        sum = add(sum, trailer);
+        let sum = Sum::default().and(&header);
+        let mut sum = addresses().fold(sum, |sum, address| sum.and_address(*address)).and(trailer);
         sum = match self.checksum {
             Checksum::Message => sum,
-            Checksum::PseudoHeader => add_pseudo_header(sum, self.source, destination, length),
-            Checksum::OldUnicast => add_pseudo_header(sum, self.source, group(self.family()), length),
+            Checksum::PseudoHeader => sum.and_pseudo_header(self.source, destination, length, PROTOCOL),
+            Checksum::OldUnicast => {
+                sum.and_pseudo_header(self.source, group(self.family()), length, PROTOCOL)
+            }
         };
         let [.., high, low] = &mut header;
-        [*high, *low] = (!fold(sum)).to_be_bytes();
+        [*high, *low] = sum.checksum().to_be_bytes();
 
         match (self.source, destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -370,17 +375,15 @@ impl Format {
         if version_and_type & 0x0f != TYPE_ADVERTISEMENT {
             return Err(Rejection::Type { got: version_and_type & 0x0f });
         }
-        let sum = add(0, message);
+        let sum = Sum::default().and(message);
         let (sum, covered) = match datagram.proof {
-            Proof::Trailer(trailer) if self.family() == Family::V6 => {
-                (add(sum, trailer), got + trailer.len())
-            }
+            Proof::Trailer(trailer) if self.family() == Family::V6 => (sum.and(trailer), got + trailer.len()),
             _ => (sum, got),
         };
         let with =
-            |destination| fold(add_pseudo_header(sum, datagram.source, destination, covered)) == 0xffff;
+            |destination| sum.and_pseudo_header(datagram.source, destination, covered, PROTOCOL).is_sound();
         let checksum = match (self.version, self.family()) {
-            (_, Family::V4) if fold(sum) == 0xffff => Checksum::Message,
+            (_, Family::V4) if sum.is_sound() => Checksum::Message,
             (Version::V3, _) if with(datagram.destination) => Checksum::PseudoHeader,
             (Version::V3, Family::V4) if !self.peers.is_empty() && with(group(Family::V4)) => {
                 Checksum::OldUnicast
@@ -454,14 +457,9 @@ pub(super) fn append(packet: &mut BytesMut, format: &Format, trailer: &[u8]) {
             let Some((header, message)) = packet.split_first_chunk_mut::<IPV6_HEADER>() else { return };
             let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
             header[4..6].copy_from_slice(&length.to_be_bytes());
-            if let [_, _, _, _, _, _, high, low, ..] = message {
-                (*high, *low) = (0, 0);
-            }
             // Both addresses stand behind each other at the end of the header.
-            let sum = add(add(0, &header[8..]), message) + u32::from(PROTOCOL) + u32::from(length);
-            if let [_, _, _, _, _, _, high, low, ..] = message {
-                [*high, *low] = (!fold(sum)).to_be_bytes();
-            }
+            let pseudo = Sum::default().and(&header[8..]).and(&[0, PROTOCOL]).and(&length.to_be_bytes());
+            pseudo.put(message, 6);
         }
     }
 }
@@ -534,34 +532,7 @@ fn ipv4_header(
 pub(super) fn readdress(header: &mut [u8; IPV4_HEADER], protocol: u8, total: usize) {
     header[2..4].copy_from_slice(&u16::try_from(total).unwrap_or(u16::MAX).to_be_bytes());
     header[9] = protocol;
-    header[10..12].fill(0);
-    let checksum = !fold(add(0, header));
-    header[10..12].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// RFC 8200 8.1, and the same for IPv4: addresses, length and protocol.
-fn add_pseudo_header(sum: u32, source: IpAddr, destination: IpAddr, length: usize) -> u32 {
-    let sum = add_address(add_address(sum, source), destination);
-    sum + u32::from(PROTOCOL) + u32::from(u16::try_from(length).unwrap_or(u16::MAX))
-}
-
-fn add_address(sum: u32, address: IpAddr) -> u32 {
-    match address {
-        IpAddr::V4(address) => add(sum, &address.octets()),
-        IpAddr::V6(address) => add(sum, &address.octets()),
-    }
-}
-
-/// Adds 16-bit words for a ones' complement sum (RFC 1071). Only the last part of a message may be odd.
-fn add(sum: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let sum = words.iter().fold(sum, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
-    sum + rest.first().map_or(0, |last| u32::from(*last) << 8)
-}
-
-fn fold(sum: u32) -> u16 {
-    let sum = (sum >> 16) + (sum & 0xffff);
-    ((sum >> 16) + (sum & 0xffff)) as u16
+    Sum::default().put(header, 10);
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! What a question to a virtual address looks like on the wire, and what answers one.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use bytes::BufMut as _;
 
-use crate::config::model::{Forwarding, Tunnel};
+use crate::{
+    checksum::Sum,
+    config::model::{Forwarding, Tunnel},
+};
 
 /// Who asks whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -163,7 +166,7 @@ fn ip(protocol: u8, ttl: u8, [from, to]: [Ipv4Addr; 2], segment: &[u8]) -> Vec<u
     header.put_u16(0); // checksum
     header.put_slice(&from.octets());
     header.put_slice(&to.octets());
-    put_checksum(&mut header, 10, 0);
+    Sum::default().put(&mut header, 10);
     [header.as_slice(), segment].concat()
 }
 
@@ -182,8 +185,7 @@ fn tcp(flow: &Flow, number: u32, flags: u8) -> Vec<u8> {
     segment.put_u16(WINDOW);
     segment.put_u32(0); // checksum, nothing urgent
     segment.put_slice(options);
-    let pseudo = pseudo_header(flow, segment.len());
-    put_checksum(&mut segment, 16, pseudo);
+    pseudo_header(flow, segment.len()).put(&mut segment, 16);
     segment
 }
 
@@ -195,7 +197,7 @@ fn udp(flow: &Flow, payload: &[u8]) -> Vec<u8> {
     segment.put_u16(length as u16);
     segment.put_u16(0);
     segment.put_slice(payload);
-    put_checksum(&mut segment, 6, pseudo_header(flow, length));
+    pseudo_header(flow, length).put(&mut segment, 6);
     // RFC 768: 0 would mean that there is none.
     if let Some(none @ [0, 0]) = segment.get_mut(6..8) {
         none.fill(0xff);
@@ -221,24 +223,9 @@ fn tunnel_headers(tunnel: Tunnel, flow: &Flow, inner: usize) -> (u8, Vec<u8>) {
     }
 }
 
-fn pseudo_header(flow: &Flow, length: usize) -> u32 {
-    let words = |address: &Ipv4Addr| {
-        let [a, b, c, d] = address.octets();
-        u32::from(u16::from_be_bytes([a, b])) + u32::from(u16::from_be_bytes([c, d]))
-    };
-    words(flow.from.ip()) + words(flow.to.ip()) + u32::from(flow.protocol) + length as u32
-}
-
-/// RFC 1071, into a field that is 0 so far.
-fn put_checksum(bytes: &mut [u8], at: usize, pseudo_header: u32) {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let last = rest.first().map_or(0, |byte| u32::from(*byte) << 8);
-    let sum = words.iter().fold(pseudo_header + last, |sum, word| sum + u32::from(u16::from_be_bytes(*word)));
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let checksum = !((sum >> 16) + (sum & 0xffff)) as u16;
-    if let Some(field) = bytes.get_mut(at..at + 2) {
-        field.copy_from_slice(&checksum.to_be_bytes());
-    }
+fn pseudo_header(flow: &Flow, length: usize) -> Sum {
+    let [from, to] = [flow.from.ip(), flow.to.ip()].map(|address| IpAddr::V4(*address));
+    Sum::default().and_pseudo_header(from, to, length, flow.protocol)
 }
 
 #[cfg(test)]
@@ -254,25 +241,18 @@ mod tests {
         Flow { protocol, from: at(1, 64_600), to: at(100, 80) }
     }
 
-    /// Over a part with its checksum, and the pseudo header of its packet.
-    fn is_sound(part: &[u8], pseudo_header: u32) -> bool {
-        let mut again = part.to_vec();
-        again.extend([0, 0]);
-        let at = again.len() - 2 + part.len() % 2;
-        again.resize(at + 2, 0);
-        put_checksum(&mut again, at, pseudo_header);
-        again.ends_with(&[0, 0])
-    }
-
     #[test]
     fn a_question_is_to_the_virtual_address_and_goes_no_further_than_its_next_hop() {
         let open = build(&flow(TCP), Message::Open { number: 7 }, REAL, Forwarding::Direct);
         assert_eq!((open.len(), open[8], &open[16..20]), (44, 1, &[10, 0, 0, 100][..]));
-        assert!(is_sound(&open[..20], 0) && is_sound(&open[20..], pseudo_header(&flow(TCP), 24)));
+        assert!(
+            Sum::default().and(&open[..20]).is_sound()
+                && pseudo_header(&flow(TCP), 24).and(&open[20..]).is_sound()
+        );
         let reset = build(&flow(TCP), Message::Reset { number: 8 }, REAL, Forwarding::Direct);
         assert_eq!((reset.len(), reset[33]), (40, RST));
         let asked = build(&flow(UDP), Message::Datagram(b"who"), REAL, Forwarding::Direct);
-        assert!(asked.ends_with(b"who") && is_sound(&asked[20..], pseudo_header(&flow(UDP), 11)));
+        assert!(asked.ends_with(b"who") && pseudo_header(&flow(UDP), 11).and(&asked[20..]).is_sound());
     }
 
     #[test]
@@ -284,7 +264,7 @@ mod tests {
             let packet = build(&flow(TCP), Message::Open { number: 7 }, REAL, Forwarding::Tunnel(tunnel));
             assert_eq!((packet[8], packet[9], &packet[16..20]), (64, protocol, &REAL.octets()[..]));
             assert_eq!(packet[20 + headers..], direct, "{tunnel:?}");
-            assert!(is_sound(&packet[..20], 0));
+            assert!(Sum::default().and(&packet[..20]).is_sound());
         }
     }
 
