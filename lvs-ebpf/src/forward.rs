@@ -54,10 +54,10 @@ fn is_too_long(ctx: &XdpContext, frame: Packet, real: &Real) -> bool {
         && frame.len() > Ethernet::LEN + usize::from(real.mtu)
 }
 
-/// A real server of IPv6 services that is not reached by direct routing, or not by so long a packet.
+/// A real server of IPv6 services that is not reached by direct routing on the link that the packet came in from.
 #[inline(always)]
-pub fn is_elsewhere(ctx: &XdpContext, frame: Packet, real: &Real) -> bool {
-    matches!(real.method, Real::IPIP | Real::GUE | Real::GRE) || is_too_long(ctx, frame, real)
+pub fn is_elsewhere(ctx: &XdpContext, real: &Real) -> bool {
+    real.ifindex != ctx.ingress_ifindex() as u32 || matches!(real.method, Real::IPIP | Real::GUE | Real::GRE)
 }
 
 /// To one that [`is_elsewhere`]; `index` is its place in `REALS`. A function of its own, so that the ways there are not below

@@ -103,7 +103,7 @@ fn find(ctx: &XdpContext) -> Option<u32> {
         destination_port: port,
     };
     let (index, _) =
-        schedule::pick(service, service.flow(flow), || Ok(flow_table::Packet::About), quic::NONE).ok()?;
+        schedule::pick(service, service.flow(flow), || flow_table::Packet::About, quic::NONE).ok()?;
     Some(index)
 }
 
@@ -123,6 +123,6 @@ fn find6(ctx: &XdpContext) -> Option<u32> {
         destination_port: port,
     };
     let flow = service.flow6(about.header.destination, flow);
-    let (index, _) = schedule::pick(service, flow, || Ok(flow_table::Packet::About), quic::NONE).ok()?;
+    let (index, _) = schedule::pick(service, flow, || flow_table::Packet::About, quic::NONE).ok()?;
     Some(index)
 }

@@ -1,7 +1,7 @@
 //! What happens to a packet, in order.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Outcome, Real};
+use lvs_ebpf_common::{Outcome, Real, Service};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
@@ -139,7 +139,7 @@ fn balance_v6(ctx: &XdpContext) -> Found {
             _ if !ip.is_first_fragment() => balance(ctx, Table::live(), ip, NO_NAT)?,
             _ => return Err(Outcome::NotOurs),
         };
-        if forward::is_elsewhere(ctx, frame, real.1) {
+        if forward::is_elsewhere(ctx, real.1) {
             return Ok(Found::at(real.0));
         }
         forward::to_real6(ctx, frame, real, true).map(Found::of)
@@ -159,7 +159,7 @@ fn follow_v6(ctx: &XdpContext) -> Found {
             return Ok(Found::OTHER);
         }
         let real = follow(ctx, Table::live(), icmp_error::destination6(ctx), |_| Outcome::NotOurs)?;
-        if forward::is_elsewhere(ctx, frame, real.1) {
+        if forward::is_elsewhere(ctx, real.1) {
             return Ok(Found::at(real.0));
         }
         forward::to_real6(ctx, frame, real, false).map(Found::of)
@@ -216,11 +216,13 @@ fn balance<I: Ip>(
         check_udp(ip)?;
         quic::named(service, ip)
     };
+    // It would take a turn, and leave a trace.
+    if service.takes_turns != Service::NO_TURNS && !interface::is_addressed(ctx) {
+        return Err(Outcome::OtherHost);
+    }
     let packet = || match ip.protocol() {
-        // It would take a turn, and leave a trace.
-        _ if !interface::is_addressed(ctx) => Err(Outcome::OtherHost),
-        TCP => Ok(flow_table::Packet::tcp(tcp_flags(ip))),
-        _ => Ok(flow_table::Packet::Udp),
+        TCP => flow_table::Packet::tcp(tcp_flags(ip)),
+        _ => flow_table::Packet::Udp,
     };
     let (index, real) = match schedule::pick(service, ip.flow(service, ports), packet, named) {
         Err(Outcome::ConnectionReset) => return Err(I::reset(ctx)),

@@ -22,7 +22,7 @@ const NOBODY: u32 = maps::NOBODY as u32;
 pub fn pick(
     service: &Service,
     flow: Flow,
-    packet: impl FnOnce() -> Result<Packet, Outcome>,
+    packet: impl FnOnce() -> Packet,
     named: u16,
 ) -> Result<(u32, &'static Real), Outcome> {
     // SAFETY: a reference; lvsd flips the word with one aligned store, so one load sees place and length agree.
@@ -41,7 +41,7 @@ pub fn pick(
             named => u64::from(named) << 32 | flow_table::NAMED,
         };
         let place = place | u64::from(hash);
-        flow_table::owner(service, ring.pack(), place, key.pack(), packet()?)
+        flow_table::owner(service, ring.pack(), place, key.pack(), packet())
     };
     if index >= service.reals_len {
         return Err(match index {
