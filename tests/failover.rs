@@ -78,7 +78,9 @@ fn a_master_that_wakes_up_after_its_lease_is_backup_and_has_answered_nobody() ->
     if !require(&[Need::Lab, Need::Lvsd]) {
         return Ok(());
     }
-    let pair = Pair::new(|priority| Vrrp { preempt: false, ..fast(priority) })?;
+    // Not at 10 ms: a machine that stands still for 30 would have the new master lose its lease as well.
+    let slow = |priority| Vrrp::v3(priority, Duration::from_millis(100));
+    let pair = Pair::new(|priority| Vrrp { preempt: false, ..slow(priority) })?;
     pair.lb1.freeze()?;
     pair.lb2.wait_for_state("MASTER", PATIENCE)?;
     pause(Duration::from_millis(200));
