@@ -17,10 +17,3 @@ pub struct Claim {
 }
 
 const _: () = assert!(size_of::<Claim>() == 32);
-
-impl Claim {
-    pub fn mapped(address: [u8; 4]) -> [u8; 16] {
-        let [a, b, c, d] = address;
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-    }
-}

@@ -10,6 +10,7 @@ pub mod lease;
 pub mod maps;
 pub mod nat;
 pub mod outcome;
+pub mod protocol;
 pub mod quic;
 pub mod service;
 

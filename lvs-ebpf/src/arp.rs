@@ -2,7 +2,7 @@
 //! anybody else claim one?
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Claim, Outcome};
+use lvs_ebpf_common::{Address, Outcome};
 use network_types::eth::EtherType;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -50,7 +50,7 @@ fn try_answer(ctx: &XdpContext) -> Result<Outcome, Outcome> {
     }
     let sender: u32 = zerocopy::transmute!(arp.sender);
     if let Some(vip) = vip::find(sender) {
-        claim::heed(ctx, Claim::mapped(sender.to_ne_bytes()), vip, arp.sender_mac);
+        claim::heed(ctx, Address::v4(sender).octets(), vip, arp.sender_mac);
     }
     if !arp.is_question() {
         return Err(Outcome::NotOurs);

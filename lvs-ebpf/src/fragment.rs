@@ -1,10 +1,11 @@
 //! Where a fragment goes that has no ports: where the first one of its packet went, which has.
 
 use aya_ebpf::programs::XdpContext;
+use lvs_ebpf_common::Address;
 
 use crate::{
     flow_table,
-    ipv6::{Address, Ipv6},
+    ipv6::Ipv6,
     maps::{FRAGMENTS, FRAGMENTS6},
     packet::Packet,
     parse::{Ipv4, Ipv4Header},

@@ -1,8 +1,10 @@
 //! Whom an ICMP error about a balanced flow is for: what it quotes tells, and leads to the flow's real server.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::flow::Flow;
-use network_types::ip::IpProto;
+use lvs_ebpf_common::{
+    flow::Flow,
+    protocol::{TCP, UDP},
+};
 
 use crate::{
     flow_table,
@@ -13,9 +15,6 @@ use crate::{
     quic, schedule,
     service::{self, Table},
 };
-
-const TCP: u8 = IpProto::Tcp as u8;
-const UDP: u8 = IpProto::Udp as u8;
 
 /// The packet that an ICMP error is about, as far as it is quoted.
 pub struct About {

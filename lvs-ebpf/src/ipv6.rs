@@ -1,7 +1,6 @@
 //! What an IPv6 packet looks like, and whether it is whole: its header, and the extension headers up to what it carries.
 
-pub use lvs_ebpf_common::Address;
-use lvs_ebpf_common::Outcome;
+use lvs_ebpf_common::{Address, Outcome};
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

@@ -2,14 +2,14 @@
 //! does anybody else claim one?
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Outcome, Vip};
+use lvs_ebpf_common::{Address, Outcome, Vip};
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{
     checksum::{self, sum_of},
     claim,
-    ipv6::{Address, Header, Ipv6},
+    ipv6::{Header, Ipv6},
     packet::Packet,
     parse::{Ethernet, Mac},
     vip,

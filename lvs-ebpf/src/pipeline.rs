@@ -1,7 +1,10 @@
 //! What happens to a packet, in order.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Outcome, Real, Service};
+use lvs_ebpf_common::{
+    Outcome, Real, Service,
+    protocol::{TCP, UDP},
+};
 use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::{
@@ -21,8 +24,6 @@ pub const IPV4: u16 = EtherType::Ipv4 as u16;
 pub const IPV6: u16 = EtherType::Ipv6 as u16;
 const ICMP: u8 = IpProto::Icmp as u8;
 const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
-const TCP: u8 = IpProto::Tcp as u8;
-const UDP: u8 = IpProto::Udp as u8;
 
 /// `Ok` says what was done with the packet, `Err` why it is not forwarded. What the kernel gets is as it was found, but for a tag
 /// of no network.

@@ -1,11 +1,8 @@
 //! Which virtual server a packet is for.
 
-use lvs_ebpf_common::{Service, ServiceKey, TableRef, maps::SERVICE_SLOTS};
+use lvs_ebpf_common::{Address, Service, ServiceKey, TableRef, maps::SERVICE_SLOTS};
 
-use crate::{
-    ipv6::Address,
-    maps::{ADDRESSES, SERVICES, TABLE},
-};
+use crate::maps::{ADDRESSES, SERVICES, TABLE};
 
 /// The one with that very port stands before the one with all ports.
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! What veth devices need that cards do not: another way back, and checksums that somebody still has to compute.
 
 use aya_ebpf::{Global, bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
-use network_types::ip::IpProto;
+use lvs_ebpf_common::protocol::{TCP, UDP};
 
 use crate::{
     checksum,
@@ -59,8 +59,6 @@ pub fn complete6(ctx: &XdpContext) -> bool {
 
 #[inline(always)]
 fn try_complete(ip: &impl Ip) -> Option<()> {
-    const TCP: u8 = IpProto::Tcp as u8;
-    const UDP: u8 = IpProto::Udp as u8;
     /// Bytes: more than a frame in one piece may hold.
     const LIMIT: usize = 4096;
     // Whoever cuts a packet has computed its checksum before.

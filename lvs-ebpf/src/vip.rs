@@ -1,11 +1,10 @@
 //! Is an address virtual, and may this node answer for it now?
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::XdpContext};
-use lvs_ebpf_common::{Outcome, Vip};
+use lvs_ebpf_common::{Address, Outcome, Vip};
 
 use crate::{
     event,
-    ipv6::Address,
     maps::{LEASES, VIPS, VIPS6},
 };
 

@@ -2,11 +2,11 @@
 //! all others without their tags, and what becomes of them has these again. One that names no network is no more than a priority.
 
 use aya_ebpf::programs::XdpContext;
-use lvs_ebpf_common::{Outcome, Vip};
+use lvs_ebpf_common::{Address, Outcome, Vip};
 use network_types::{eth::EtherType, ip::IpProto};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::{icmpv6, ipv6::Address, ndp, packet::Packet, parse::Ethernet, pipeline, vip};
+use crate::{icmpv6, ndp, packet::Packet, parse::Ethernet, pipeline, vip};
 
 pub const CUSTOMER: u16 = EtherType::Ieee8021q as u16;
 pub const SERVICE: u16 = EtherType::Ieee8021ad as u16;

@@ -83,7 +83,7 @@ fn a_claim_of_our_address_by_another_mac_is_told_once_a_second_while_we_hold_the
     director.run(&who_has(VIP));
     assert_eq!(director.take_claims(), [], "nobody contradicts us");
 
-    let address = Claim::mapped(VIP.octets());
+    let address = v4(VIP).octets();
     let told = Claim { address, lease: LEASE, ifindex: INGRESS, mac: OTHER_MAC, ..Claim::default() };
     for frame in &claims {
         director.run(frame);

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use lvs_ebpf_common::protocol;
 use nix::{
     libc,
     sys::socket::{MsgFlags, recv},
@@ -147,8 +148,8 @@ impl Asker {
             return Err(not_tried("this host has no address towards the real server"));
         };
         let protocol = match check.kind {
-            CheckKind::Dns(_) | CheckKind::Udp(_) => packet::UDP,
-            _ => packet::TCP,
+            CheckKind::Dns(_) | CheckKind::Udp(_) => protocol::UDP,
+            _ => protocol::TCP,
         };
         let limit = check.timing.connect_timeout;
         let (sender, answers) = mpsc::channel(ANSWERS);
@@ -285,8 +286,8 @@ fn filter() -> [SockFilter; 18] {
         // The length of the IP header.
         step(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
         load(libc::BPF_B, 9),
-        equals(packet::UDP, 9, 0),
-        equals(packet::TCP, 6, 0),
+        equals(protocol::UDP, 9, 0),
+        equals(protocol::TCP, 6, 0),
         equals(packet::ICMP, 0, 10),
         behind_header(libc::BPF_B, 0),
         equals(packet::UNREACHABLE, 1, 0),

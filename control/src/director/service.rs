@@ -9,7 +9,10 @@ use std::{
     time::Instant,
 };
 
-use lvs_ebpf_common::Service;
+use lvs_ebpf_common::{
+    Service,
+    protocol::{TCP, UDP},
+};
 
 use super::{course::Course, orders::Orders};
 use crate::{
@@ -243,8 +246,8 @@ fn key(service: &VirtualServer) -> Endpoint {
         address: service.address,
         port: service.port,
         protocol: match service.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
+            Protocol::Tcp => TCP,
+            Protocol::Udp => UDP,
         },
     }
 }

@@ -24,7 +24,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lvs_ebpf_common::{
-    Face, LastHop, NatFlow, Outcome, Real, Reply, ServiceKey, Wanted, flow, maps::WANTED_SLOTS,
+    Face, LastHop, NatFlow, Outcome, Real, Reply, ServiceKey, Wanted, flow,
+    maps::WANTED_SLOTS,
+    protocol::{TCP, UDP},
 };
 use network_types::ip::IpProto;
 
@@ -41,8 +43,6 @@ use crate::{
 };
 
 const ICMP: u8 = IpProto::Icmp as u8;
-const TCP: u8 = IpProto::Tcp as u8;
-const UDP: u8 = IpProto::Udp as u8;
 
 /// Gives a client's packet its real server's address and port. The MACs are still to be written.
 ///

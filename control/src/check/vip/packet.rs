@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use bytes::BufMut as _;
+use lvs_ebpf_common::protocol::{TCP, UDP};
 
 use crate::{
     checksum::Sum,
@@ -53,8 +54,6 @@ pub enum Heard {
     },
 }
 
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
 pub const ICMP: u8 = 1;
 const GRE: u8 = 47;
 const IPIP: u8 = 4;

@@ -11,6 +11,7 @@ use lvs_ebpf_common::{
     flow::{self, Flow},
     flow_table::Phase,
     maps::{self, RingChunk},
+    protocol::UDP,
 };
 
 use super::{Pool, PoolTurns, Source, Tables, Write, takes_flows};
@@ -77,7 +78,6 @@ impl Survey<'_> {
 
 /// After how much silence a flow has ended.
 fn timeout(timeouts: &Timeouts, protocol: u8, phase: Phase) -> Duration {
-    const UDP: u8 = 17;
     match phase {
         _ if protocol == UDP => timeouts.udp,
         Phase::Closing => timeouts.tcp_fin,
