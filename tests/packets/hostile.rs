@@ -62,9 +62,32 @@ fn a_packet_that_ends_anywhere_before_its_headers_do_is_not_forwarded() {
     }
 }
 
+const FRAMES: u64 = 100_000;
+
+/// Sends random frames and shows those that are sent on, before and after, as etherparse understands them. The others are unchanged.
+fn each_sent(
+    director: &Director,
+    mut random: Random,
+    originals: &[Vec<u8>],
+    mut see: impl FnMut((&[u8], &SlicedPacket), (&[u8], &SlicedPacket)),
+) {
+    for _ in 0..FRAMES {
+        let frame = random.frame(originals);
+        let (action, out) = director.run_uncounted(&frame);
+        match action {
+            Action::Drop | Action::Pass => assert_eq!(out, frame),
+            Action::Tx | Action::Redirect => {
+                let packet =
+                    SlicedPacket::from_ethernet(&frame).unwrap_or_else(|e| panic!("{e}: {frame:02x?}"));
+                let outer = SlicedPacket::from_ethernet(&out).unwrap_or_else(|e| panic!("{e}: {out:02x?}"));
+                see((&frame, &packet), (&out, &outer));
+            }
+        }
+    }
+}
+
 #[test]
 fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
-    const FRAMES: u64 = 100_000;
     let Some(mut director) = director() else { return };
     let (method, source) = (Real::IPIP, v4(tunnel::TUNNEL_SOURCE));
     for (index, real) in [(10, real(1, INGRESS)), (20, real(2, 77))] {
@@ -72,79 +95,55 @@ fn random_frames_enter_a_tunnel_only_if_etherparse_accepts_them() {
         director.real(index, Real { method, source, mtu: 90, ..real });
     }
     let originals = [tcp(VIP, WEB), udp(VIP, DNS), web_of(60, true), web_of(71, true), web_of(71, false)];
-    let mut random = Random(0x7a11_ed5e);
     let (mut sent, mut refused) = (0, 0);
-    for _ in 0..FRAMES {
-        let frame = random.frame(&originals);
-        let (action, out) = director.run_uncounted(&frame);
-        match action {
-            Action::Drop | Action::Pass => assert_eq!(out, frame),
-            Action::Tx | Action::Redirect => {
-                let packet =
-                    SlicedPacket::from_ethernet(&frame).unwrap_or_else(|e| panic!("{e}: {frame:02x?}"));
-                let outer = SlicedPacket::from_ethernet(&out).unwrap_or_else(|e| panic!("{e}: {out:02x?}"));
-                let is_whole =
-                    matches!(packet.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)));
-                assert!(is_whole || packet.is_ip_payload_fragmented(), "{frame:02x?}");
-                if let Some(TransportSlice::Icmpv4(message)) = outer.transport {
-                    refused += 1;
-                    assert_eq!(message.payload(), &frame[14..82]);
-                } else {
-                    sent += 1;
-                    assert_eq!(out[34..], frame[14..]);
-                }
-            }
+    each_sent(&director, Random(0x7a11_ed5e), &originals, |(frame, packet), (out, outer)| {
+        let is_whole = matches!(packet.transport, Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)));
+        assert!(is_whole || packet.is_ip_payload_fragmented(), "{frame:02x?}");
+        if let Some(TransportSlice::Icmpv4(message)) = &outer.transport {
+            refused += 1;
+            assert_eq!(message.payload(), &frame[14..82]);
+        } else {
+            sent += 1;
+            assert_eq!(out[34..], frame[14..]);
         }
-    }
+    });
     assert_eq!(director.outcomes().iter().sum::<u64>(), FRAMES, "each frame is counted once");
     assert!(sent > 1000 && refused > 1000, "{sent} sent, {refused} refused");
 }
 
 #[test]
 fn random_frames_enter_a_tunnel_of_ipv6_only_if_etherparse_accepts_them() {
-    const FRAMES: u64 = 100_000;
     const HEADER: usize = 40;
     let Some(mut director) = director() else { return };
     tunnel6::lead_over_v6(&mut director);
     let mut originals = vec![tcp(VIP, WEB), udp(VIP, DNS), web_of(1461, true), tunnel6::web6_of(1461)];
     originals.extend(services6::originals());
-    let mut random = Random(0x6a11_ed5e);
     let (mut sent, mut refused) = ([0; 2], [0; 2]);
-    for _ in 0..FRAMES {
-        let frame = random.frame(&originals);
-        let (action, out) = director.run_uncounted(&frame);
-        match action {
-            Action::Drop | Action::Pass => assert_eq!(out, frame),
-            Action::Tx | Action::Redirect => {
-                let packet =
-                    SlicedPacket::from_ethernet(&frame).unwrap_or_else(|e| panic!("{e}: {frame:02x?}"));
-                let outer = SlicedPacket::from_ethernet(&out).unwrap_or_else(|e| panic!("{e}: {out:02x?}"));
-                let is_whole = match &packet.transport {
-                    Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)) => true,
-                    Some(TransportSlice::Icmpv6(error)) => error.type_u8() < 128,
-                    _ => false,
-                };
-                assert!(is_whole || packet.is_ip_payload_fragmented(), "{frame:02x?}");
-                let family = usize::from(matches!(packet.net, Some(etherparse::NetSlice::Ipv6(_))));
-                if out.len() == frame.len() + HEADER {
-                    sent[family] += 1;
-                    assert_eq!(out[14 + HEADER..], frame[14..]);
-                    continue;
-                }
-                refused[family] += 1;
-                match outer.transport {
-                    Some(TransportSlice::Icmpv4(message)) => assert_eq!(message.payload(), &frame[14..82]),
-                    Some(TransportSlice::Icmpv6(message)) => {
-                        let Some(etherparse::NetSlice::Ipv6(ip)) = &outer.net else { panic!("{out:02x?}") };
-                        let (source, destination) = (ip.header().source(), ip.header().destination());
-                        assert!(message.is_checksum_valid(source, destination));
-                        assert_eq!(message.payload(), &frame[14..14 + 1232]);
-                    }
-                    _ => panic!("{out:02x?}"),
-                }
-            }
+    each_sent(&director, Random(0x6a11_ed5e), &originals, |(frame, packet), (out, outer)| {
+        let is_whole = match &packet.transport {
+            Some(TransportSlice::Tcp(_) | TransportSlice::Udp(_)) => true,
+            Some(TransportSlice::Icmpv6(error)) => error.type_u8() < 128,
+            _ => false,
+        };
+        assert!(is_whole || packet.is_ip_payload_fragmented(), "{frame:02x?}");
+        let family = usize::from(matches!(packet.net, Some(etherparse::NetSlice::Ipv6(_))));
+        if out.len() == frame.len() + HEADER {
+            sent[family] += 1;
+            assert_eq!(out[14 + HEADER..], frame[14..]);
+            return;
         }
-    }
+        refused[family] += 1;
+        match &outer.transport {
+            Some(TransportSlice::Icmpv4(message)) => assert_eq!(message.payload(), &frame[14..82]),
+            Some(TransportSlice::Icmpv6(message)) => {
+                let Some(etherparse::NetSlice::Ipv6(ip)) = &outer.net else { panic!("{out:02x?}") };
+                let (source, destination) = (ip.header().source(), ip.header().destination());
+                assert!(message.is_checksum_valid(source, destination));
+                assert_eq!(message.payload(), &frame[14..14 + 1232]);
+            }
+            _ => panic!("{out:02x?}"),
+        }
+    });
     assert_eq!(director.outcomes().iter().sum::<u64>(), FRAMES, "each frame is counted once");
     let enough = sent.iter().chain(&refused).all(|count| *count > 1000);
     assert!(enough, "{sent:?} sent, {refused:?} refused");
